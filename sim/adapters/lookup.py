@@ -1,0 +1,151 @@
+"""From ids to values: the user's own definitions first, then the catalogue.
+
+An entry under ``define:`` with ``like: ID`` starts from that entry and changes the keys it names, however
+deep; without it the entry must be complete. ``source`` may be left out: the user is the source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sim import catalog
+from sim.adapters.huggingface import read_config
+from sim.adapters.validation import validate
+from sim.adapters.yaml_source import KeyPath, Source
+from sim.errors import InputError, Problem, did_you_mean
+from sim.spec.base import Spec
+from sim.spec.economics import Price
+from sim.spec.hardware import Fabric, Gpu, KernelConstants, LinkType
+from sim.spec.scenario import Define
+from sim.spec.stack import Stack
+from sim.spec.transformer import Transformer
+from sim.spec.workload import LengthDistribution
+
+Value = TypeVar("Value", bound=Spec)
+
+#: Catalogue kind -> the field of ``define`` that holds the user's entries.
+FIELDS = {
+    "gpu": "gpus", "link": "links", "fabric": "fabrics", "model": "models", "stack": "stacks",
+    "lengths": "lengths", "price": "prices",
+}  # fmt: skip
+#: What a user calls each kind.
+WORDS = {"lengths": "length distribution"}
+
+
+class Library:
+    """Answers for every name a scenario or topology uses. Each look-up raises InputError if it fails."""
+
+    def __init__(self, define: Define | None = None, source: Source | None = None) -> None:
+        self._define = define or Define()
+        self._source = source
+        self._found: dict[tuple[str, str], Spec] = {}
+
+    def gpu(self, name: str) -> Gpu:
+        """A GPU by id."""
+        return self._get("gpu", name, Gpu)
+
+    def link(self, name: str) -> LinkType:
+        """A link type by id."""
+        return self._get("link", name, LinkType)
+
+    def stack(self, name: str) -> Stack:
+        """A stack by id."""
+        return self._get("stack", name, Stack)
+
+    def lengths(self, name: str) -> LengthDistribution:
+        """A named length distribution."""
+        return self._get("lengths", name, LengthDistribution)
+
+    def price(self, name: str) -> Price:
+        """A price by id."""
+        return self._get("price", name, Price)
+
+    def model(self, name: str, folder: Path = Path()) -> Transformer:
+        """A model by id, or the path (from ``folder``) of a Hugging Face config.json."""
+        if "/" in name or name.endswith(".json"):
+            return read_config(folder / name)
+        return self._get("model", name, Transformer)
+
+    def fabrics(self) -> tuple[Fabric, ...]:
+        """All collective fabrics, the user's before the catalogue's."""
+        return tuple(self._get("fabric", name, Fabric) for name in self.names("fabric"))
+
+    def default_kernels(self) -> KernelConstants:
+        """Constants for GPUs nobody measured."""
+        return _checked(KernelConstants, catalog.default_kernels(), "kernels_default.yaml")
+
+    def names(self, kind: str) -> list[str]:
+        """All ids of a kind: the user's, then the catalogue's that the user did not override."""
+        own = list(self._own(kind))
+        return own + [name for name in catalog.names(kind) if name not in own]
+
+    def _own(self, kind: str) -> Mapping[str, dict[str, Any]]:
+        found: Mapping[str, dict[str, Any]] = getattr(self._define, FIELDS[kind])
+        return found
+
+    def _get(self, kind: str, name: str, cls: type[Value]) -> Value:
+        key = (kind, name)
+        if key not in self._found:
+            self._found[key] = self._make(kind, name, cls)
+        found = self._found[key]
+        assert isinstance(found, cls)
+        return found
+
+    def _make(self, kind: str, name: str, cls: type[Value]) -> Value:
+        if name in self._own(kind):
+            data = self._merged(kind, name, ())
+            data.setdefault("source", "user")
+            written = self._source or Source({}, {}, "define")
+            nested = {"define": {FIELDS[kind]: {name: data}}}
+            return validate(cls, replace(written, data=nested), base_path=("define", FIELDS[kind], name))
+        try:
+            return _checked(cls, catalog.raw(kind, name), f"catalogue {kind} {name}")
+        except KeyError:
+            word = WORDS.get(kind, kind)
+            close = did_you_mean(name, self.names(kind))
+            message = f"unknown {word} '{name}'"
+            if not close:
+                message += f"; sim catalog {kind} lists those that are known"
+            raise InputError([Problem("", None, None, "", message, close)]) from None
+
+    def _merged(self, kind: str, name: str, seen: tuple[str, ...]) -> dict[str, Any]:
+        """The entry's data over what it is like."""
+        path: KeyPath = ("define", FIELDS[kind], name, "like")
+        if name in seen:
+            raise self._problem(path, f"goes round in circles: {' -> '.join([*seen, name])}")
+        data = dict(self._own(kind)[name])
+        like = data.pop("like", None)
+        if like is None:
+            return {**data, "id": name}
+        if not isinstance(like, str):
+            raise self._problem(path, "must name another entry")
+        if like in self._own(kind) and like != name:
+            base = self._merged(kind, like, (*seen, name))
+        elif like in catalog.names(kind):
+            base = catalog.raw(kind, like)
+        else:
+            close = did_you_mean(like, self.names(kind))
+            raise self._problem(path, f"there is no {WORDS.get(kind, kind)} '{like}'", close)
+        return {**_deep(base, data), "id": name}
+
+    def _problem(self, path: KeyPath, message: str, suggestion: str | None = None) -> InputError:
+        if self._source is None:
+            return InputError([Problem("", None, None, ".".join(map(str, path)), message, suggestion)])
+        return InputError([self._source.problem(path, message, suggestion)])
+
+
+def _deep(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``changes`` laid over it, mapping by mapping."""
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        merged[key] = _deep(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _checked(cls: type[Value], data: Mapping[str, Any], file: str) -> Value:
+    """A value from data that carries no positions."""
+    return validate(cls, Source(dict(data), {}, file))

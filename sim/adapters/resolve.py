@@ -1,0 +1,194 @@
+"""From a scenario to values: every name looked up, every file read, before anything is computed.
+
+After this nothing refers to a file or an id: a ``Resolved`` scenario can be simulated anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from sim.adapters.lookup import Library
+from sim.adapters.validation import validate
+from sim.adapters.yaml_source import KeyPath, Source, apply_overrides, load_yaml
+from sim.errors import InputError, Problem, did_you_mean
+from sim.spec.economics import Price
+from sim.spec.hardware import Fabric, Gpu, KernelConstants, LinkType
+from sim.spec.scenario import Scenario, ServingJob
+from sim.spec.stack import Stack
+from sim.spec.topology import TopologySpec
+from sim.spec.transformer import Transformer
+from sim.spec.workload import LengthDistribution, Trace
+
+if TYPE_CHECKING:
+    from sim.adapters.traces import RequestTrace
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedJob:
+    """A job with its model, its stack and its requests at hand."""
+
+    spec: ServingJob
+    model: Transformer
+    stack: Stack
+    trace: RequestTrace | None
+    lengths: LengthDistribution | None
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """Everything a simulation needs: the scenario, and the value behind every name in it."""
+
+    scenario: Scenario
+    topology: TopologySpec
+    gpus: dict[str, Gpu]
+    links: dict[str, LinkType]
+    fabrics: tuple[Fabric, ...]
+    default_kernels: KernelConstants
+    jobs: tuple[ResolvedJob, ...]
+    rental_price: Price | None
+
+    def kernels(self, gpu: Gpu) -> KernelConstants:
+        """The GPU's measured constants, or the median of the measured GPUs."""
+        return gpu.kernels or self.default_kernels
+
+
+def resolve_file(path: str | Path, overrides: Sequence[str] = (), seed: int | None = None) -> Resolved:
+    """Read a scenario file, apply ``--set`` overrides and ``--seed``, and look everything up.
+
+    Raises InputError with every problem found, each at its line.
+    """
+    source = load_yaml(path)
+    if overrides:
+        source = apply_overrides(source, overrides)
+    if seed is not None:
+        source = apply_overrides(source, [f"seed={seed}"])
+    return resolve(source, Path(path).parent)
+
+
+def resolve(source: Source, folder: Path) -> Resolved:
+    """Look up every name of a scenario; paths in it count from ``folder``."""
+    scenario: Scenario = validate(Scenario, source)
+    return _Resolver(source, scenario, folder).resolve()
+
+
+class _Resolver:
+    """Collects all problems before it gives up."""
+
+    def __init__(self, source: Source, scenario: Scenario, folder: Path) -> None:
+        self.source, self.scenario, self.folder = source, scenario, folder
+        self.library = Library(scenario.define, source)
+        self.problems: list[Problem] = []
+
+    def _try(self, path: KeyPath, look_up: Callable[[], T]) -> T | None:
+        """The value, or None and a problem at ``path`` of the scenario."""
+        try:
+            return look_up()
+        except InputError as error:
+            for problem in error.problems:
+                if problem.file and problem.line:
+                    self.problems.append(problem)
+                else:
+                    self.problems.append(self.source.problem(path, problem.message, problem.suggestion))
+            return None
+
+    def resolve(self) -> Resolved:
+        """All values, or InputError."""
+        scenario = self.scenario
+        topology = self._topology()
+        where: KeyPath = ("cluster", "topology")
+        gpus: dict[str, Gpu] = {}
+        links: dict[str, LinkType] = {}
+        if topology is not None:
+            for name in topology.gpu_types:
+                if (gpu := self._try(where, partial(self.library.gpu, name))) is not None:
+                    gpus[name] = gpu
+            for name in self._link_names(topology, gpus):
+                if (link := self._try(where, partial(self.library.link, name))) is not None:
+                    links[name] = link
+        jobs = [self._job(i, job) for i, job in enumerate(scenario.jobs)]
+        rent = None
+        if scenario.cost is not None and scenario.cost.rental is not None and scenario.cost.rental.price:
+            rent = self._rent(scenario.cost.rental.price)
+        if self.problems:
+            raise InputError(self.problems)
+        assert topology is not None
+        return Resolved(
+            scenario=scenario,
+            topology=topology,
+            gpus=gpus,
+            links=links,
+            fabrics=self.library.fabrics(),
+            default_kernels=self.library.default_kernels(),
+            jobs=tuple(job for job in jobs if job is not None),
+            rental_price=rent,
+        )
+
+    def _topology(self) -> TopologySpec | None:
+        topology = self.scenario.cluster.topology
+        if isinstance(topology, TopologySpec):
+            return topology
+
+        def read() -> TopologySpec:
+            path = self.folder / topology
+            if not path.is_file():
+                raise InputError([self.source.problem(("cluster", "topology"), f"no such file: {topology}",
+                                                      _near(path))])  # fmt: skip
+            found: TopologySpec = validate(TopologySpec, load_yaml(path))
+            return found
+
+        return self._try(("cluster", "topology"), read)
+
+    def _link_names(self, topology: TopologySpec, gpus: dict[str, Gpu]) -> list[str]:
+        """Link types that the topology names, or that its GPUs bring."""
+        own = [gpu.pcie for gpu in gpus.values() if gpu.pcie]
+        return list(dict.fromkeys([*topology.link_types, *own]))
+
+    def _job(self, i: int, spec: ServingJob) -> ResolvedJob | None:
+        scenario, at = self.scenario, ("jobs", i)
+        name = spec.model or scenario.model
+        if name is None:
+            self.problems.append(self.source.problem(at, "model is missing: give it here or at the top"))
+            return None
+        where: KeyPath = (*at, "model") if spec.model else ("model",)
+        model = self._try(where, lambda: self.library.model(name, self.folder))
+        stack_path: KeyPath = (*at, "stack") if spec.stack else ("stack",)
+        stack = self._try(stack_path, lambda: self.library.stack(spec.stack or scenario.stack))
+        trace, lengths = None, None
+        if spec.load.trace is not None:
+            trace = self._try((*at, "load", "trace"), lambda: self._trace(spec.load.trace))
+        if spec.load.lengths is not None:
+            lengths_name = spec.load.lengths
+            lengths = self._try((*at, "load", "lengths"), lambda: self.library.lengths(lengths_name))
+        if model is None or stack is None:
+            return None
+        return ResolvedJob(spec, model, stack, trace, lengths)
+
+    def _trace(self, trace: Trace | str | None) -> RequestTrace:
+        # A trace is arrays: only runs that replay one pay for the import of numpy.
+        from sim.adapters.traces import read_trace
+
+        wanted = Trace(file=trace) if isinstance(trace, str) else trace
+        assert wanted is not None
+        return read_trace(self.folder / wanted.file, wanted.format, limit=wanted.limit, time_scale=wanted.time_scale)
+
+    def _rent(self, name: str) -> Price | None:
+        where: KeyPath = ("cost", "rental", "price")
+        price = self._try(where, lambda: self.library.price(name))
+        if price is not None and (price.usd is None or "GPU-h" not in price.unit):
+            self.problems.append(self.source.problem(where, f"{name} is priced in {price.unit}, not by the GPU-hour"))
+        return price
+
+
+def _near(path: Path) -> str | None:
+    """A file of a similar name in the same folder."""
+    folder = path.parent
+    if not folder.is_dir():
+        return None
+    near = did_you_mean(path.name, [p.name for p in folder.iterdir() if p.is_file()])
+    return near

@@ -1,0 +1,201 @@
+"""What happened: seconds by cause for every device, bytes for every channel, and both over time.
+
+Time is cut into at most ``BINS`` equal bins; when a run outgrows them, neighbours merge and the bin width
+doubles, so a timeline costs the same memory for a second and for a year. Spans (for Gantt charts) are kept
+per device up to a bound; a stretch of the same work without a gap is one span, however many events played it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import floor, sqrt
+from typing import NamedTuple
+
+from sim.laws.step import Pass
+
+BINS = 1024
+FIRST_WIDTH = 1e-3
+SPANS_PER_DEVICE = 4000
+
+
+class Run(NamedTuple):
+    """``count`` passes one after another; pass i lasts ``first`` + ``growth`` * i seconds."""
+
+    first: float
+    growth: float
+    count: int
+
+    def seconds_of(self, i: int) -> float:
+        """How long pass ``i`` lasts."""
+        return self.first + self.growth * i
+
+    def begun(self, n: int) -> float:
+        """Seconds from the start until pass ``n`` begins."""
+        return n * self.first + self.growth * (n * (n - 1) / 2)
+
+    def passes_within(self, x: float) -> int:
+        """Whole passes done after ``x`` seconds."""
+        if self.growth <= 0.0:
+            return floor(x / self.first)
+        half = self.first - self.growth / 2
+        return floor((sqrt(half * half + 2 * self.growth * x) - half) / self.growth)
+
+    def passes_until(self, x: float) -> int:
+        """The smallest k >= 1 whose k passes last at least ``x`` seconds."""
+        k = max(1, self.passes_within(x)) if x > self.first else 1
+        while self.begun(k) < x:
+            k += 1
+        return k
+
+
+class Bins:
+    """Amounts over time. ``values[i]`` is what fell into [i, i+1) * ``width`` seconds."""
+
+    __slots__ = ("values", "width")
+
+    def __init__(self) -> None:
+        self.width = FIRST_WIDTH
+        self.values = [0.0] * BINS
+
+    def _grow(self, end: float) -> None:
+        while end >= self.width * BINS:
+            v = self.values
+            self.values = [v[i] + v[i + 1] for i in range(0, BINS, 2)] + [0.0] * (BINS // 2)
+            self.width *= 2
+
+    def add(self, start: float, end: float, amount: float) -> None:
+        """Spread ``amount`` evenly over [start, end]."""
+        if end >= self.width * BINS:
+            self._grow(end)
+        width = self.width
+        i, j = int(start / width), int(end / width)
+        if i == j:
+            self.values[i] += amount
+            return
+        density = amount / (end - start)
+        self.values[i] += ((i + 1) * width - start) * density
+        for b in range(i + 1, j):
+            self.values[b] += width * density
+        self.values[j] += (end - j * width) * density
+
+    def add_run(self, start: float, run: Run, amount: float) -> None:
+        """``amount`` for each pass of ``run``: the same as a call of ``add`` for each pass."""
+        self._add_run(start, run, lambda n: amount * n, lambda n: amount / run.seconds_of(n))
+
+    def add_level(self, start: float, run: Run, level: float, rise: float) -> None:
+        """A level that holds during each pass and rises by ``rise`` from pass to pass, times seconds."""
+
+        def upto(n: int) -> float:
+            """Sum over i < n of (level + rise i)(first + growth i)."""
+            pairs = n * (n - 1) / 2
+            squares = (n - 1) * n * (2 * n - 1) / 6
+            return n * level * run.first + (level * run.growth + rise * run.first) * pairs + (
+                rise * run.growth * squares
+            )
+
+        self._add_run(start, run, upto, lambda n: level + rise * n)
+
+    def _add_run(
+        self, start: float, run: Run, upto: Callable[[int], float], density: Callable[[int], float]
+    ) -> None:
+        """Cut a run at the bins' edges: whole passes by ``upto``, the cut pass by its ``density`` a second."""
+        length = run.begun(run.count)
+        if start + length >= self.width * BINS:
+            self._grow(start + length)
+        width = self.width
+        i, j = int(start / width), int((start + length) / width)
+        done = 0.0
+        for b in range(i, j):
+            x = (b + 1) * width - start
+            n = min(run.count - 1, run.passes_within(x))
+            amount = upto(n) + (x - run.begun(n)) * density(n)
+            self.values[b] += amount - done
+            done = amount
+        self.values[j] += upto(run.count) - done
+
+    def between(self, start: float, end: float) -> float:
+        """What fell into [start, end], the bins at its edges in proportion."""
+        width, total = self.width, 0.0
+        for b in range(int(start / width), min(len(self.values), int(end / width) + 1)):
+            overlap = min(end, (b + 1) * width) - max(start, b * width)
+            total += self.values[b] * overlap / width
+        return total
+
+
+class DeviceTrack:
+    """One class of GPUs that do the same: seconds a GPU by cause, work done, and its time line.
+
+    ``count`` GPUs share the track. ``communication`` is by kind of link.
+    """
+
+    __slots__ = (
+        "bins", "bubble", "bytes", "communication", "compute", "count", "flops", "gpu", "job", "launch",
+        "memory", "name", "replica", "spans", "stage", "waiting",
+    )  # fmt: skip
+
+    def __init__(self, name: str, job: str, replica: int, stage: int, gpu: str, count: int) -> None:
+        self.name, self.job, self.replica, self.stage = name, job, replica, stage
+        self.gpu, self.count = gpu, count
+        self.compute = self.memory = self.launch = self.bubble = self.waiting = 0.0
+        self.flops = self.bytes = 0.0
+        self.communication: dict[str, float] = {}
+        self.bins = Bins()
+        self.spans: list[list[object]] = []
+
+    def work(self, cost: Pass, passes: int, link: str) -> None:
+        """Add ``passes`` equal passes; collectives go to communication over ``link``."""
+        self.compute += cost.compute * passes
+        self.memory += cost.memory * passes
+        self.launch += cost.launch * passes
+        self.flops += cost.flops * passes
+        self.bytes += cost.bytes * passes
+        if cost.communication:
+            self.wait(link, cost.communication * passes)
+
+    def wait(self, link: str, seconds: float) -> None:
+        """Add exposed communication over a kind of link."""
+        self.communication[link] = self.communication.get(link, 0.0) + seconds
+
+    def span(self, kind: str, start: float, end: float, batch: int, tokens: int, micro_batch: int) -> None:
+        """Record work of one kind; it continues the last span if nothing changed and no time passed."""
+        spans = self.spans
+        if spans:
+            last = spans[-1]
+            if kind == last[0] == "decode" and last[2] == start and last[3] == batch and last[5] == micro_batch:
+                last[2] = end
+                return
+        if len(spans) < SPANS_PER_DEVICE:
+            spans.append([kind, start, end, batch, tokens, micro_batch])
+
+    def ledger(self, end: float) -> dict[str, float]:
+        """Seconds of one GPU by bucket; they add up to ``end``."""
+        buckets = {"compute-bound": self.compute, "memory-bound": self.memory, "launch and host": self.launch}
+        for kind in sorted(self.communication):
+            buckets[f"communication: {kind}"] = self.communication[kind]
+        buckets["pipeline bubble"] = self.bubble
+        buckets["waiting for work"] = self.waiting
+        return buckets
+
+    @property
+    def busy(self) -> float:
+        """Seconds of computing on one GPU."""
+        return self.compute + self.memory + self.launch
+
+
+class ChannelTrack:
+    """What one coupled flow carried: a hop between stages, or the collectives of a tensor group.
+
+    ``links`` are (link id, weight): a byte sent puts ``weight`` bytes on that link.
+    """
+
+    __slots__ = ("bins", "bytes", "kind", "links", "name")
+
+    def __init__(self, name: str, kind: str, links: tuple[tuple[int, float], ...]) -> None:
+        self.name, self.kind, self.links = name, kind, links
+        self.bytes = 0.0
+        self.bins = Bins()
+
+    def record(self, start: float, end: float, size: float) -> None:
+        """``size`` bytes went out between two instants."""
+        self.bytes += size
+        self.bins.add(start, end, size)

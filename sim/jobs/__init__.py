@@ -1,0 +1,1 @@
+"""Jobs: stories told as SimPy processes on the engine's clock."""

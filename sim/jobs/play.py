@@ -1,0 +1,201 @@
+"""Playing all jobs of a scenario on one clock, and what is left when they are over.
+
+Each replica is played folded when nothing on its links can slow it, else event by event on the shared
+network; with ``detail="full"`` every replica is, and every GPU is a process. Both tell the same story.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from sim.adapters.resolve import Resolved, ResolvedJob
+from sim.engine.clock import Clock
+from sim.engine.network import Network
+from sim.engine.timeline import ChannelTrack
+from sim.errors import InfeasibleError
+from sim.jobs.serving.batching import Limits
+from sim.jobs.serving.build import ReplicaBuilder, contended_links, flows_of, needs_network, parameter_scale
+from sim.jobs.serving.detailed import DetailedReplica
+from sim.jobs.serving.folded import play_ring, play_single
+from sim.jobs.serving.load import draw_load
+from sim.jobs.serving.replica import Replica
+from sim.jobs.serving.requests import ClosedFeed, Feed, OpenFeed, RequestTable, Tickets
+from sim.laws.layout import Layout, budget_rows, lay_out, place
+from sim.laws.topology import Topology, build_topology
+from sim.spec.workload import Trace
+
+Detail = Literal["auto", "full"]
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecording:
+    """One job as it was played."""
+
+    job: ResolvedJob
+    layout: Layout
+    table: RequestTable
+    replicas: tuple[Replica, ...]
+    too_long: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """Everything that happened. ``end`` is the simulated time, ``detailed`` names replicas played in full."""
+
+    resolved: Resolved
+    topology: Topology
+    jobs: tuple[JobRecording, ...]
+    end: float
+    events: int
+    detail: Detail
+    detailed: tuple[str, ...]
+
+    @property
+    def channels(self) -> list[ChannelTrack]:
+        """All hops and collectives, with what they carried."""
+        found = []
+        for job in self.jobs:
+            for replica in job.replicas:
+                for stage in replica.stages:
+                    found += [t for t in (stage.collectives, stage.hop.track if stage.hop else None) if t]
+        return found
+
+
+def topology_of(resolved: Resolved) -> Topology:
+    """The cluster's graph, with the datasheet's links if the stacks say so."""
+    modes = {job.stack.links for job in resolved.jobs}
+    if len(modes) > 1:
+        raise InfeasibleError("jobs with datasheet links (stack ideal) and measured links cannot share a cluster")
+    return build_topology(
+        resolved.topology,
+        gpu=resolved.gpus.__getitem__,
+        link=resolved.links.__getitem__,
+        datasheet_links=modes == {"datasheet"},
+        network_override=resolved.scenario.cluster.network,
+    )
+
+
+def layouts(resolved: Resolved, topology: Topology) -> list[Layout]:
+    """Every job on its GPUs. Raises InfeasibleError where a plan does not fit."""
+    taken: set[int] = set()
+    found = []
+    for job in resolved.jobs:
+        spec = job.spec
+        gpus = place(spec.plan, taken, len(topology.gpus), spec.name)
+        taken.update(gpus)
+        found.append(
+            lay_out(
+                spec.name,
+                job.model,
+                job.stack,
+                spec.plan,
+                spec.precision,
+                gpus,
+                lambda g: resolved.gpus[topology.gpus[g].gpu],
+                scale=parameter_scale(resolved, job),
+                unchecked=resolved.scenario.assume.kv_capacity == "unchecked",
+            )
+        )
+    return found
+
+
+def play(resolved: Resolved, detail: Detail = "auto", progress: Callable[[float], None] | None = None) -> Recording:
+    """Simulate until the last request is answered. ``progress`` hears the share of requests answered."""
+    topology = topology_of(resolved)
+    seeds = np.random.SeedSequence(resolved.scenario.seed).spawn(len(resolved.jobs))
+    jobs = tuple(
+        _prepare(resolved, job, topology, layout, seed)
+        for job, layout, seed in zip(resolved.jobs, layouts(resolved, topology), seeds, strict=True)
+    )
+    clock = Clock()
+    capacities = topology.capacities()
+    replicas = [(job, replica) for job in jobs for replica in job.replicas]
+    contended = contended_links([f for _, r in replicas for f in flows_of(r)], capacities)
+    network = Network(clock, capacities)
+    detailed = []
+    for job, replica in replicas:
+        name = f"{job.job.spec.name}.r{replica.number}"
+        if detail == "full" or needs_network(replica, contended):
+            detailed.append(name)
+            fold = detail != "full"
+            story: Generator[Any, Any, None] = DetailedReplica(clock, network, replica, name, fold=fold).play()
+        elif len(replica.stages) == 1:
+            story = play_single(clock, replica)
+        else:
+            story = play_ring(clock, replica)
+        clock.watch(clock.process(story), f"replica {name} waits for a batch to return")
+    if progress is not None:
+        clock.beat = lambda: progress(_answered(jobs))
+    clock.play()
+    end = max(replica.tally.ended for _, replica in replicas)
+    for _, replica in replicas:
+        for stage in replica.stages:
+            for member in stage.members:
+                member.track.waiting += end - replica.tally.ended
+    return Recording(resolved, topology, jobs, end, clock.events, detail, tuple(detailed))
+
+
+def _prepare(
+    resolved: Resolved, job: ResolvedJob, topology: Topology, layout: Layout, seed: np.random.SeedSequence
+) -> JobRecording:
+    """Draw the job's requests and build its replicas."""
+    spec = job.spec
+    drawn = draw_load(spec.load, job.trace, job.lengths, seed)
+    prompt, context = drawn.prompt, job.model.context
+    if isinstance(spec.load.trace, Trace) and spec.load.trace.too_long == "truncate":
+        prompt = [max(1, min(p, context - o)) for p, o in zip(prompt, drawn.output, strict=True)]
+    table = RequestTable(prompt, drawn.output, drawn.arrival)
+    unchecked = resolved.scenario.assume.kv_capacity == "unchecked"
+    _refuse_if_nothing_fits(job, layout, table, unchecked)
+    builder = ReplicaBuilder(resolved, job, topology)
+    dp, tickets = spec.plan.dp, Tickets(len(table))
+    replicas = []
+    for number in range(dp):
+
+        def feed_of(limits: Limits, number: int = number) -> Feed:
+            return _feed(job, table, number, limits, tickets)
+
+        replicas.append(builder.build(number, layout, table, feed_of))
+    too_long = sum(p + o > context for p, o in zip(table.prompt, table.output, strict=True))
+    return JobRecording(job, layout, table, tuple(replicas), too_long)
+
+
+def _feed(job: ResolvedJob, table: RequestTable, number: int, limits: Limits, tickets: Tickets) -> Feed:
+    """Requests go round to the replicas in turn; a client stays with its replica."""
+    load, dp, context = job.spec.load, job.spec.plan.dp, job.model.context
+    room = min(context, limits.blocks * limits.block_tokens)
+
+    def fits(r: int) -> bool:
+        return table.prompt[r] + table.output[r] <= room
+
+    if load.closed_loop is not None:
+        loop = load.closed_loop
+        starts = [loop.ramp * client / loop.clients for client in range(number, loop.clients, dp)]
+        return ClosedFeed(table, number, fits, tickets, starts, loop.think_time)
+    return OpenFeed(table, number, fits, range(number, len(table), dp))
+
+
+def _refuse_if_nothing_fits(job: ResolvedJob, layout: Layout, table: RequestTable, unchecked: bool) -> None:
+    """Raise InfeasibleError when not one request could be served."""
+    shortest = min(p + o for p, o in zip(table.prompt, table.output, strict=True))
+    name, model = job.spec.name, job.model
+    if shortest > model.context:
+        raise InfeasibleError(
+            f"job {name}: the shortest request has {shortest} tokens, {model.id} reads at most {model.context}"
+        )
+    if shortest > max(layout.tokens) and not unchecked:
+        raise InfeasibleError(
+            f"job {name}: the shortest request has {shortest} tokens, "
+            f"the KV cache of a replica holds {max(layout.tokens)}",
+            budget_rows(layout.replicas[0]),
+        )
+
+
+def _answered(jobs: tuple[JobRecording, ...]) -> float:
+    """Share of all requests that are answered or refused."""
+    done = sum(sum(f == f for f in job.table.finish) + len(job.table.rejected) for job in jobs)
+    return done / sum(len(job.table) for job in jobs)

@@ -1,0 +1,1 @@
+"""A serving job: requests arrive, ride in batches through replicas of a model, and leave."""

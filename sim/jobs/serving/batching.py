@@ -1,0 +1,333 @@
+"""Batching: which sequences ride in the next pass, within the KV cache and the token budget.
+
+A replica has one slot a micro-batch; a slot's sequences move through the pipeline together. Before each
+pass the policy forms the slot's batch. ``continuous`` gives every running sequence a token, continues
+prompts in pieces within the token budget, and admits waiting requests first come, first served while KV
+blocks last; a sequence that needs a block when none is free pushes the newest one out, which is computed
+again later (or, under ``reserve``, blocks for the whole answer are set aside at admission and nothing is
+pushed out). ``static`` fills a batch, and everyone waits for its longest answer.
+
+Blocks hold ``block_tokens`` tokens. A running sequence takes a new block every ``block_tokens`` passes, and
+which pass that is never changes: a histogram of that phase tells how many blocks any run of passes needs.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from heapq import heappop, heappush
+
+from sim.jobs.serving.requests import Feed, RequestTable
+from sim.laws.step import Chunk
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of a replica's batches."""
+
+    max_tokens: int
+    prefill_chunk: int
+    max_sequences: int
+    batch_size: int
+    slots: int
+    reserve: bool
+    block_tokens: int
+    blocks: int
+    watermark: int
+
+
+class Batch:
+    """What rides in one pass. ``pieces`` are (request, tokens) of the prompts behind ``chunks``."""
+
+    __slots__ = ("chunks", "context", "decoding", "pieces", "tokens")
+
+    def __init__(
+        self, decoding: int, context: int, chunks: list[Chunk], pieces: list[tuple[int, int]]
+    ) -> None:
+        self.decoding, self.context = decoding, context
+        self.chunks, self.pieces = chunks, pieces
+        self.tokens = decoding + sum(c.tokens for c in chunks)
+
+    @property
+    def sequences(self) -> int:
+        """Sequences in the pass."""
+        return self.decoding + len(self.chunks)
+
+    @property
+    def cached(self) -> int:
+        """Tokens whose KV is in use during the pass."""
+        return self.context + sum(c.tokens + c.past for c in self.chunks)
+
+    @property
+    def kind(self) -> str:
+        """decode, prefill or mixed."""
+        if not self.chunks:
+            return "decode"
+        return "mixed" if self.decoding else "prefill"
+
+
+class Slot:
+    """The sequences of one micro-batch. ``context`` sums the contexts of the next pass's decoding sequences.
+
+    ``base[r]`` is passes - tokens generated: constant while r decodes, so nothing is updated a pass.
+    """
+
+    def __init__(self, number: int, block_tokens: int) -> None:
+        self.number = number
+        self.passes = 0
+        self.decoding = 0
+        self.context = 0
+        self.members: dict[int, None] = {}
+        self.prefills: dict[int, list[int]] = {}
+        self.ends: list[tuple[int, int, int]] = []
+        self.phases = [0] * block_tokens
+        self.base: dict[int, int] = {}
+
+    def passes_to_next_end(self) -> int:
+        """Passes until the first decoding sequence is done; entries of pushed-out sequences are dropped."""
+        ends, base = self.ends, self.base
+        while base.get(ends[0][2]) != ends[0][1]:
+            heappop(ends)
+        return ends[0][0] - self.passes
+
+
+class Scheduler:
+    """The replica's queue, its KV blocks and its slots."""
+
+    def __init__(self, table: RequestTable, feed: Feed, limits: Limits, policy: str) -> None:
+        self.table, self.feed, self.limits = table, feed, limits
+        self.waiting: deque[int] = deque()
+        self.slots = [Slot(i, limits.block_tokens) for i in range(limits.slots)]
+        self.free = limits.blocks
+        self.running = 0
+        self.blocked = False
+        self.pushed_out = False
+        self._form = POLICIES[policy]
+        self._bs = limits.block_tokens
+
+    # -- before a pass ---------------------------------------------------------------------------------
+
+    def form(self, slot: Slot, now: float) -> Batch | None:
+        """The slot's next batch, with KV blocks for one pass, or None if it has nothing to do.
+
+        Afterwards ``blocked`` tells whether a request waits only for KV blocks.
+        """
+        self.feed.take(now, self.waiting)
+        self.blocked = self.pushed_out = False
+        return self._form(self, slot, now)
+
+    def blocks(self, tokens: int) -> int:
+        """Blocks that hold ``tokens`` tokens."""
+        return -(-tokens // self._bs)
+
+    def grow(self, slot: Slot) -> None:
+        """Take the blocks that the slot's decoding sequences need for one pass; push out the newest if short."""
+        if self.limits.reserve:
+            return
+        while (need := slot.phases[(1 - slot.passes) % self._bs]) > self.free:
+            self._push_out(slot)
+        self.free -= need
+
+    def run_length(self, slot: Slot, longest: int) -> int:
+        """How many equal passes, at most ``longest``, the free blocks allow, the formed one included."""
+        if self.limits.reserve or self.free >= slot.decoding * (longest // self._bs + 1):
+            return longest
+        bs, phases, p = self._bs, slot.phases, slot.passes
+        cycles = self.free // slot.decoding
+        left, k = self.free - cycles * slot.decoding, 1 + cycles * bs
+        while k < longest and (need := phases[(1 - p - k) % bs]) <= left:
+            left, k = left - need, k + 1
+        return min(k, longest)
+
+    def extend(self, slot: Slot, passes: int) -> None:
+        """Take the blocks of passes 2..``passes`` of a run whose first pass is formed."""
+        if self.limits.reserve or passes == 1:
+            return
+        cycles, rest = divmod(passes - 1, self._bs)
+        first = 1 - slot.passes - 1
+        more = sum(slot.phases[(first - j) % self._bs] for j in range(rest))
+        self.free -= cycles * slot.decoding + more
+
+    def admit(self, slot: Slot, now: float) -> int:
+        """Move the first waiting request into the slot; its number. The caller checked that it fits."""
+        r = self.waiting.popleft()
+        table = self.table
+        tokens = table.prompt[r] + table.generated[r]
+        self.free -= self._claim(r)
+        self.running += 1
+        slot.members[r] = None
+        slot.prefills[r] = [0, tokens]
+        if table.scheduled[r] != table.scheduled[r]:
+            table.scheduled[r] = now
+        else:
+            table.recomputed += tokens
+        return r
+
+    def admissible(self) -> bool:
+        """Whether the first waiting request finds its KV blocks free; sets ``blocked`` if not."""
+        r = self.waiting[0]
+        spare = self.limits.watermark if self.running else 0
+        if self._claim(r) > self.free - spare:
+            self.blocked = True
+            return False
+        return True
+
+    def _claim(self, r: int) -> int:
+        """Blocks taken at admission."""
+        table = self.table
+        if self.limits.reserve:
+            return self.blocks(table.prompt[r] + table.length[r])
+        return self.blocks(table.prompt[r] + table.generated[r])
+
+    # -- after a pass ----------------------------------------------------------------------------------
+
+    def advance(self, slot: Slot, batch: Batch, now: float, passes: int = 1) -> bool:
+        """Account for ``passes`` passes of ``batch`` that end at ``now``. True if a sequence came or went."""
+        slot.passes += passes
+        slot.context += slot.decoding * passes
+        changed = self._retire(slot, now)
+        if batch.chunks:
+            for r, tokens in batch.pieces:
+                state = slot.prefills[r]
+                state[0] += tokens
+                if state[0] == state[1]:
+                    del slot.prefills[r]
+                    self._join(slot, r, now)
+                    changed = True
+        return changed
+
+    def _join(self, slot: Slot, r: int, now: float) -> None:
+        """A prompt is done: its next token is out, and it decodes from the next pass on."""
+        table = self.table
+        table.generated[r] += 1
+        generated = table.generated[r]
+        if generated == 1:
+            table.first[r] = now
+        if generated >= table.length[r]:
+            self._leave(slot, r, now, self.blocks(table.prompt[r] + generated - 1))
+            return
+        base = slot.passes - generated
+        context = table.prompt[r] + generated
+        slot.base[r] = base
+        slot.decoding += 1
+        slot.context += context
+        slot.phases[(context - slot.passes) % self._bs] += 1
+        heappush(slot.ends, (base + table.length[r], base, r))
+
+    def _retire(self, slot: Slot, now: float) -> bool:
+        """Let sequences go whose last token is out."""
+        ends, changed = slot.ends, False
+        while ends and ends[0][0] <= slot.passes:
+            _, base, r = heappop(ends)
+            if slot.base.get(r) != base:
+                continue
+            length = self.table.length[r]
+            context = self.table.prompt[r] + length
+            self._stop_decoding(slot, r, context)
+            self.table.generated[r] = length
+            self._leave(slot, r, now, self.blocks(context - 1))
+            changed = True
+        return changed
+
+    def _stop_decoding(self, slot: Slot, r: int, context: int) -> None:
+        del slot.base[r]
+        slot.decoding -= 1
+        slot.context -= context
+        slot.phases[(context - slot.passes) % self._bs] -= 1
+
+    def _leave(self, slot: Slot, r: int, now: float, held: int) -> None:
+        table = self.table
+        self.free += self._claim(r) if self.limits.reserve else held
+        self.running -= 1
+        del slot.members[r]
+        table.finish[r] = now
+        self.feed.finished(r, now)
+
+    def _push_out(self, slot: Slot) -> None:
+        """The slot's newest sequence gives up its blocks and goes to the head of the queue."""
+        r = next(reversed(slot.members))
+        table = self.table
+        if r in slot.prefills:
+            self.free += self.blocks(slot.prefills.pop(r)[1])
+        else:
+            table.generated[r] = slot.passes - slot.base[r]
+            context = table.prompt[r] + table.generated[r]
+            self._stop_decoding(slot, r, context)
+            self.free += self.blocks(context - 1)
+        del slot.members[r]
+        self.running -= 1
+        table.preempted[r] += 1
+        self.waiting.appendleft(r)
+        self.pushed_out = True
+
+
+def form_continuous(s: Scheduler, slot: Slot, now: float) -> Batch | None:
+    """Iteration-level batching with prompts in pieces (Orca, SARATHI, vLLM)."""
+    if slot.decoding:
+        s.grow(slot)
+    limits = s.limits
+    budget = limits.max_tokens - slot.decoding
+    if limits.prefill_chunk < budget:
+        budget = limits.prefill_chunk
+    chunks: list[Chunk] = []
+    pieces: list[tuple[int, int]] = []
+    for r, (past, target) in slot.prefills.items():
+        if budget <= 0:
+            break
+        c = min(target - past, budget)
+        chunks.append(Chunk(c, past))
+        pieces.append((r, c))
+        budget -= c
+    if s.waiting and not s.pushed_out:
+        quota = limits.max_sequences
+        if limits.slots > 1:
+            quota = min(quota, -(-(s.running + len(s.waiting)) // limits.slots))
+        while s.waiting and budget > 0 and len(slot.members) < quota and s.running < limits.max_sequences:
+            if not s.admissible():
+                break
+            r = s.admit(slot, now)
+            c = min(slot.prefills[r][1], budget)
+            chunks.append(Chunk(c, 0))
+            pieces.append((r, c))
+            budget -= c
+    if not slot.decoding and not chunks:
+        return None
+    return Batch(slot.decoding, slot.context, chunks, pieces)
+
+
+def form_static(s: Scheduler, slot: Slot, now: float) -> Batch | None:
+    """A batch starts when it is full (or nobody else is coming) and ends with its longest answer."""
+    if slot.decoding:
+        s.grow(slot)
+        return Batch(slot.decoding, slot.context, [], [])
+    want = s.limits.batch_size
+    if not s.waiting or (len(s.waiting) < want and s.feed.next_time() != float("inf")):
+        return None
+    table = s.table
+    longest, count, room = 0, 0, s.free
+    while count < min(want, len(s.waiting)):
+        r = s.waiting[count]
+        longest = max(longest, table.output[r])
+        width = max(table.prompt[s.waiting[i]] for i in range(count + 1)) + longest
+        if s.blocks(width) * (count + 1) > room:
+            s.blocked = True
+            break
+        count += 1
+    if count == 0:
+        return None
+    for i in range(count):
+        table.length[s.waiting[i]] = max(table.output[s.waiting[j]] for j in range(count))
+    chunks, pieces = [], []
+    for _ in range(count):
+        r = s.admit(slot, now)
+        chunks.append(Chunk(slot.prefills[r][1], 0))
+        pieces.append((r, slot.prefills[r][1]))
+    return Batch(0, 0, chunks, pieces)
+
+
+#: Policies by name: each forms a slot's next batch.
+POLICIES: dict[str, Callable[[Scheduler, Slot, float], Batch | None]] = {
+    "continuous": form_continuous,
+    "static": form_static,
+}

@@ -1,0 +1,243 @@
+"""From values to a replica that can be played: laws for its stages, hops between them, limits for its batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from sim.adapters.resolve import Resolved, ResolvedJob
+from sim.engine.timeline import ChannelTrack, DeviceTrack
+from sim.jobs.serving.batching import Limits, Scheduler
+from sim.jobs.serving.replica import Hop, Member, Replica, Stage
+from sim.jobs.serving.requests import Feed, RequestTable
+from sim.laws.collective import CollectiveParameters, collective_parameters, pieces, wire_bytes
+from sim.laws.layout import Layout, StageLayout
+from sim.laws.roofline import kernel_rates
+from sim.laws.step import StageLaw, StageShape
+from sim.laws.topology import Topology
+from sim.spec.plan import KV_BYTES, WEIGHT_BYTES
+
+TOKEN_ID_BYTES = 4.0
+UNBOUNDED = 10**15
+
+Loads = tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """What a hop or a group's collectives can ask of the network at most: bytes/s ``cap`` on weighted links."""
+
+    links: Loads
+    cap: float
+    queue: str | None
+
+
+class ReplicaBuilder:
+    """Builds the replicas of one job; stages of equal shape share their law."""
+
+    def __init__(self, resolved: Resolved, job: ResolvedJob, topology: Topology) -> None:
+        self.resolved, self.job, self.topology = resolved, job, topology
+        self.assume = resolved.scenario.assume
+        self.scale = parameter_scale(resolved, job)
+        self._laws: dict[StageShape, StageLaw] = {}
+        self._capacities = topology.capacities()
+
+    def limits(self, tokens: int) -> Limits:
+        """Bounds of a replica whose KV cache holds ``tokens``: the scenario's, or else the stack's."""
+        job, stack = self.job.spec, self.job.stack
+        b, slots = job.batching, job.plan.micro_batches or job.plan.pp
+        if self.assume.kv_capacity == "unchecked":
+            tokens = UNBOUNDED
+        blocks = tokens // stack.memory.block_tokens
+        max_tokens = b.max_batched_tokens or stack.max_batched_tokens
+        return Limits(
+            max_tokens=max_tokens,
+            prefill_chunk=b.prefill_chunk or max_tokens,
+            max_sequences=b.max_sequences or stack.max_sequences,
+            batch_size=b.batch_size or 1,
+            slots=slots,
+            reserve=stack.admission == "reserve",
+            block_tokens=stack.memory.block_tokens,
+            blocks=blocks,
+            watermark=int(stack.memory.watermark * blocks) if blocks < UNBOUNDED // 1000 else 0,
+        )
+
+    def build(
+        self, number: int, layout: Layout, table: RequestTable, feed_of: Callable[[Limits], Feed]
+    ) -> Replica:
+        """Replica ``number`` of the layout."""
+        limits = self.limits(layout.tokens[number])
+        stages = layout.replicas[number]
+        scheduler = Scheduler(table, feed_of(limits), limits, self.job.spec.batching.policy)
+        built = []
+        for i, stage in enumerate(stages):
+            following = stages[(i + 1) % len(stages)] if len(stages) > 1 else None
+            built.append(self._stage(number, stage, following))
+        return Replica(number, tuple(built), scheduler)
+
+    def _name(self, replica: int, stage: int) -> str:
+        job = self.job.spec
+        copy = f".r{replica}" if job.plan.dp > 1 else ""
+        return f"{job.name}{copy}.s{stage}"
+
+    def _stage(self, replica: int, stage: StageLayout, following: StageLayout | None) -> Stage:
+        name = self._name(replica, stage.number)
+        parameters = self._collectives(stage.gpus)
+        types: dict[str, list[int]] = {}
+        for g in stage.gpus:
+            types.setdefault(self.topology.gpus[g].gpu, []).append(g)
+        members = tuple(
+            Member(
+                law=self._law(gpu, stage, parameters),
+                track=DeviceTrack(
+                    name if len(types) == 1 else f"{name}.{gpu}",
+                    self.job.spec.name, replica, stage.number, gpu, len(gpus),
+                ),
+                gpus=tuple(gpus),
+            )
+            for gpu, gpus in types.items()
+        )  # fmt: skip
+        link, channel = "", None
+        if parameters is not None:
+            link = self.topology.site(stage.gpus).kind
+            cap = max(rate for _, rate in self._rates(parameters))
+            channel = ChannelTrack(f"{name} collectives", link, self._capped(parameters.link_load, cap))
+        hop = None if following is None else self._hop(name, stage, following)
+        return Stage(members, link, channel, hop)
+
+    def _collectives(self, gpus: Sequence[int]) -> CollectiveParameters | None:
+        if len(gpus) == 1:
+            return None
+        return collective_parameters(
+            self.topology.site(gpus),
+            self.resolved.fabrics,
+            self.job.stack.collective_libraries,
+            datasheet=self.job.stack.links == "datasheet",
+            one_copy=self.assume.tp_volume == "one_copy",
+            latency=self.assume.tp_latency,
+        )
+
+    def _rates(self, p: CollectiveParameters) -> list[tuple[float, float]]:
+        """(fixed seconds, wire bytes/s) of each branch of the group's all-reduce."""
+        wire = self._wire(p)
+        return [(fixed, wire / slope) for fixed, slope in pieces("all_reduce", p)]
+
+    def _wire(self, p: CollectiveParameters) -> float:
+        return 1.0 if self.assume.tp_volume == "one_copy" else wire_bytes("all_reduce", p.n, 1.0)
+
+    def _law(self, gpu_id: str, stage: StageLayout, p: CollectiveParameters | None) -> StageLaw:
+        job, stack, assume = self.job, self.job.stack, self.assume
+        gpu = self.resolved.gpus[gpu_id]
+        rates = kernel_rates(
+            gpu,
+            stack,
+            self.resolved.kernels(gpu),
+            job.spec.precision.weights,
+            flops=assume.gpu.flops if assume.gpu else None,
+            memory_bandwidth=assume.gpu.memory_bandwidth if assume.gpu else None,
+        )
+        pipelined = job.spec.plan.pp > 1
+        shape = StageShape(
+            model=job.model,
+            rates=rates,
+            layers=stage.layers,
+            tp=len(stage.gpus),
+            head=stage.last,
+            weight_bytes=WEIGHT_BYTES[job.spec.precision.weights],
+            kv_bytes=KV_BYTES[job.spec.precision.kv],
+            pieces=tuple(pieces("all_reduce", p)) if p else (),
+            wire_per_byte=self._wire(p) if p else 0.0,
+            host_per_pass=stack.host_per_step + (stack.host_per_pipeline_pass if pipelined else 0.0),
+            host_per_sequence=stack.host_per_sequence,
+            host_per_layer=stack.host_per_layer,
+            mixed_penalty=stack.mixed_attention_penalty,
+            on_chip=stack.activations == "on_chip",
+            kv_reads_free=assume.kv_reads == "free",
+            scale=self.scale,
+        )
+        return self._laws.setdefault(shape, StageLaw(shape))
+
+    def _hop(self, name: str, stage: StageLayout, following: StageLayout) -> Hop:
+        """The coupled flow from one stage's ranks to the next one's: each sends its share of the activations.
+
+        The last stage returns the token numbers to the first, which sits with the engine's scheduler.
+        """
+        back = stage.last
+        pairs = list(zip(stage.gpus, following.gpus, strict=True))
+        if back and self.assume.pp_return_hop == "token_ids":
+            pairs = pairs[:1]
+        routes = [self.topology.route(a, b) for a, b in pairs]
+        n = len(routes)
+        load: dict[int, float] = {}
+        for route in routes:
+            for link, weight in route.links:
+                load[link] = load.get(link, 0.0) + weight / n
+        cap = n * min(route.cap for route in routes)
+        for link, weight in load.items():
+            cap = min(cap, self._capacities[link] / weight)
+        per_token = 2.0 * self.job.model.hidden
+        ids_only = back and self.assume.pp_return_hop == "token_ids"
+        gather: tuple[tuple[float, float], ...] = ()
+        if n > 1 and (p := self._collectives(following.gpus)) is not None:
+            gather = tuple(pieces("all_gather", p))
+        target = "back" if back else f"s{stage.number + 1}"
+        return Hop(
+            track=ChannelTrack(f"{name} to {target}", routes[0].kind, self._capped(tuple(load.items()), cap)),
+            kind=routes[0].kind,
+            bytes_per_token=0.0 if ids_only else per_token,
+            bytes_per_sequence=TOKEN_ID_BYTES if ids_only else 0.0,
+            cap=cap,
+            latency=max(route.latency for route in routes),
+            overhead=max(route.overhead for route in routes),
+            queue=routes[0].queue,
+            gather=gather,
+        )
+
+    def _capped(self, load: Loads, cap: float) -> Loads:
+        """The load with weights cut so that the flow alone, at its cap, never exceeds a link.
+
+        A measured rate may exceed what the link's efficiency for copies allows (in-switch reduction does).
+        """
+        return tuple((link, min(weight, self._capacities[link] / cap)) for link, weight in load)
+
+
+def parameter_scale(resolved: Resolved, job: ResolvedJob) -> float:
+    """Factor on weights that makes what a pass reads equal to an assumed round parameter count."""
+    wanted = resolved.scenario.assume.parameters
+    if wanted is None:
+        return 1.0
+    model = job.model
+    return wanted / (model.layers * model.layer_parameters + model.embedding_parameters)
+
+
+def flows_of(replica: Replica) -> list[Flow]:
+    """The most each of a replica's channels can ask of the network."""
+    flows = []
+    for stage in replica.stages:
+        if stage.collectives is not None and stage.law.shape.pieces:
+            shape = stage.law.shape
+            cap = max(shape.wire_per_byte / slope for _, slope in shape.pieces)
+            flows.append(Flow(stage.collectives.links, cap, None))
+        if stage.hop is not None:
+            flows.append(Flow(stage.hop.track.links, stage.hop.cap, stage.hop.queue))
+    return flows
+
+
+def contended_links(flows: Sequence[Flow], capacities: Mapping[int, float] | Sequence[float]) -> set[int]:
+    """Links on which all flows together could ask for more than the capacity."""
+    asked: dict[int, float] = {}
+    users: dict[int, int] = {}
+    for flow in flows:
+        for link, weight in flow.links:
+            asked[link] = asked.get(link, 0.0) + flow.cap * weight
+            users[link] = users.get(link, 0) + 1
+    return {link for link, rate in asked.items() if users[link] > 1 and rate > capacities[link] * (1 + 1e-9)}
+
+
+def needs_network(replica: Replica, contended: set[int]) -> bool:
+    """Whether a replica must be played event by event: a shared sender, a contended link, or mixed GPUs."""
+    flows = flows_of(replica)
+    queues = [flow.queue for flow in flows if flow.queue is not None]
+    shared = len(set(queues)) < len(queues)
+    mixed = any(len(stage.members) > 1 for stage in replica.stages)
+    return shared or mixed or any(link in contended for flow in flows for link, _ in flow.links)

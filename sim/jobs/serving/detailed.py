@@ -1,0 +1,190 @@
+"""The slow path: every GPU stream and every transfer is a process of its own, pass by pass.
+
+Used for ``--detail full``, and by itself wherever flows can slow each other (two jobs on one switch, hops
+that share a PCIe uplink) or a tensor group mixes GPU types. The same story as :mod:`folded`, told with
+nothing folded away: the engine's loop forms batches when the first stage is free; each batch is a process
+that takes the stages in order, computes on every GPU of the group, waits for the group's collectives as one
+coupled flow after the compute, and sends its activations through the network. With ``fold`` one GPU stands
+for its equals.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator
+
+import simpy
+
+from sim.engine.clock import INSTANT, Clock
+from sim.engine.devices import Device
+from sim.engine.network import Network, TransferRecord
+from sim.engine.timeline import DeviceTrack
+from sim.jobs.serving.batching import Batch, Slot
+from sim.jobs.serving.replica import Replica, Stage, settle_gap, slowest
+from sim.laws.step import Pass
+
+INF = float("inf")
+Story = Generator[simpy.Event, object, None]
+
+
+class DetailedReplica:
+    """Plays one replica event by event on ``network``."""
+
+    def __init__(self, clock: Clock, network: Network, replica: Replica, name: str, *, fold: bool) -> None:
+        self.clock, self.network, self.replica = clock, network, replica
+        self.ready: deque[tuple[float, Slot]] = deque()
+        self.asleep: list[Slot] = []
+        n = len(replica.stages)
+        self.turns = [simpy.Resource(clock, 1) for _ in range(n)]
+        self.free = [0.0] * n
+        self.idle_seen = [0.0] * n
+        self.idle_total = 0.0
+        self.idle_since: float | None = 0.0
+        self.under_way = 0
+        self.wake_up = clock.event()
+        self.alarm: simpy.Event | None = None
+        self.alarm_at = INF
+        self.devices = [
+            [[Device(clock, f"{name}.{g}") for g in (m.gpus[:1] if fold else m.gpus)] for m in s.members]
+            for s in replica.stages
+        ]
+
+    def _poke(self) -> None:
+        if not self.wake_up.triggered:
+            self.wake_up.succeed()
+
+    def play(self) -> Story:
+        """The engine's loop: form a batch whenever a slot is back and the first stage is free."""
+        clock, scheduler, tally = self.clock, self.replica.scheduler, self.replica.tally
+        self.asleep = list(self.replica.slots)
+        while True:
+            due = scheduler.feed.next_time() if self.asleep else INF
+            if due != self.alarm_at and due != INF:
+                self.alarm_at, self.alarm = due, clock.timeout(max(0.0, due - clock.now))
+            if self.ready and self.turns[0].count == 0:
+                transit, slot = self.ready.popleft()
+                batch = scheduler.form(slot, clock.now)
+                tally.formed(clock.now, scheduler.blocked)
+                if batch is None:
+                    self.asleep.append(slot)
+                    self.asleep.sort(key=lambda s: s.number)
+                else:
+                    turn = self.turns[0].request()
+                    self._begin(clock.now)
+                    clock.process(self._travel(slot, batch, transit, turn))
+                continue
+            if not self.under_way and not self.ready and due == INF:
+                break
+            # One timer an arrival: a timer made anew on every turn would pile up dead events.
+            awake = not (due == INF or self.alarm is None or self.alarm.processed)
+            yield simpy.AnyOf(clock, [self.wake_up, self.alarm]) if awake and self.alarm else self.wake_up
+            # Everything else of this instant comes first: a batch that returns now frees its KV blocks.
+            yield clock.timeout(0.0)
+            self.wake_up = clock.event()
+            if self.asleep and scheduler.feed.next_time() <= clock.now + INSTANT:
+                self._rouse()
+        self.replica.close(self.free, clock.now)
+
+    def _begin(self, now: float) -> None:
+        if self.idle_since is not None:
+            self.idle_total += now - self.idle_since
+            self.idle_since = None
+        self.under_way += 1
+
+    def _rouse(self) -> None:
+        for slot in self.asleep:
+            self.ready.append((0.0, slot))
+        self.asleep.clear()
+
+    def _travel(self, slot: Slot, batch: Batch, transit: float, turn: simpy.Event) -> Story:
+        """One pass through the pipeline and back."""
+        clock, start = self.clock, self.clock.now
+        link = self.replica.stages[-1].hop.kind if self.replica.stages[-1].hop else ""
+        for i, stage in enumerate(self.replica.stages):
+            if i:
+                turn = self.turns[i].request()
+            yield turn
+            yield from self._work(i, stage, slot, batch, transit, link)
+            self.turns[i].release(turn)  # type: ignore[arg-type]
+            if i == 0:
+                self._poke()
+            left = clock.now
+            if stage.hop is not None:
+                yield from self._hop(stage, batch)
+                link = stage.hop.kind
+            transit = clock.now - left
+        self._return(slot, batch, start, transit)
+
+    def _work(self, i: int, stage: Stage, slot: Slot, batch: Batch, transit: float, link: str) -> Story:
+        """Compute on all GPUs of the stage, then its collectives."""
+        clock, start = self.clock, self.clock.now
+        if start > self.free[i]:
+            settle_gap(stage, start - self.free[i], self.idle_total - self.idle_seen[i], transit, link)
+        self.idle_seen[i] = self.idle_total
+        costs = [m.law.cost(batch.decoding, batch.context, batch.chunks) for m in stage.members]
+        kernels = [
+            gpu.compute(cost.busy)
+            for group, cost in zip(self.devices[i], costs, strict=True)
+            for gpu in group
+        ]
+        yield simpy.AllOf(clock, kernels)
+        if costs[0].communication:
+            yield from self._collectives(i, stage, costs[0])
+        end = clock.now
+        self.free[i] = end
+        for member, cost in zip(stage.members, costs, strict=True):
+            self._book(stage, member.track, cost, end - start)
+            member.track.bins.add(start, end, end - start)
+            member.track.span(batch.kind, start, end, batch.sequences, batch.tokens, slot.number)
+        if stage.collectives is not None:
+            stage.collectives.record(start, end, costs[0].wire)
+        if i == 0:
+            lead = costs[0]
+            self.replica.tally.phase(batch.kind, lead.flops, lead.bytes, slowest(costs))
+
+    def _book(self, stage: Stage, track: DeviceTrack, cost: Pass, seconds: float) -> None:
+        """A rank's own work; the rest of the pass it waited for the others or for the wire."""
+        track.work(cost._replace(communication=0.0), 1, stage.link)
+        rest = seconds - cost.busy
+        if stage.collectives is not None and rest > 0.0:
+            track.wait(stage.link, rest)
+
+    def _collectives(self, i: int, stage: Stage, cost: Pass) -> Story:
+        """All collectives of the pass as one coupled flow on the links of the group's ring."""
+        law = stage.members[0].law
+        fixed, cap = law.collective_flow(cost)
+        assert stage.collectives is not None
+        flow = self.network.transfer(
+            cost.wire, links=stage.collectives.links, cap=cap, latency=fixed, label=stage.collectives.name
+        )
+        streams = [gpu.communicate(flow) for group in self.devices[i] for gpu in group]
+        yield simpy.AllOf(self.clock, streams)
+
+    def _hop(self, stage: Stage, batch: Batch) -> Story:
+        """Send the activations to the next stage, or the tokens back to the first."""
+        hop = stage.hop
+        assert hop is not None
+        size = hop.size(batch)
+        record = yield self.network.transfer(
+            size,
+            links=hop.track.links,
+            cap=hop.cap,
+            latency=hop.delay(size),
+            overhead=hop.overhead,
+            queue=hop.queue,
+            label=hop.track.name,
+        )
+        assert isinstance(record, TransferRecord)
+        hop.track.record(record.send_start, record.send_end - hop.overhead, size)
+
+    def _return(self, slot: Slot, batch: Batch, start: float, transit: float) -> None:
+        """The pass is over: tokens are out, sequences come and go, the slot is free for its next batch."""
+        now = self.clock.now
+        self.replica.tally.passed(batch, start, now)
+        self.replica.scheduler.advance(slot, batch, now)
+        self.under_way -= 1
+        if not self.under_way:
+            self.idle_since = now
+        self.ready.append((transit, slot))
+        self._rouse()
+        self._poke()

@@ -1,0 +1,111 @@
+"""Drawing the load: arrival times and lengths of all requests, before the clock starts.
+
+Arrivals, lengths: one random stream each, so a change of rate leaves the lengths alone (common random
+numbers). Lengths of a named distribution keep the measured rank correlation between prompt and answer
+through a Gaussian copula: correlated normals, their ranks looked up in the two quantile tables.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import log, pi, sin
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.adapters.traces import RequestTrace
+from sim.spec.workload import Diurnal, LengthDistribution, LengthModel, Load
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+# The 90th percentile of the standard normal distribution.
+_Z90 = 1.2815515655446004
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnLoad:
+    """Requests in order of arrival; ``arrival`` is empty for a closed loop."""
+
+    prompt: list[int]
+    output: list[int]
+    arrival: list[float]
+
+
+def draw_load(
+    load: Load, trace: RequestTrace | None, lengths: LengthDistribution | None, seeds: np.random.SeedSequence
+) -> DrawnLoad:
+    """All requests of ``load``. ``seeds`` spawns the streams for arrivals and lengths."""
+    arrival_seed, length_seed = seeds.spawn(2)
+    if trace is not None:
+        return DrawnLoad(trace.prompt.tolist(), trace.output.tolist(), trace.arrival.tolist())
+    n = load.requests or 0
+    prompt, output = _lengths(load, lengths, n, np.random.default_rng(length_seed))
+    arrival = _arrivals(load, n, np.random.default_rng(arrival_seed))
+    return DrawnLoad(prompt.tolist(), output.tolist(), [] if arrival is None else arrival.tolist())
+
+
+def _lengths(load: Load, joint: LengthDistribution | None, n: int, rng: np.random.Generator) -> tuple[Ints, Ints]:
+    z = rng.standard_normal((n, 2))
+    if joint is not None:
+        # Spearman's rho of a Gaussian copula is 6/pi asin(r/2).
+        r = 2 * sin(joint.spearman * pi / 6)
+        second = r * z[:, 0] + (1 - r * r) ** 0.5 * z[:, 1]
+        return _table(joint.prompt.values, z[:, 0]), _table(joint.output.values, second)
+    assert load.prompt_tokens is not None
+    assert load.output_tokens is not None
+    return _marginal(load.prompt_tokens, z[:, 0]), _marginal(load.output_tokens, z[:, 1])
+
+
+def _table(values: tuple[int, ...], z: Floats) -> Ints:
+    """Quantile-table values at the normal deviates ``z``."""
+    from statistics import NormalDist
+
+    cdf = NormalDist().cdf
+    u = np.fromiter((cdf(x) for x in z), dtype=float, count=len(z))
+    drawn = np.interp(u, np.linspace(0.0, 1.0, len(values)), values)
+    return np.maximum(1, np.rint(drawn)).astype(np.int64)
+
+
+def _marginal(model: int | LengthModel, z: Floats) -> Ints:
+    if isinstance(model, int):
+        return np.full(len(z), model, dtype=np.int64)
+    if model.empirical is not None:
+        return _table(model.empirical.values, z)
+    law = model.lognormal
+    assert law is not None
+    sigma = log(law.p90 / law.median) / _Z90
+    drawn = np.rint(np.exp(log(law.median) + sigma * z))
+    return np.clip(drawn, law.min, law.max).astype(np.int64)
+
+
+def _arrivals(load: Load, n: int, rng: np.random.Generator) -> Floats | None:
+    if load.closed_loop is not None:
+        return None
+    if load.poisson is not None:
+        return np.cumsum(rng.exponential(1 / load.poisson.rate, n))
+    if load.gamma is not None:
+        shape = load.gamma.cv**-2
+        return np.cumsum(rng.gamma(shape, 1 / (load.gamma.rate * shape), n))
+    if load.deterministic is not None:
+        return np.arange(1, n + 1) / load.deterministic.rate
+    if load.diurnal is not None:
+        return _diurnal(load.diurnal, n, rng)
+    return np.zeros(n)
+
+
+def _diurnal(law: Diurnal, n: int, rng: np.random.Generator) -> Floats:
+    """Poisson arrivals by thinning: candidates at the peak rate, kept with probability rate/peak."""
+    kept: list[float] = []
+    now, mean, swing = 0.0, (law.peak + law.valley) / 2, (law.peak - law.valley) / 2
+    while len(kept) < n:
+        gaps = rng.exponential(1 / law.peak, n)
+        keep = rng.random(n)
+        for gap, u in zip(gaps, keep, strict=True):
+            now += gap
+            rate = mean + swing * np.cos(2 * pi * (now - law.peak_at) / law.period)
+            if u * law.peak <= rate:
+                kept.append(now)
+                if len(kept) == n:
+                    break
+    return np.array(kept)

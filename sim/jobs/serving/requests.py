@@ -1,0 +1,148 @@
+"""Requests and where they come from.
+
+A ``RequestTable`` holds one row a request: what it asks for, and the instants of its life. A feed hands
+request numbers to one replica: an open feed has its arrivals fixed beforehand, a closed one has clients who
+send their next request once the last was answered. Both can say when the next request comes, so a replica
+can play many identical passes as one event and still meet every arrival.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from heapq import heappop, heappush
+
+from sim.engine.clock import INSTANT
+
+INF = float("inf")
+
+
+class RequestTable:
+    """Requests by number. Times are in seconds; NaN where it has not happened.
+
+    ``length`` is the number of tokens the engine generates, at least ``output`` (a static batch generates
+    until its longest answer is done).
+    """
+
+    __slots__ = (
+        "arrival", "finish", "first", "generated", "length", "output", "preempted", "prompt",
+        "recomputed", "rejected", "replica", "scheduled",
+    )  # fmt: skip
+
+    def __init__(self, prompt: Sequence[int], output: Sequence[int], arrival: Sequence[float]) -> None:
+        n = len(prompt)
+        nan = float("nan")
+        self.prompt, self.output, self.length = list(prompt), list(output), list(output)
+        self.arrival = list(arrival) if arrival else [nan] * n
+        self.scheduled, self.first, self.finish = [nan] * n, [nan] * n, [nan] * n
+        self.generated = [0] * n
+        self.replica = [-1] * n
+        self.preempted = [0] * n
+        self.recomputed = 0
+        self.rejected: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.prompt)
+
+
+class Feed:
+    """Requests for one replica. ``fits`` says whether a request can be served at all."""
+
+    def __init__(self, table: RequestTable, replica: int, fits: Callable[[int], bool]) -> None:
+        self.table, self.replica, self.fits = table, replica, fits
+
+    def next_time(self) -> float:
+        """When the next request comes, as far as is known now; infinity if none is on its way."""
+        raise NotImplementedError
+
+    def take(self, now: float, waiting: deque[int]) -> None:
+        """Append the requests that have come by ``now`` to ``waiting``; refuse those that cannot fit."""
+        raise NotImplementedError
+
+    def finished(self, request: int, now: float) -> None:
+        """A request of this replica was answered (or refused)."""
+
+
+class OpenFeed(Feed):
+    """Requests that come at their own times, whatever the cluster does."""
+
+    def __init__(
+        self, table: RequestTable, replica: int, fits: Callable[[int], bool], mine: Sequence[int]
+    ) -> None:
+        super().__init__(table, replica, fits)
+        self._mine, self._next = mine, 0
+        self._upcoming = table.arrival[mine[0]] if mine else INF
+
+    def next_time(self) -> float:
+        return self._upcoming
+
+    def take(self, now: float, waiting: deque[int]) -> None:
+        if self._upcoming > now + INSTANT:
+            return
+        table, mine, i = self.table, self._mine, self._next
+        while i < len(mine) and table.arrival[mine[i]] <= now + INSTANT:
+            r = mine[i]
+            table.replica[r] = self.replica
+            if self.fits(r):
+                waiting.append(r)
+            else:
+                table.rejected.append(r)
+            i += 1
+        self._next = i
+        self._upcoming = table.arrival[mine[i]] if i < len(mine) else INF
+
+
+class Tickets:
+    """Hands out request numbers to all closed feeds of a job, until they run out."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.given = count, 0
+
+    def draw(self) -> int | None:
+        """The next request number, or None."""
+        if self.given >= self.count:
+            return None
+        self.given += 1
+        return self.given - 1
+
+
+class ClosedFeed(Feed):
+    """Clients who come at ``starts``, each waits for its answer, thinks, and sends the next request."""
+
+    def __init__(
+        self,
+        table: RequestTable,
+        replica: int,
+        fits: Callable[[int], bool],
+        tickets: Tickets,
+        starts: Sequence[float],
+        think_time: float,
+    ) -> None:
+        super().__init__(table, replica, fits)
+        self._tickets, self._think = tickets, think_time
+        self._due: list[tuple[float, int]] = []
+        for start in starts:
+            self._send(start)
+
+    def _send(self, at: float) -> None:
+        r = self._tickets.draw()
+        if r is not None:
+            self.table.arrival[r] = at
+            self.table.replica[r] = self.replica
+            heappush(self._due, (at, r))
+
+    def next_time(self) -> float:
+        return self._due[0][0] if self._due else INF
+
+    def take(self, now: float, waiting: deque[int]) -> None:
+        due = self._due
+        while due and due[0][0] <= now + INSTANT:
+            _, r = heappop(due)
+            if self.fits(r):
+                waiting.append(r)
+            else:
+                self.table.rejected.append(r)
+                self._send(now + self._think)
+
+    def finished(self, request: int, now: float) -> None:
+        self._send(now + self._think)

@@ -1,0 +1,241 @@
+"""Laying a serving job on GPUs: which GPUs form each stage, how many layers it holds, what memory is left.
+
+Replicas come one after another, stages within a replica, tensor ranks innermost, so that a tensor group
+takes neighbours. ``balanced`` gives every stage layers in proportion to its GPUs' memory bandwidth (decode
+reads all weights each pass), within its memory; the output head counts as the layers it is worth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from sim.errors import InfeasibleError
+from sim.laws.memory import StageMemory, stage_memory, tokens_that_fit
+from sim.spec.hardware import Gpu
+from sim.spec.plan import KV_BYTES, WEIGHT_BYTES, ServingPlan, ServingPrecision
+from sim.spec.stack import Stack
+from sim.spec.transformer import Transformer
+from sim.units import format_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StageLayout:
+    """One pipeline stage: its GPUs, its layers, and the memory of each GPU type in it."""
+
+    number: int
+    gpus: tuple[int, ...]
+    layers: int
+    first: bool
+    last: bool
+    memory: dict[str, StageMemory]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A job on its GPUs: replicas of stages, and the tokens of KV cache each replica holds."""
+
+    replicas: tuple[tuple[StageLayout, ...], ...]
+    tokens: tuple[int, ...]
+
+    @property
+    def gpus(self) -> tuple[int, ...]:
+        """All GPUs of the job."""
+        return tuple(g for replica in self.replicas for stage in replica for g in stage.gpus)
+
+
+def place(plan: ServingPlan, taken: set[int], available: int, job: str) -> tuple[int, ...]:
+    """The GPUs of a plan in rank order: its own placement, or the first ones that no earlier job took.
+
+    Raises InfeasibleError when the cluster lacks them.
+    """
+    if plan.placement is not None:
+        wrong = [g for g in plan.placement if g >= available]
+        if wrong:
+            raise InfeasibleError(
+                f"job {job}: placement names GPU {wrong[0]}, the cluster has GPUs 0 to {available - 1}"
+            )
+        clash = [g for g in plan.placement if g in taken]
+        if clash:
+            raise InfeasibleError(f"job {job}: GPU {clash[0]} already belongs to another job")
+        return plan.placement
+    free = [g for g in range(available) if g not in taken]
+    if plan.gpus > len(free):
+        left = f"{len(free)} left of {available}" if taken else f"{available}"
+        raise InfeasibleError(
+            f"job {job}: tp {plan.tp} x pp {plan.pp} x dp {plan.dp} takes {plan.gpus} GPUs, "
+            f"the cluster has {left}"
+        )
+    return tuple(free[: plan.gpus])
+
+
+def lay_out(
+    job: str,
+    model: Transformer,
+    stack: Stack,
+    plan: ServingPlan,
+    precision: ServingPrecision,
+    gpus: Sequence[int],
+    gpu_of: Callable[[int], Gpu],
+    *,
+    scale: float = 1.0,
+    unchecked: bool = False,
+) -> Layout:
+    """Stages and memory of ``job`` on ``gpus`` (in rank order).
+
+    Raises InfeasibleError with the budget when the plan does not divide the model or does not fit.
+    ``unchecked`` leaves the KV capacity out of the question (an assumption that reports show).
+    """
+    _check_shape(job, model, plan)
+    replicas, tokens = [], []
+    size = plan.tp * plan.pp
+    for r in range(plan.dp):
+        ranks = gpus[r * size : (r + 1) * size]
+        groups = [tuple(ranks[s * plan.tp : (s + 1) * plan.tp]) for s in range(plan.pp)]
+        types = [{g: gpu_of(g) for g in group} for group in groups]
+        layers = _layers(job, model, stack, plan, precision, [list(t.values()) for t in types], scale)
+        stages = tuple(
+            StageLayout(
+                number=s,
+                gpus=groups[s],
+                layers=layers[s],
+                first=s == 0,
+                last=s == plan.pp - 1,
+                memory={
+                    gpu.id: _memory(model, stack, plan, precision, gpu, layers[s], s, scale)
+                    for gpu in types[s].values()
+                },
+            )
+            for s in range(plan.pp)
+        )
+        fit = tokens_that_fit([m for stage in stages for m in stage.memory.values()])
+        if fit < stack.memory.block_tokens and not unchecked:
+            raise InfeasibleError(
+                f"job {job}: {model.id} with {precision.weights} weights does not fit: {_advice(stages)}",
+                budget_rows(stages),
+            )
+        replicas.append(stages)
+        tokens.append(fit)
+    return Layout(tuple(replicas), tuple(tokens))
+
+
+def _memory(
+    model: Transformer,
+    stack: Stack,
+    plan: ServingPlan,
+    precision: ServingPrecision,
+    gpu: Gpu,
+    layers: int,
+    stage: int,
+    scale: float,
+) -> StageMemory:
+    return stage_memory(
+        model,
+        stack.memory,
+        gpu.usable_memory,
+        layers=layers,
+        tp=plan.tp,
+        first=stage == 0,
+        last=stage == plan.pp - 1,
+        weight_bytes=WEIGHT_BYTES[precision.weights],
+        kv_bytes=KV_BYTES[precision.kv],
+        scale=scale,
+    )
+
+
+def _check_shape(job: str, model: Transformer, plan: ServingPlan) -> None:
+    if model.heads % plan.tp:
+        fits = [t for t in range(1, model.heads + 1) if model.heads % t == 0]
+        near = min(fits, key=lambda t: (abs(t - plan.tp), t))
+        raise InfeasibleError(
+            f"job {job}: tp {plan.tp} does not divide the {model.heads} attention heads of {model.id}; "
+            f"the nearest that does is {near}"
+        )
+    if plan.tp > model.kv_heads and plan.tp % model.kv_heads:
+        raise InfeasibleError(
+            f"job {job}: tp {plan.tp} is not a multiple of the {model.kv_heads} KV heads of {model.id}"
+        )
+    if plan.tp < model.kv_heads and model.kv_heads % plan.tp:
+        raise InfeasibleError(
+            f"job {job}: tp {plan.tp} does not divide the {model.kv_heads} KV heads of {model.id}"
+        )
+    if plan.pp > model.layers:
+        raise InfeasibleError(f"job {job}: pp {plan.pp} is more stages than the {model.layers} layers of {model.id}")
+    if not isinstance(plan.layers, str) and sum(plan.layers) != model.layers:
+        raise InfeasibleError(
+            f"job {job}: the stages hold {sum(plan.layers)} layers together, {model.id} has {model.layers}"
+        )
+
+
+def _layers(
+    job: str,
+    model: Transformer,
+    stack: Stack,
+    plan: ServingPlan,
+    precision: ServingPrecision,
+    groups: Sequence[Sequence[Gpu]],
+    scale: float,
+) -> tuple[int, ...]:
+    """Layers of each stage."""
+    if not isinstance(plan.layers, str):
+        return plan.layers
+    whole, rest = divmod(model.layers, plan.pp)
+    if plan.layers == "even":
+        return tuple(whole + (1 if s < rest else 0) for s in range(plan.pp))
+    speed = [min(g.memory_bandwidth for g in group) for group in groups]
+    most = [
+        max(
+            (n for n in range(1, model.layers + 1) if _room(model, stack, plan, precision, group, n, s, scale) > 0),
+            default=1,
+        )
+        for s, group in enumerate(groups)
+    ]
+    if sum(most) < model.layers:
+        most = [model.layers] * plan.pp
+    head = 2.0 * model.embedding_parameters / (WEIGHT_BYTES[precision.weights] * model.layer_parameters)
+    extra = [0.0] * (plan.pp - 1) + [head]
+    layers = [1] * plan.pp
+    for _ in range(model.layers - plan.pp):
+        open_stages = [s for s in range(plan.pp) if layers[s] < most[s]]
+        best = min(open_stages, key=lambda s: ((layers[s] + 1 + extra[s]) / speed[s], s))
+        layers[best] += 1
+    return tuple(layers)
+
+
+def _room(
+    model: Transformer,
+    stack: Stack,
+    plan: ServingPlan,
+    precision: ServingPrecision,
+    group: Sequence[Gpu],
+    layers: int,
+    stage: int,
+    scale: float,
+) -> float:
+    return min(_memory(model, stack, plan, precision, g, layers, stage, scale).kv_budget for g in group)
+
+
+def _advice(stages: Sequence[StageLayout]) -> str:
+    """What is missing on the poorest GPU, in one clause."""
+    worst = min((m for s in stages for m in s.memory.values()), key=lambda m: m.kv_budget)
+    need = worst.weights + worst.embeddings + worst.reserve
+    if worst.kv_budget > 0:
+        return "what is left holds no block of KV cache"
+    return (
+        f"a GPU needs {format_bytes(need)} for weights and runtime, "
+        f"{format_bytes(worst.capacity - worst.kept_back)} of {format_bytes(worst.capacity)} may be used; "
+        "more GPUs (tp, pp), or fewer bytes a weight, would help"
+    )
+
+
+def budget_rows(stages: Sequence[StageLayout]) -> list[tuple[str, ...]]:
+    """A table of the memory budget, a row a stage and GPU type, header first."""
+    rows: list[tuple[str, ...]] = [
+        ("stage", "gpu", "layers", "capacity", "weights", "embeddings", "runtime", "kept back", "left for KV")
+    ]
+    for stage in stages:
+        for gpu, m in stage.memory.items():
+            values = (m.capacity, m.weights, m.embeddings, m.reserve, m.kept_back)
+            left = f"-{format_bytes(-m.kv_budget)}" if m.kv_budget < 0 else format_bytes(m.kv_budget)
+            rows.append((str(stage.number), gpu, str(stage.layers), *map(format_bytes, values), left))
+    return rows

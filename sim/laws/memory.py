@@ -1,0 +1,95 @@
+"""Serving memory: weights, KV cache and what the engine keeps back, per GPU, against its capacity.
+
+    vLLM style          KV = fraction * HBM - weights - reserve
+    TensorRT-LLM style  KV = fraction * (HBM - weights - reserve)
+
+A token's KV takes 2 * layers * kv_heads/tp * head_dim * bytes on each rank of its stage. The engine gives
+every stage the same number of blocks, so the poorest stage decides how many tokens fit. The token table
+sits on the first stage, the output head on the last. ``reserve`` holds activations, logits, graphs and the
+runtime; near the cliff (KV below 10% of HBM) a small error in it is a large one in the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sim.spec.stack import StackMemory
+from sim.spec.transformer import Transformer
+
+
+@dataclass(frozen=True, slots=True)
+class StageMemory:
+    """Bytes on one GPU of a stage. ``kv_per_token`` is what one token's KV takes on it."""
+
+    capacity: float
+    weights: float
+    embeddings: float
+    reserve: float
+    kept_back: float
+    kv_budget: float
+    kv_per_token: float
+
+    @property
+    def tokens(self) -> int:
+        """Tokens whose KV fits on this GPU."""
+        return int(self.kv_budget // self.kv_per_token) if self.kv_budget > 0 else 0
+
+    def parts(self, tokens: int) -> dict[str, float]:
+        """Bytes by part when every stage holds ``tokens`` of KV; the rest is unused."""
+        kv = tokens * self.kv_per_token
+        used = self.weights + self.embeddings + self.reserve + self.kept_back + kv
+        return {
+            "weights": self.weights,
+            "embeddings and head": self.embeddings,
+            "KV cache": kv,
+            "activations and runtime": self.reserve,
+            "kept back": self.kept_back,
+            "unused": max(0.0, self.capacity - used),
+        }
+
+
+def kv_bytes_per_token(model: Transformer, layers: int, tp: int, kv_bytes: float) -> float:
+    """Bytes of KV cache one token takes on one rank of a stage of ``layers`` layers."""
+    return 2.0 * layers * max(model.kv_heads / tp, 1.0) * model.head_dim * kv_bytes
+
+
+def stage_memory(
+    model: Transformer,
+    rule: StackMemory,
+    capacity: float,
+    *,
+    layers: int,
+    tp: int,
+    first: bool,
+    last: bool,
+    weight_bytes: float,
+    kv_bytes: float,
+    scale: float = 1.0,
+) -> StageMemory:
+    """The budget of one GPU with ``capacity`` bytes that holds ``layers`` layers of ``model``.
+
+    Tensor ranks split the weights evenly; KV heads are repeated when there are fewer heads than ranks.
+    The token table and the output head stay in 16 bits.
+    """
+    heads = model.hidden * model.heads / tp * model.head_dim * 2
+    kv = model.hidden * 2 * max(model.kv_heads / tp, 1.0) * model.head_dim
+    weights = layers * (heads + kv + model.mlp_parameters / tp) * weight_bytes * scale
+    tables = int(first) + int(last) - int(model.tied_embeddings and first and last)
+    embeddings = 2.0 * tables * model.embedding_parameters / tp * scale
+    if first and model.learned_positions:
+        embeddings += 2.0 * model.context * model.hidden
+    free = capacity - weights - embeddings - rule.reserve
+    if rule.rule == "of_total":
+        kept_back = (1 - rule.fraction) * capacity
+        budget = free - kept_back
+    else:
+        kept_back = (1 - rule.fraction) * max(free, 0.0)
+        budget = free * rule.fraction
+    per_token = kv_bytes_per_token(model, layers, tp, kv_bytes)
+    return StageMemory(capacity, weights, embeddings, rule.reserve, kept_back, budget, per_token)
+
+
+def tokens_that_fit(stages: Sequence[StageMemory]) -> int:
+    """Tokens of KV that every stage can hold."""
+    return min(stage.tokens for stage in stages)

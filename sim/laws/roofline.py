@@ -1,0 +1,118 @@
+"""Roofline: how long an operation takes from its arithmetic, its bytes and the kernel that runs it.
+
+    t = t0 + [ (FLOP / (ec * P))^p + (bytes / (em * BW))^p ]^(1/p)
+
+``t0`` is the launch, ``ec`` and ``em`` the achieved fractions of the dense peak ``P`` and of the memory
+bandwidth ``BW``; ``p`` = 2.5 rounds the knee as measured kernels do, ``p = max`` is the textbook roofline.
+Three constants a GPU reproduce 22,000 measured matrix products to 3-7% median (KERNELS_AND_NETWORK s1);
+tile quantisation adds less than a point and is left out.
+
+A law returns where the time goes: the launch to launch, the rest wholly to the larger of arithmetic and
+memory, so that buckets add up to time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sim.spec.hardware import Gpu, KernelConstants
+from sim.spec.stack import Stack
+
+INFINITE = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class KernelRates:
+    """What one GPU's kernels reach under one stack: FLOP/s, bytes/s and launch seconds.
+
+    ``matmul`` is the rate of the weight precision's path, ``matmul_16`` that of the 16-bit output head,
+    ``prefill`` that of prefill attention; ``weights``, ``decode``, ``prefill_memory`` and ``elementwise``
+    are memory rates. ``peak`` and ``bandwidth`` are the datasheet's, for utilisation.
+    """
+
+    peak: float
+    bandwidth: float
+    matmul: float
+    matmul_16: float
+    prefill: float
+    weights: float
+    decode: float
+    prefill_memory: float
+    elementwise: float
+    matmul_launch: float
+    decode_launch: float
+    prefill_launch: float
+    elementwise_launch: float
+    exponent: float
+
+    def knee(self, arithmetic: float, memory: float) -> float:
+        """Seconds of an operation whose arithmetic and memory alone would take these times."""
+        p = self.exponent
+        larger, smaller = (arithmetic, memory) if arithmetic > memory else (memory, arithmetic)
+        if p == INFINITE or larger <= 0.0:
+            return larger
+        return larger * (1.0 + (smaller / larger) ** p) ** (1.0 / p)
+
+
+def matmul_peak(gpu: Gpu, weights: str) -> tuple[float, str]:
+    """Dense peak of the path that multiplies weights of this format, and which efficiency applies (16, 8, 4).
+
+    A card without the format multiplies in 16 bits after unpacking: weight-only quantisation saves bytes,
+    not arithmetic. INT4 weights (GPTQ, AWQ) always do.
+    """
+    flops = gpu.flops
+    if weights == "fp8" and flops.fp8:
+        return flops.fp8, "8"
+    if weights == "int8" and flops.int8:
+        return flops.int8, "8"
+    if weights == "fp4" and flops.fp4:
+        return flops.fp4, "4"
+    return peak_16(gpu), "16"
+
+
+def peak_16(gpu: Gpu) -> float:
+    """Dense 16-bit peak with FP32 accumulation."""
+    return gpu.flops.fp16
+
+
+def kernel_rates(
+    gpu: Gpu,
+    stack: Stack,
+    kernels: KernelConstants,
+    weights: str,
+    *,
+    flops: float | None = None,
+    memory_bandwidth: float | None = None,
+) -> KernelRates:
+    """Rates of ``gpu`` under ``stack`` for ``weights``; ``flops`` and ``memory_bandwidth`` override the sheet.
+
+    ``kernels`` are the GPU's measured constants (or the median of the measured GPUs where it has none).
+    """
+    bandwidth = memory_bandwidth or gpu.memory_bandwidth
+    peak, width = matmul_peak(gpu, weights)
+    peak16 = peak_16(gpu)
+    if flops is not None:
+        peak = peak16 = flops
+    exponent = INFINITE if stack.roofline_exponent == "max" else float(stack.roofline_exponent)
+    if stack.kernels == "datasheet":
+        return KernelRates(
+            peak, bandwidth, peak, peak16, peak16, *([bandwidth] * 4), 0.0, 0.0, 0.0, 0.0, exponent
+        )
+    k = kernels
+    fraction = {"16": k.gemm_compute_16, "8": k.gemm_compute_8, "4": k.gemm_compute_4}[width]
+    return KernelRates(
+        peak=peak,
+        bandwidth=bandwidth,
+        matmul=peak * fraction * stack.compute_scale,
+        matmul_16=peak16 * k.gemm_compute_16,
+        prefill=peak16 * k.prefill_compute,
+        weights=bandwidth * k.gemm_memory * stack.memory_scale,
+        decode=bandwidth * k.decode_memory * stack.attention_scale,
+        prefill_memory=bandwidth * k.prefill_memory,
+        elementwise=bandwidth * k.elementwise_memory,
+        matmul_launch=k.gemm_launch,
+        decode_launch=k.decode_launch,
+        prefill_launch=k.prefill_launch,
+        elementwise_launch=k.elementwise_launch,
+        exponent=exponent,
+    )

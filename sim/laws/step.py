@@ -1,0 +1,187 @@
+"""One pass of a pipeline stage: its time, and where the time goes, from the batch that rides on it.
+
+A pass carries ``nd`` decoding sequences, one token each, and pieces of prompts. For ``M`` tokens in all,
+one layer of a rank in a tensor group of ``tp`` costs (symbols of SERVING_MODEL s1)
+
+    dense     = 4 t0 + knee( 2 M NK / rate , (wb NK + act) / BW' )        the layer's matrix products
+    decode    = t0a + (sum of contexts) * 2 kv hd kvb / BW_a              reads of the KV cache, linear
+    prefill   = t0p + sum[ 4 c (past + c/2) nh hd / rate_p + bytes / BW_p ]
+    elementwise = 4 t_e + (16 M h + 6 M ff/tp) / BW_e
+    collectives = 2 allreduce(tp, 2 M h)
+
+with NK the layer's weights on the rank and act the activations it moves. The last stage adds the output
+head, every stage the host's time per pass and per sequence. ``mixed_attention_penalty`` stretches decode
+attention that shares a pass with a prompt; eager stacks wait for the host if it launches layers too slowly.
+
+Everything but the KV reads depends only on (tokens, sequences): it is memoised, and the KV reads are linear
+in the sum of contexts, so k identical passes have a closed form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from sim.laws.roofline import KernelRates
+from sim.spec.transformer import Transformer
+
+
+class Pass(NamedTuple):
+    """One GPU's part of one pass: seconds by cause, FLOP and bytes done, bytes sent per rank in collectives."""
+
+    compute: float
+    memory: float
+    launch: float
+    communication: float
+    flops: float
+    bytes: float
+    wire: float
+
+    @property
+    def busy(self) -> float:
+        """Seconds of work, without the collectives."""
+        return self.compute + self.memory + self.launch
+
+    @property
+    def total(self) -> float:
+        """Seconds of the whole pass, collectives included."""
+        return self.compute + self.memory + self.launch + self.communication
+
+
+class Chunk(NamedTuple):
+    """A piece of a prompt in a pass: ``tokens`` after ``past`` tokens that are already cached."""
+
+    tokens: int
+    past: int
+
+
+@dataclass(frozen=True, slots=True)
+class StageShape:
+    """What a stage's law depends on. ``pieces`` are (fixed seconds, seconds per byte) of an all-reduce, of
+    which the smallest counts; ``wire_per_byte`` the bytes each rank sends per byte reduced. ``scale``
+    multiplies weights, to replay arithmetic with a round parameter count."""
+
+    model: Transformer
+    rates: KernelRates
+    layers: int
+    tp: int
+    head: bool
+    weight_bytes: float
+    kv_bytes: float
+    pieces: tuple[tuple[float, float], ...]
+    wire_per_byte: float
+    host_per_pass: float
+    host_per_sequence: float
+    host_per_layer: float
+    mixed_penalty: float
+    on_chip: bool
+    kv_reads_free: bool
+    scale: float
+
+
+class StageLaw:
+    """The time of passes through one stage. Equal shapes should share one law: it remembers what it computed."""
+
+    def __init__(self, shape: StageShape) -> None:
+        self.shape = shape
+        m = shape.model
+        heads, kv = m.heads / shape.tp, max(m.kv_heads / shape.tp, 1.0)
+        self._heads_width = heads * m.head_dim
+        self._kv_width = kv * m.head_dim
+        self._weights = (
+            m.hidden * (self._heads_width + 2 * self._kv_width)
+            + self._heads_width * m.hidden
+            + (3 if m.gated else 2) * m.hidden * m.intermediate / shape.tp
+        ) * shape.scale
+        self._head = m.hidden * m.vocabulary / shape.tp * shape.scale
+        self._memo: dict[tuple[int, int], Pass] = {}
+        read = 0.0 if shape.kv_reads_free else 2 * self._kv_width * shape.kv_bytes
+        #: bytes of KV cache read per token of context, over the stage's layers
+        self.decode_bytes = shape.layers * read
+        #: seconds per token of context
+        self.decode_slope = self.decode_bytes / shape.rates.decode
+        #: launches of decode attention, in seconds a pass
+        self.decode_launch = shape.layers * shape.rates.decode_launch
+        #: FLOP of decode attention per token of context
+        self.decode_flops = shape.layers * 4 * self._heads_width
+        #: whether a pass can wait for the host's launches, which breaks the linearity in context
+        self.eager = shape.host_per_layer > 0
+
+    def base(self, tokens: int, sequences: int) -> Pass:
+        """Everything of a pass but attention: matrix products, elementwise work, collectives, head, host."""
+        key = (tokens, sequences)
+        found = self._memo.get(key)
+        if found is None:
+            found = self._memo[key] = self._base(tokens, sequences)
+        return found
+
+    def _base(self, tokens: int, sequences: int) -> Pass:
+        s, r, m = self.shape, self.shape.rates, self.shape.model
+        ff = m.intermediate / s.tp
+        matrices = 3 if m.gated else 2
+        arithmetic = 2.0 * tokens * self._weights
+        widths = 4 * m.hidden + 2 * self._heads_width + 2 * self._kv_width + matrices * ff
+        moved = s.weight_bytes * self._weights + (0.0 if s.on_chip else 2.0 * tokens * widths)
+        tc, tm = arithmetic / r.matmul, moved / r.weights
+        dense = r.knee(tc, tm) * s.layers
+        element_bytes = 0.0 if s.on_chip else 16.0 * tokens * m.hidden + 6.0 * tokens * ff
+        compute, memory = (dense, 0.0) if tc > tm else (0.0, dense)
+        memory += s.layers * element_bytes / r.elementwise
+        launch = s.layers * (4 if m.gated else 3) * r.matmul_launch + s.layers * 4 * r.elementwise_launch
+        flops, nbytes = s.layers * arithmetic, s.layers * (moved + element_bytes)
+        if s.head:
+            head_flops, head_bytes = 2.0 * sequences * self._head, 2.0 * self._head
+            hc, hm = head_flops / r.matmul_16, head_bytes / r.weights
+            head = r.knee(hc, hm)
+            compute, memory = (compute + head, memory) if hc > hm else (compute, memory + head)
+            launch += r.matmul_launch
+            flops, nbytes = flops + head_flops, nbytes + head_bytes
+        launch += s.host_per_pass + s.host_per_sequence * sequences
+        reduced = 2.0 * tokens * m.hidden
+        each = min((fixed + reduced * slope for fixed, slope in s.pieces), default=0.0)
+        wire = 2.0 * s.layers * reduced * s.wire_per_byte
+        return Pass(compute, memory, launch, 2.0 * s.layers * each, flops, nbytes, wire)
+
+    def collective_flow(self, cost: Pass) -> tuple[float, float]:
+        """A pass's collectives as one flow: (fixed seconds, bytes/s), so that fixed + wire / rate is their time."""
+        s = self.shape
+        count = 2.0 * s.layers
+        reduced = cost.wire / (count * s.wire_per_byte)
+        fixed, slope = min(s.pieces, key=lambda piece: piece[0] + reduced * piece[1])
+        return count * fixed, s.wire_per_byte / slope
+
+    def prefill(self, chunks: Sequence[Chunk]) -> tuple[float, float, float, float, float]:
+        """Prefill attention of a pass: (compute, memory, launch seconds, FLOP, bytes)."""
+        s, r = self.shape, self.shape.rates
+        flops = nbytes = 0.0
+        for c, past in chunks:
+            flops += 4.0 * c * (past + c / 2) * self._heads_width
+            nbytes += 2.0 * (2 * c * self._heads_width + 2 * (c + past) * self._kv_width)
+        if s.on_chip:
+            nbytes = 0.0
+        flops, nbytes = flops * s.layers, nbytes * s.layers
+        tc, tm = flops / r.prefill, nbytes / r.prefill_memory
+        launch = s.layers * r.prefill_launch
+        # The two times add up (measured: the kernel does not overlap them); the larger one owns the sum.
+        return (tc + tm, 0.0, launch, flops, nbytes) if tc > tm else (0.0, tc + tm, launch, flops, nbytes)
+
+    def cost(self, decoding: int, context: int, chunks: Sequence[Chunk] = ()) -> Pass:
+        """One pass: ``decoding`` sequences whose contexts sum to ``context`` tokens, and pieces of prompts."""
+        base = self.base(decoding + sum(c.tokens for c in chunks), decoding + len(chunks))
+        compute, memory, launch, communication, flops, nbytes, wire = base
+        if decoding:
+            penalty = self.shape.mixed_penalty if chunks else 1.0
+            memory += context * self.decode_slope * penalty
+            launch += self.decode_launch * penalty
+            flops += context * self.decode_flops
+            nbytes += context * self.decode_bytes
+        if chunks:
+            pc, pm, pl, pf, pb = self.prefill(chunks)
+            compute, memory, launch = compute + pc, memory + pm, launch + pl
+            flops, nbytes = flops + pf, nbytes + pb
+        if self.eager:
+            host = self.shape.host_per_pass + self.shape.host_per_sequence * (decoding + len(chunks))
+            on_gpu = compute + memory + launch + communication - host
+            launch += max(0.0, self.shape.layers * self.shape.host_per_layer - on_gpu)
+        return Pass(compute, memory, launch, communication, flops, nbytes, wire)

@@ -1,0 +1,31 @@
+"""The figures of a run, in the order of the page; each is a function from the Result to a Figure or None."""
+
+from __future__ import annotations
+
+from sim.report.figures.common import Figure
+from sim.report.figures.cost import cost_figure, effects_figure
+from sim.report.figures.gantt import gantt_figure
+from sim.report.figures.latency import latency_figures
+from sim.report.figures.ledger import ledger_figure
+from sim.report.figures.memory import memory_figure
+from sim.report.figures.roofline import roofline_figure
+from sim.report.figures.timeline import device_figure, job_figures, link_figure
+from sim.report.figures.topology import topology_figure
+from sim.results.schema import Result
+
+
+def figures_of(result: Result) -> dict[str, list[Figure]]:
+    """Figures by section of the page; a section without data is an empty list."""
+    single = {
+        "ledger": ledger_figure(result),
+        "gantt": gantt_figure(result),
+        "topology": topology_figure(result),
+        "memory": memory_figure(result),
+        "roofline": roofline_figure(result),
+    }
+    made = {name: [figure] if figure else [] for name, figure in single.items()}
+    over_time = [device_figure(result), link_figure(result), *job_figures(result)]
+    made["timeline"] = [figure for figure in over_time if figure]
+    made["latency"] = latency_figures(result)
+    made["cost"] = [figure for figure in (cost_figure(result), effects_figure(result)) if figure]
+    return made

@@ -1,0 +1,159 @@
+"""What the job costs by the hour, and what one better resource would change."""
+
+from __future__ import annotations
+
+import math
+
+from sim.report.figures.common import (
+    BLUE,
+    ORANGE,
+    Figure,
+    Names,
+    Trace,
+    axis,
+    categories,
+    clean,
+    fill,
+    joined,
+    layout,
+    rows_height,
+    sentence,
+    table,
+)
+from sim.report.values import shares, write
+from sim.results.schema import Effect, Result
+from sim.units import format_percent, format_usd
+
+LITTLE = 0.01
+"""A change below this does not count as binding in the sentence."""
+
+
+def cost_figure(result: Result) -> Figure | None:
+    """USD per hour by what it pays for, a bar a job."""
+    costs = {job.name: job.cost for job in result.jobs if job.cost and job.cost.breakdown_usd_per_hour}
+    if not costs:
+        return None
+    names = Names()
+    labels = [names(name) for name in costs]
+    parts = list(dict.fromkeys(part for cost in costs.values() for part in cost.breakdown_usd_per_hour))
+    traces: list[Trace] = [
+        {
+            "type": "bar",
+            "orientation": "h",
+            "name": clean(part),
+            "y": labels,
+            "x": [cost.breakdown_usd_per_hour.get(part, 0.0) for cost in costs.values()],
+            "marker": fill(index),
+            "hovertemplate": "%{y}<br>%{fullData.name}: %{x:.4~g} USD/h<extra></extra>",
+        }
+        for index, part in enumerate(parts)
+    ]
+    return Figure(
+        id="cost",
+        title="Cost per hour by what it pays for",
+        takeaway=_cost_takeaway(result),
+        alt="Stacked bars of cost per hour: " + _cost_takeaway(result),
+        traces=traces,
+        layout=layout(
+            barmode="stack",
+            xaxis=axis("USD per hour", rangemode="tozero"),
+            yaxis=categories(),
+            showlegend=True,
+            legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "traceorder": "normal"},
+        ),
+        columns=("job", "part", "USD per hour", "share"),
+        rows=table(
+            (name, part, format_usd(cost.breakdown_usd_per_hour[part]), format_percent(share))
+            for name, cost in costs.items()
+            for part, share in shares(cost.breakdown_usd_per_hour).items()
+        ),
+        height=rows_height(len(costs), 40, 130),
+    )
+
+
+def _cost_takeaway(result: Result) -> str:
+    sentences = []
+    for job in result.jobs:
+        if job.cost and (parts := shares(job.cost.breakdown_usd_per_hour)):
+            largest = next(iter(parts))
+            per_token = write("usd_per_million_tokens", job.cost.usd_per_million_tokens)
+            full = job.cost.saturation
+            less = write("usd_per_million_tokens", full.usd_per_million_tokens) if full else ""
+            then = f", {less} at saturation" if full else ""
+            sentences.append(
+                f"{job.name} costs {write('usd_per_hour', job.cost.usd_per_hour)}, "
+                f"{format_percent(parts[largest])} of it {largest}: {per_token} at this load{then}."
+            )
+    return " ".join(sentences)
+
+
+def effects_figure(result: Result) -> Figure | None:
+    """A tornado: the change of throughput and of cost per token for each improved resource."""
+    effects = sorted(
+        (effect for effect in result.verdict.effects if math.isfinite(effect.relative)),
+        key=lambda effect: -abs(effect.relative),
+    )[:30]
+    if not effects:
+        return None
+    names = Names()
+    labels = [names(f"{e.resource}: {e.change}") for e in effects]
+    traces = [_change(0, "throughput", BLUE, labels, [e.relative for e in effects])]
+    costs = [e.usd_per_million_tokens_relative for e in effects]
+    if any(cost is not None for cost in costs):
+        traces.append(_change(1, "cost per token", ORANGE, labels, costs))
+    return Figure(
+        id="effects",
+        title="What one better resource would change",
+        takeaway=_effects_takeaway(effects),
+        alt="Bars of relative change per improved resource. " + _effects_takeaway(effects),
+        traces=traces,
+        layout=layout(
+            barmode="group",
+            bargap=0.3,
+            xaxis=axis("change against this run", tickformat="+.0%", zeroline=True, zerolinewidth=2),
+            yaxis=categories(),
+            showlegend=True,
+        ),
+        columns=("resource", "change", "throughput", "by", "cost per token by", "TTFT p50 by", "TPOT p50 by"),
+        rows=table(
+            (
+                e.resource,
+                e.change,
+                write("output_tokens_per_s", e.output_tokens_per_s),
+                *map(
+                    _signed,
+                    (e.relative, e.usd_per_million_tokens_relative, e.ttft_p50_relative, e.tpot_p50_relative),
+                ),
+            )
+            for e in effects
+        ),
+        height=rows_height(len(effects), 44, 120),
+    )
+
+
+def _signed(value: float | None) -> str:
+    if value is None or not math.isfinite(value):
+        return "n/a"
+    return f"{value:+.1%}".replace("-", "−")
+
+
+def _change(index: int, name: str, colour: str, labels: list[str], values: list[float | None]) -> Trace:
+    return {
+        "type": "bar",
+        "orientation": "h",
+        "name": name,
+        "y": labels,
+        "x": values,
+        "marker": fill(index, colour),
+        "hovertemplate": "%{y}<br>%{fullData.name}: %{x:+.1%}<extra></extra>",
+    }
+
+
+def _effects_takeaway(effects: list[Effect]) -> str:
+    first = effects[0]
+    if abs(first.relative) < LITTLE:
+        return "No single resource tried changes the throughput by as much as 1%."
+    small = [e.resource for e in effects if abs(e.relative) < LITTLE]
+    rest = f" {sentence(joined(small))} would change it by less than 1%." if small else ""
+    most = f"{sentence(first.resource)} ({first.change}) changes the throughput most"
+    return f"{most}: {_signed(first.relative)}.{rest}"

@@ -1,0 +1,118 @@
+"""Where the GPU time went: every GPU-second of the run in exactly one bucket."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from sim.report.figures.common import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PALE,
+    PURPLE,
+    RED,
+    SKY,
+    YELLOW,
+    Figure,
+    Names,
+    Trace,
+    axis,
+    categories,
+    clean,
+    fill,
+    layout,
+    rows_height,
+    some,
+    table,
+)
+from sim.report.values import shares
+from sim.results.schema import Result
+from sim.units import format_percent, format_seconds
+
+MAX_DEVICES: Final = 32
+
+STYLES: Final[dict[str, tuple[int, str]]] = {
+    "compute-bound": (0, BLUE),
+    "memory-bound": (1, SKY),
+    "launch and host": (2, YELLOW),
+    "communication": (3, RED),
+    "pipeline bubble": (4, PURPLE),
+    "waiting for work": (5, GREY),
+    "spare": (6, PALE),
+}
+"""Pattern and colour of a bucket; "communication" also stands for its kinds of link."""
+_MORE_LINKS: Final = ((3, RED), (7, ORANGE), (2, ORANGE), (1, GREEN), (6, GREEN))
+
+
+def ledger_figure(result: Result) -> Figure | None:
+    """Stacked horizontal bars: all GPUs, then each class of GPUs."""
+    total = shares(result.ledger)
+    if not total:
+        return None
+    devices = result.devices[:MAX_DEVICES]
+    names = Names()
+    bars: list[tuple[str, Mapping[str, float]]] = [(names("All GPUs"), total)]
+    bars += [(names(f"{d.name} ×{d.count}"), shares(d.ledger)) for d in devices]
+    return Figure(
+        id="ledger",
+        title="Share of GPU time",
+        takeaway=_takeaway(total),
+        alt="Stacked bars of GPU time by what it was spent on: "
+        + ", ".join(f"{name} {format_percent(part)}" for name, part in total.items()),
+        traces=_traces(result.ledger, bars),
+        layout=layout(
+            barmode="stack",
+            bargap=0.35,
+            xaxis=axis("share of GPU time", tickformat=".0%", range=[0, 1.001], dtick=0.2),
+            yaxis=categories(),
+            legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "traceorder": "normal"},
+        ),
+        columns=("GPUs", "bucket", "share", "GPU time"),
+        rows=_rows(result),
+        height=rows_height(len(bars), 34, 150),
+        note=some(len(devices), len(result.devices), "classes"),
+    )
+
+
+def _takeaway(total: dict[str, float]) -> str:
+    (name, part), *rest = total.items()
+    then = f", then {rest[0][0]} ({format_percent(rest[0][1])})" if rest else ""
+    working = sum(total.get(bucket, 0.0) for bucket in ("compute-bound", "memory-bound"))
+    most = f"Most GPU time went to {name} ({format_percent(part)}){then}"
+    return f"{most}; kernels ran {format_percent(working)} of the time."
+
+
+def _traces(ledger: Mapping[str, float], bars: list[tuple[str, Mapping[str, float]]]) -> list[Trace]:
+    styles = _styles(ledger)
+    return [
+        {
+            "type": "bar",
+            "orientation": "h",
+            "name": clean(bucket),
+            "y": [label for label, _ in bars],
+            "x": [parts.get(bucket, 0.0) for _, parts in bars],
+            "marker": fill(*styles[bucket]),
+            "hovertemplate": "%{y}<br>%{fullData.name}: %{x:.1%}<extra></extra>",
+        }
+        for bucket in styles
+        if any(parts.get(bucket) for _, parts in bars)
+    ]
+
+
+def _styles(ledger: Mapping[str, float]) -> dict[str, tuple[int, str]]:
+    """Pattern and colour of each bucket, working time first."""
+    known = list(STYLES)
+    links = [name for name in ledger if name not in STYLES]
+    order = sorted(ledger, key=lambda n: known.index(n) if n in known else known.index("communication"))
+    return {name: STYLES.get(name) or _MORE_LINKS[links.index(name) % len(_MORE_LINKS)] for name in order}
+
+
+def _rows(result: Result) -> list[tuple[str, ...]]:
+    entries = [("all", result.ledger), *((device.name, device.ledger) for device in result.devices)]
+    return table(
+        (name, bucket, format_percent(part), format_seconds(ledger[bucket]))
+        for name, ledger in entries
+        for bucket, part in shares(ledger).items()
+    )

@@ -1,0 +1,243 @@
+"""The run over time: GPUs and links in use, queues, batches and KV memory.
+
+A few series are lines; many are a heat map, a row each, because more than four lines cross each other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from sim.report.figures.common import (
+    MAX_POINTS,
+    Figure,
+    Names,
+    Trace,
+    axis,
+    binned,
+    categories,
+    clean,
+    layout,
+    line,
+    mean,
+    rows_height,
+    sentence,
+    some,
+    table,
+)
+from sim.results.schema import Result
+from sim.units import format_count, format_percent, format_seconds
+
+MAX_LINES: Final = 4
+MAX_HEAT_ROWS: Final = 64
+HEAT_CELLS: Final = 24_000
+LINE_POINTS: Final = 1000
+PANEL_NAMES: Final = {
+    "waiting": "waiting requests",
+    "running": "running requests",
+    "kv_occupancy": "KV cache in use",
+}
+_TABLE_BINS: Final = 20
+
+
+def device_figure(result: Result) -> Figure | None:
+    """Busy share of each class of GPUs over time."""
+    return _shares_figure(result, result.timeline.devices, "devices", "GPUs over time", "busy")
+
+
+def link_figure(result: Result) -> Figure | None:
+    """Utilisation of each class of links over time."""
+    return _shares_figure(result, result.timeline.links, "links", "Links over time", "in use")
+
+
+def job_figures(result: Result) -> list[Figure]:
+    """A figure a job: its series, one above the other."""
+    made = []
+    for index, (job, series) in enumerate(result.timeline.jobs.items()):
+        kept = {name: values for name, values in series.items() if values}
+        if kept:
+            made.append(_job_figure(result, index, job, kept))
+    return made
+
+
+def _shares_figure(
+    result: Result, series: Mapping[str, Sequence[float]], id_: str, title: str, verb: str
+) -> Figure | None:
+    kept = {name: values for name, values in series.items() if values}
+    if not kept:
+        return None
+    few = len(kept) <= MAX_LINES
+    names = dict(list(kept.items())[:MAX_HEAT_ROWS])
+    make = _lines if few else _heat
+    traces, changes, size = make(names, result.timeline.bin_s, verb)
+    averages = {name: mean(values) for name, values in kept.items()}
+    notes = (some(len(names), len(kept), "classes"), _bin_note(size, result.timeline.bin_s))
+    return Figure(
+        id=id_,
+        title=title,
+        takeaway=_shares_takeaway(averages, kept, verb),
+        alt=f"{title}: mean share {verb} of "
+        + ", ".join(f"{name} {format_percent(value)}" for name, value in list(averages.items())[:20]),
+        traces=traces,
+        layout=layout(xaxis=_time(), **changes),
+        columns=("class", "from", "to", f"mean share {verb}"),
+        rows=_share_rows(kept, result.timeline.bin_s),
+        height=300 if few else rows_height(len(names), 26, 110),
+        note=" ".join(filter(None, notes)),
+    )
+
+
+def _time(**changes: Any) -> dict[str, Any]:
+    return axis("simulated time (s)", fixedrange=False, **changes)
+
+
+def _lines(
+    series: Mapping[str, Sequence[float]], step: float, verb: str
+) -> tuple[list[Trace], dict[str, Any], int]:
+    traces, size = [], 1
+    for index, (name, values) in enumerate(series.items()):
+        points, size = binned(values, LINE_POINTS)
+        trace = _line_trace(name, points, step * size, index)
+        trace["hovertemplate"] = "%{x:.4~s}s: %{y:.1%}<extra>%{fullData.name}</extra>"
+        traces.append(trace)
+    y = axis(f"share {verb}", tickformat=".0%", range=[0, 1.02])
+    return traces, {"yaxis": y, "hovermode": "closest", "showlegend": True, "dragmode": "zoom"}, size
+
+
+def _line_trace(name: str, points: Sequence[float], step: float, index: int) -> Trace:
+    """Steps would hide each other; a point stands in the middle of its bin."""
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": clean(name),
+        "x": [(at + 0.5) * step for at in range(len(points))],
+        "y": list(points),
+        "line": line(index),
+    }
+
+
+def _heat(
+    series: Mapping[str, Sequence[float]], step: float, verb: str
+) -> tuple[list[Trace], dict[str, Any], int]:
+    limit = min(MAX_POINTS, HEAT_CELLS // len(series), 300)
+    label = Names()
+    columns = max(map(len, series.values()))
+    size = max(1, math.ceil(columns / limit))
+    heights = [binned(values, math.ceil(len(values) / size))[0] for values in series.values()]
+    trace: Trace = {
+        "type": "heatmap",
+        "z": heights,
+        "y": [label(name) for name in series],
+        "x0": 0.5 * step * size,
+        "dx": step * size,
+        "zmin": 0,
+        "zmax": _top(heights),
+        "colorscale": "Cividis",
+        "ygap": 2,
+        "colorbar": {
+            "tickformat": ".0%",
+            "thickness": 10,
+            "outlinewidth": 0,
+            "title": {"text": verb, "font": {"size": 12}},
+        },
+        "hovertemplate": "%{y}<br>%{x:.4~s}s: %{z:.1%}<extra></extra>",
+    }
+    return [trace], {"yaxis": categories(), "dragmode": "zoom"}, size
+
+
+def _top(heights: Sequence[Sequence[float]]) -> float:
+    """The end of the colour scale: the next tenth above the highest value."""
+    peak = max(max(values) for values in heights)
+    return min(1.0, max(0.1, math.ceil(peak * 10) / 10))
+
+
+def _shares_takeaway(averages: Mapping[str, float], series: Mapping[str, Sequence[float]], verb: str) -> str:
+    most = max(averages, key=lambda name: averages[name])
+    least = min(averages, key=lambda name: averages[name])
+    peak = max(series[most])
+    if most == least:
+        return f"{most} was {verb} {format_percent(averages[most])} of the time on average."
+    if averages[most] - averages[least] < 0.01:
+        return f"All classes were about equally {verb}: {format_percent(averages[most])} on average."
+    return (
+        f"{most} was {verb} most: {format_percent(averages[most])} on average, {format_percent(peak)} at its "
+        f"peak; {least} least, {format_percent(averages[least])}."
+    )
+
+
+def _bin_note(size: int, step: float) -> str:
+    return f"Each point is the mean of {size} bins ({format_seconds(size * step)})." if size > 1 else ""
+
+
+def _share_rows(series: Mapping[str, Sequence[float]], step: float) -> list[tuple[str, ...]]:
+    """The series in coarser bins: twenty a class."""
+    return table(
+        (name, *map(format_seconds, (at * step * size, (at + 1) * step * size)), format_percent(value))
+        for name, values in series.items()
+        for points, size in [binned(values, _TABLE_BINS)]
+        for at, value in enumerate(points)
+    )
+
+
+def _job_figure(result: Result, number: int, job: str, series: Mapping[str, Sequence[float]]) -> Figure:
+    traces, changes = _panels(series, result.timeline.bin_s)
+    peaks = {name: max(values) for name, values in series.items()}
+    averages = {name: mean(values) for name, values in series.items()}
+    words = [
+        f"{_panel(n)} {_amount(averages[n], peaks[n])} on average, {_amount(peaks[n], peaks[n])} at most"
+        for n in series
+    ]
+    return Figure(
+        id=f"job-{number}",
+        title=f"Queue, batch and KV cache over time: {job}",
+        takeaway=sentence("; ".join(words)) + ".",
+        alt=f"Panels over simulated time for job {job}: " + "; ".join(words),
+        traces=traces,
+        layout=layout(xaxis=_time(anchor=traces[-1]["yaxis"]), showlegend=False, dragmode="zoom", **changes),
+        columns=("series", "from", "mean"),
+        rows=_job_rows(series, result.timeline.bin_s),
+        height=80 + 130 * len(series),
+    )
+
+
+def _panel(name: str) -> str:
+    return PANEL_NAMES.get(name, name.replace("_", " "))
+
+
+def _amount(value: float, peak: float) -> str:
+    return format_percent(value) if peak <= 1 else format_count(value)
+
+
+def _panels(series: Mapping[str, Sequence[float]], step: float) -> tuple[list[Trace], dict[str, Any]]:
+    """One vertical axis a series, stacked from the top, on a common time."""
+    traces: list[Trace] = []
+    changes: dict[str, Any] = {}
+    part = 1 / len(series)
+    for index, (name, values) in enumerate(series.items()):
+        points, size = binned(values, LINE_POINTS)
+        suffix = "" if index == 0 else str(index + 1)
+        trace = _line_trace(name, points, step * size, index)
+        trace["line"]["dash"] = "solid"
+        trace |= {"yaxis": f"y{suffix}", "fill": "tozeroy", "name": clean(_panel(name))}
+        trace["hovertemplate"] = "%{x:.4~s}s: %{y:.4~g}<extra>%{fullData.name}</extra>"
+        traces.append(trace)
+        top = 1 - index * part
+        format_ = ".0%" if max(values) <= 1 else "~s"
+        changes[f"yaxis{suffix}"] = axis(
+            clean(_panel(name), 24),
+            domain=[top - part * 0.8, top],
+            tickformat=format_,
+            rangemode="tozero",
+            nticks=4,
+        )
+    return traces, changes
+
+
+def _job_rows(series: Mapping[str, Sequence[float]], step: float) -> list[tuple[str, ...]]:
+    return table(
+        (_panel(name), format_seconds(at * step * size), _amount(value, max(values)))
+        for name, values in series.items()
+        for points, size in [binned(values, 60)]
+        for at, value in enumerate(points)
+    )

@@ -1,0 +1,188 @@
+"""The HTML page of one run: a single file without a network, drawn from the Result alone.
+
+The answer, the cards and the tables are plain HTML and need no JavaScript; figures are data for plotly in
+one JSON block. All text goes through jinja2's autoescape. `render_html` is a pure function: the same Result
+gives the same page.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from typing import Any, Final
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from sim.report.assets import TEMPLATES, plotly_bundle, script_json, security_policy, template_file
+from sim.report.figures import figures_of
+from sim.report.figures.common import MAX_ROWS, tidy
+from sim.report.values import NONE, Row, interval_text, named, rows, write
+from sim.results.schema import JobResult, Result
+from sim.units import format_count, format_percent, format_seconds
+
+STATES: Final = {"stable": "✓", "saturated": "▲", "overloaded": "✕"}
+"""The sign beside each state, so that colour is not the only carrier."""
+
+SECTIONS: Final = {
+    "ledger": ("Where the GPU time went", "Every GPU-second of the whole run is in exactly one bucket."),
+    "gantt": ("Gantt of GPUs", "A window of the run; classes of GPUs that do the same share a row."),
+    "timeline": ("Over time", "Utilisation of GPUs and links, queues, batches and KV cache."),
+    "topology": ("Topology", "Links are coloured and widened by their peak load."),
+    "memory": ("Memory", "What one GPU of each stage holds, against its capacity."),
+    "roofline": ("Roofline", "How close each phase comes to what its GPU could do."),
+    "latency": ("Latency", "Over the requests of the measured window."),
+    "cost": ("Cost and sensitivity", "What the hardware costs, and what one better part would change."),
+}
+"""Sections that hold figures: id to heading and what it shows."""
+
+
+SHORT: Final = {"ttft_s": "TTFT", "tpot_s": "TPOT"}
+"""Names on cards, where room is short and the meaning is one hover away."""
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One number at the top of the page."""
+
+    name: str
+    value: str
+    unit: str
+    interval: str
+    beside: str
+    definition: str
+
+
+def render_html(result: Result) -> str:
+    """The page as text; at most 3 MB, of which plotly is two."""
+    figures = figures_of(result)
+    drawings = {
+        figure.id: {"data": tidy(figure.traces), "layout": tidy(figure.layout)}
+        for group in figures.values()
+        for figure in group
+    }
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            result=result,
+            jobs=[_job(result, job) for job in result.jobs],
+            facts=_facts(result),
+            sections=[(id_, *SECTIONS[id_], figures[id_]) for id_ in SECTIONS if figures[id_]],
+            state_sign=STATES.get(result.verdict.state, ""),
+            sentence=result.verdict.sentence.removeprefix(result.verdict.state).lstrip(),
+            yaml=yaml.safe_dump(result.resolved_scenario, sort_keys=False, allow_unicode=True, width=100),
+            file=_file(result),
+            command=_command(result),
+            max_rows=MAX_ROWS,
+            css=Markup(template_file("page.css")),
+            js=Markup(template_file("page.js")),
+            policy=security_policy(),
+            drawings=Markup(script_json(drawings)),
+            bundle=Markup(plotly_bundle()) if drawings else "",
+        )
+    )
+
+
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _file(result: Result) -> str:
+    """A file name for the scenario, whatever it is called."""
+    kept = "".join(c if c.isalnum() or c in "-_." else "_" for c in result.scenario)
+    return f"{kept or 'scenario'}.yaml"
+
+
+def _command(result: Result) -> str:
+    return shlex.join(["sim", "run", _file(result), "--seed", str(result.seed), "--detail", result.detail])
+
+
+def _facts(result: Result) -> list[tuple[str, str]]:
+    """What kind of run this was."""
+    return [
+        ("GPUs", f"{result.gpus:,}"),
+        ("simulated time", format_seconds(result.simulated_s)),
+        ("events", format_count(result.events)),
+        ("detail", result.detail),
+        ("seed", str(result.seed)),
+        ("version", result.version),
+    ]
+
+
+def _job(result: Result, job: JobResult) -> dict[str, Any]:
+    """What the page says of one job."""
+    numbers: list[Row] = rows(result, job)
+    columns = list(dict.fromkeys(key for objective in job.objectives for key in objective))
+    cells = [[_cell(column, objective.get(column)) for column in columns] for objective in job.objectives]
+    return {
+        "job": job,
+        "sign": STATES.get(job.state, ""),
+        "cards": _cards(result, job),
+        "rows": numbers,
+        "objective_columns": [column.removesuffix("_s").replace("_", " ") for column in columns],
+        "objectives": cells,
+        "window": f"{format_seconds(job.window.start_s)} to {format_seconds(job.window.end_s)}",
+    }
+
+
+def _cell(column: str, value: Any) -> str:
+    """A value of an objective; columns that end in "_s" are seconds."""
+    if value is None:
+        return NONE
+    if isinstance(value, bool):
+        return "✓ yes" if value else "✕ no"
+    if isinstance(value, (int, float)):
+        return format_seconds(value) if column.endswith("_s") else f"{value:.4g}"
+    return str(value)
+
+
+def _cards(result: Result, job: JobResult) -> list[Card]:
+    """The numbers people look for first; those that were not measured are left out."""
+    m, cost = job.metrics, job.cost
+    total = f"total {write('total_tokens_per_s', m.total_tokens_per_s)}"
+    made = [
+        _card(result, job, "output_tokens_per_s", m.output_tokens_per_s, total),
+        _card(result, job, "ttft_s", m.ttft_s.p50, f"p99 {write('ttft_s', m.ttft_s.p99)}", "p50"),
+        _card(result, job, "tpot_s", m.tpot_s.p50, f"p99 {write('tpot_s', m.tpot_s.p99)}", "p50"),
+        _card(result, job, "requests_per_s", m.requests_per_s, f"{m.measured_requests:,} measured"),
+    ]
+    if cost is not None:
+        full = cost.saturation and write("usd_per_million_tokens", cost.saturation.usd_per_million_tokens)
+        beside = f"{full} at saturation" if full else write("usd_per_hour", cost.usd_per_hour)
+        made.append(_card(result, job, "usd_per_million_tokens", cost.usd_per_million_tokens, beside))
+    kv = f"peak {format_percent(m.kv_occupancy_peak)}, blocked {format_percent(m.kv_blocked_fraction)}"
+    batch = f"mean batch {format_count(m.batch_size_mean)}"
+    made += [
+        _card(result, job, "utilisation_mean", m.utilisation_mean, batch),
+        _card(result, job, "kv_occupancy_mean", m.kv_occupancy_mean, kv),
+    ]
+    if m.slo_attainment is not None:
+        good = f"goodput {write('goodput_requests_per_s', m.goodput_requests_per_s)}"
+        made.append(_card(result, job, "slo_attainment", m.slo_attainment, good))
+    elif m.tokens_per_s_per_user is not None:
+        made.append(_card(result, job, "tokens_per_s_per_user", m.tokens_per_s_per_user, ""))
+    return made
+
+
+def _card(
+    result: Result, job: JobResult, key: str, value: float | None, beside: str, percentile: str = ""
+) -> Card:
+    text = write(key, value)
+    number, _, unit = text.partition(" ")
+    full_key = f"{key}.{percentile}" if percentile else key
+    return Card(
+        name=f"{SHORT[key]} {percentile}" if percentile else named(key),
+        value=number,
+        unit=unit,
+        interval=interval_text(result, job, full_key),
+        beside=beside,
+        definition=result.definitions.get(key, ""),
+    )

@@ -1,0 +1,213 @@
+"""A run as plain text: the answer in a dozen lines, each under its label.
+
+Lines break between facts, not within them, so that "[1,270, 1,350]" stays whole at 80 columns. Names are
+cleaned of control characters before they reach a terminal.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from sim.report.values import interval_text, pair, printable, shares, used_parts, write
+from sim.results.schema import Cost, JobResult, MemoryStage, Result
+from sim.units import format_bytes, format_percent
+
+LABEL: Final = 12
+"""Columns of a label."""
+NEGLIGIBLE: Final = 0.005
+"""Shares below this are not printed."""
+_BOLD, _RESET = "\x1b[1m", "\x1b[0m"
+_STATES: Final = {"stable": "\x1b[32m", "saturated": "\x1b[33m", "overloaded": "\x1b[31m"}
+
+
+def render_text(result: Result, width: int = 100, colour: bool = False) -> str:
+    """The run in the layout of a terminal; no escape codes unless `colour`."""
+    page = _Page(max(width, 40), colour)
+    page.paragraph(result.headline)
+    page.line("VERDICT", [result.verdict.sentence], "  ", state=result.verdict.state)
+    if len(result.jobs) == 1:
+        _one_job(page, result, result.jobs[0])
+    else:
+        for job in result.jobs:
+            page.line(f"job {job.name}", _job_facts(result, job), "; ")
+    page.line("GPU time", [f"{name} {format_percent(part)}" for name, part in _visible(result.ledger)], " | ")
+    page.line("binding", result.verdict.binding, "; ")
+    page.line("not binding", result.verdict.not_binding, "; ")
+    for banner in result.banners:
+        page.line("ASSUMED", [banner], "  ")
+    for warning in result.verdict.warnings:
+        page.line("warning", [warning], "  ")
+    for job in result.jobs:
+        for note in job.notes:
+            page.line("note", [note if len(result.jobs) == 1 else f"{job.name}: {note}"], "  ")
+    if result.intervals:
+        page.line("intervals", ["95%", result.intervals_method], ", ")
+    return page.text()
+
+
+def render_memory_table(rows: Sequence[MemoryStage], width: int = 100) -> str:
+    """Memory per GPU of each stage, by part, against capacity; equal neighbours share a line."""
+    if not rows:
+        return ""
+    parts = list(dict.fromkeys(part for stage in rows for part in used_parts(stage)))
+    header = ["stage", "GPU", *parts, "total", "capacity", "used", "KV tokens"]
+    lines = [header] + [_memory_cells(group, parts) for group in _groups(rows)]
+    table = _aligned([[printable(cell) for cell in line] for line in lines])
+    if max(map(len, table)) <= width:
+        return "\n".join(table) + "\n"
+    return _memory_list(rows, width)
+
+
+def _memory_cells(group: list[MemoryStage], parts: list[str]) -> list[str]:
+    stage = group[0]
+    total = sum(used_parts(stage).values())
+    amounts = [format_bytes(stage.parts.get(part, 0.0)) for part in parts]
+    used = format_percent(total / stage.capacity_bytes) if stage.capacity_bytes else "n/a"
+    over = " OVER" if total > stage.capacity_bytes else ""
+    sizes = [*amounts, format_bytes(total), format_bytes(stage.capacity_bytes), used + over]
+    return [_stage_name(group), _gpu_name(stage), *sizes, f"{stage.kv_tokens:,}"]
+
+
+def _memory_list(rows: Sequence[MemoryStage], width: int) -> str:
+    """The same facts, one paragraph a stage, for narrow terminals."""
+    page = _Page(max(width, 40), colour=False)
+    for group in _groups(rows):
+        stage = group[0]
+        cells = _memory_cells(group, list(used_parts(stage)))
+        parts = [f"{name} {amount}" for name, amount in zip(used_parts(stage), cells[2:-4], strict=True)]
+        total = f"total {cells[-4]} of {cells[-3]} ({cells[-2]})"
+        page.line(cells[0], [cells[1], *parts, total, f"{cells[-1]} KV tokens"], ", ")
+    return page.text()
+
+
+def _groups(rows: Sequence[MemoryStage]) -> list[list[MemoryStage]]:
+    """Neighbouring stages that hold the same."""
+    groups: list[list[MemoryStage]] = []
+    for stage in rows:
+        same = groups and groups[-1][0].model_copy(update={"stage": stage.stage}) == stage
+        if same:
+            groups[-1].append(stage)
+        else:
+            groups.append([stage])
+    return groups
+
+
+def _stage_name(group: list[MemoryStage]) -> str:
+    first, last = group[0].stage, group[-1].stage
+    return f"{group[0].job} {first}" + (f"-{last}" if last != first else "")
+
+
+def _gpu_name(stage: MemoryStage) -> str:
+    return f"{stage.gpu} x{stage.count}" if stage.count != 1 else stage.gpu
+
+
+def _aligned(lines: list[list[str]]) -> list[str]:
+    """Cells in columns: two columns of names to the left, figures to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(size) if index < 2 else cell.rjust(size)
+            for index, (cell, size) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
+
+
+def _one_job(page: _Page, result: Result, job: JobResult) -> None:
+    metrics = job.metrics
+    speed = _speed(result, job)
+    facts = [speed, *_latency_facts(job)]
+    if metrics.slo_attainment is not None:
+        facts.append(f"objectives {write('slo_attainment', metrics.slo_attainment)}")
+    if metrics.rejected_requests:
+        facts.append(f"rejected {metrics.rejected_requests:,} requests")
+    page.line("throughput", facts, "   ")
+    if job.cost is not None:
+        page.line("cost", _cost_facts(job.cost), ", ")
+
+
+def _job_facts(result: Result, job: JobResult) -> list[str]:
+    what = f"{job.model} {job.plan} on {job.gpus} GPUs"
+    facts = [what, job.state, _speed(result, job), *_latency_facts(job)]
+    if job.cost is not None:
+        facts.append(write("usd_per_million_tokens", job.cost.usd_per_million_tokens))
+    return facts
+
+
+def _speed(result: Result, job: JobResult) -> str:
+    spread = interval_text(result, job, "output_tokens_per_s")
+    return f"{write('output_tokens_per_s', job.metrics.output_tokens_per_s)} {spread}".rstrip()
+
+
+def _latency_facts(job: JobResult) -> list[str]:
+    ttft, tpot = job.metrics.ttft_s, job.metrics.tpot_s
+    return [
+        f"TTFT p50/p99 {pair('ttft_s', ttft.p50, ttft.p99)}",
+        f"TPOT p50/p99 {pair('tpot_s', tpot.p50, tpot.p99)}",
+    ]
+
+
+def _cost_facts(cost: Cost) -> list[str]:
+    facts = [f"{write('usd_per_million_tokens', cost.usd_per_million_tokens)} at this load"]
+    if cost.saturation is not None:
+        full = write("usd_per_million_tokens", cost.saturation.usd_per_million_tokens)
+        facts.append(f"{full} at saturation")
+    parts = [f"{name} {format_percent(part)}" for name, part in _visible(cost.breakdown_usd_per_hour)]
+    if parts:
+        facts[-1] += f" ({', '.join(parts)})"
+    return facts
+
+
+def _visible(amounts: dict[str, float]) -> list[tuple[str, float]]:
+    return [(name, part) for name, part in shares(amounts).items() if part >= NEGLIGIBLE]
+
+
+class _Page:
+    """Labelled lines of a given width."""
+
+    def __init__(self, width: int, colour: bool) -> None:
+        self.width = width
+        self.colour = colour
+        self.lines: list[str] = []
+
+    def paragraph(self, text: str) -> None:
+        """Text from the left edge."""
+        wrapped = textwrap.wrap(printable(text), self.width) or [""]
+        self.lines += [self._styled(line, _BOLD) for line in wrapped]
+
+    def line(self, label: str, facts: Iterable[str], glue: str, state: str | None = None) -> None:
+        """A label and its facts; nothing where there are no facts. Facts stay whole where they can."""
+        name = printable(label)
+        room = self.width - LABEL
+        wrapped = _flow([printable(fact) for fact in facts if fact], glue, room)
+        if not wrapped:
+            return
+        if len(name) < LABEL:
+            head = self._styled(name, _STATES.get(state or "", _BOLD)) + " " * (LABEL - len(name))
+        else:
+            self.lines += [self._styled(line, _BOLD) for line in textwrap.wrap(name, self.width)]
+            head = " " * LABEL
+        self.lines += [head + wrapped[0], *(" " * LABEL + more for more in wrapped[1:])]
+
+    def text(self) -> str:
+        """All lines, with a newline at the end."""
+        return "\n".join(line.rstrip() for line in self.lines) + "\n"
+
+    def _styled(self, text: str, code: str) -> str:
+        return f"{code}{text}{_RESET}" if self.colour else text
+
+
+def _flow(facts: list[str], glue: str, room: int) -> list[str]:
+    """Facts joined by `glue` in lines of at most `room` columns."""
+    lines: list[str] = []
+    for index, fact in enumerate(facts):
+        tail = glue.rstrip() if index < len(facts) - 1 else ""
+        gap = glue[len(glue.rstrip()) :]
+        whole = fact + tail
+        if lines and len(lines[-1]) + len(gap) + len(whole) <= room:
+            lines[-1] += gap + whole
+        else:
+            lines += textwrap.wrap(whole, room) or [""]
+    return lines

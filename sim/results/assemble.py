@@ -1,0 +1,111 @@
+"""Putting a Result together from a recording and the re-runs that say what binds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sim import __version__
+from sim.jobs.play import Recording
+from sim.results import collect
+from sim.results.assumptions import NOT_MODELLED, assumptions_of, banners_of
+from sim.results.definitions import LEDGER, METRICS
+from sim.results.intervals import batch_means
+from sim.results.metrics import Table, check_objectives, serving_metrics
+from sim.results.schema import SCHEMA_VERSION, DeviceClass, Effect, JobResult, Result, ServingMetrics, State
+from sim.results.verdict import state_of, verdict_of, warnings_of
+from sim.units import format_bandwidth
+
+BATCH_MEANS = "95%, ten batch means within the measured window of one run"
+
+
+def job_results(
+    recording: Recording, devices: list[DeviceClass]
+) -> tuple[list[JobResult], list[Table], dict[str, list[float]]]:
+    """Every job's answer, its request table, and the intervals of its numbers by path."""
+    results, tables, intervals = [], [], {}
+    single = len(recording.jobs) == 1
+    for i, job in enumerate(recording.jobs):
+        spec = job.job.spec
+        mine = [d for d in devices if d.job == spec.name]
+        gpus = sum(d.count for d in mine)
+        busy = sum(d.busy * d.count for d in mine) / gpus
+        metrics, window, table = serving_metrics(job, recording.end, busy)
+        plan = spec.plan
+        results.append(JobResult(
+            name=spec.name, kind="serving", model=job.job.model.id, stack=job.job.stack.id,
+            plan=_plan_text(plan.tp, plan.pp, plan.dp), gpus=gpus,
+            state=state_of(table, window, spec.load.closed_loop is not None),
+            metrics=metrics, cost=collect.cost_of(recording, job, metrics, devices), window=window,
+            objectives=check_objectives(metrics, spec.objectives),
+            cdf=collect.latency_cdf(table, window.start_s, window.end_s), notes=[],
+        ))  # fmt: skip
+        tables.append(table)
+        for name, interval in batch_means(table, window).items():
+            intervals[f"jobs.{i}.metrics.{name}"] = interval
+            if single:
+                intervals[f"metrics.{name}"] = interval
+    return results, tables, intervals
+
+
+def _plan_text(tp: int, pp: int, dp: int) -> str:
+    parts = [f"{name}{n}" for name, n in (("tp", tp), ("pp", pp), ("dp", dp)) if n > 1]
+    return " ".join(parts) or "1 GPU"
+
+
+def headline(recording: Recording) -> str:
+    """What was simulated, in one line."""
+    parts = []
+    for job in recording.jobs:
+        spec = job.job.spec
+        precision = spec.precision
+        kv = "" if precision.kv == precision.weights else f"/kv {precision.kv}"
+        text = f"{job.job.model.id} {precision.weights}{kv}"
+        plan = _plan_text(spec.plan.tp, spec.plan.pp, spec.plan.dp)
+        parts.append(f"{text}, {plan}, stack {job.job.stack.id}")
+    network = recording.resolved.scenario.cluster.network.bandwidth
+    changed = f" at {format_bandwidth(network, bits=True)}" if network else ""
+    seed = recording.resolved.scenario.seed
+    return f"{' + '.join(parts)} - {recording.topology.summary()}{changed} - seed {seed}"
+
+
+def assemble(recording: Recording, effects: list[Effect], resolved: dict[str, Any]) -> Result:
+    """The Result of ``recording``; ``resolved`` is the scenario with all values looked up, as JSON."""
+    devices = collect.device_classes(recording)
+    jobs, tables, intervals = job_results(recording, devices)
+    ledger = collect.ledger_of(devices)
+    metrics: list[ServingMetrics] = [j.metrics for j in jobs]
+    states: list[State] = [j.state for j in jobs]
+    warn = warnings_of(recording, list(zip(recording.jobs, metrics, states, strict=True)))
+    scenario = recording.resolved.scenario
+    start = min(j.window.start_s for j in jobs)
+    single = jobs[0] if len(jobs) == 1 else None
+    return Result(
+        schema_version=SCHEMA_VERSION,
+        scenario=scenario.name,
+        about=scenario.about,
+        version=__version__,
+        seed=scenario.seed,
+        detail=recording.detail,
+        headline=headline(recording),
+        resolved_scenario=resolved,
+        verdict=verdict_of(states, ledger, metrics, effects, warn),
+        jobs=jobs,
+        metrics=single.metrics if single else None,
+        cost=single.cost if single else None,
+        memory=collect.memory_stages(recording),
+        ledger=ledger,
+        gpus=len(recording.topology.gpus),
+        simulated_s=recording.end,
+        events=recording.events,
+        devices=devices,
+        links=collect.link_classes(recording)[0],
+        timeline=collect.timeline_of(recording, tables, start),
+        roofline=collect.roofline_dots(recording),
+        topology=recording.topology.drawing(),
+        intervals=intervals,
+        intervals_method=BATCH_MEANS,
+        assumptions=assumptions_of(recording),
+        banners=banners_of(recording),
+        not_modelled=NOT_MODELLED,
+        definitions={**METRICS, **LEDGER},
+    )

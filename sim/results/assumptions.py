@@ -1,0 +1,102 @@
+"""What an answer rests on: every number with its origin, every assumption that physics forbids, every gap."""
+
+from __future__ import annotations
+
+from sim.jobs.play import Recording
+from sim.results.schema import Assumption
+from sim.units import format_bandwidth, format_bytes, format_flops, format_seconds
+
+NOT_MODELLED = [
+    "The network is fluid: no packets, no incast loss, no pause frames, no hash collisions; a published comparison "
+    "found a fluid all-reduce about 8% faster than a packet-level one.",
+    "Tile and wave quantisation of matrix kernels (at most a point of median error).",
+    "Decode attention is slower than modelled where tensor parallelism leaves one or two KV heads on a GPU "
+    "(older engines were 20-50% slower at tp 8).",
+    "With pipelines, host time that grows with all requests in flight of some engines.",
+    "Overlap of collectives with compute: collectives are exposed.",
+    "Weight-only quantisation has no penalty for unpacking beyond the bytes it reads.",
+    "Clock throttling, thermal limits and failures.",
+    "Prefix caching, speculative decoding, adapters, disaggregated prefill: each prompt is computed in full.",
+]
+
+CLAIMS = {
+    "kv_capacity": ("unchecked", "KV CAPACITY IS NOT CHECKED: batches may exist that no memory could hold"),
+    "kv_reads": ("free", "KV READS ARE FREE: decode attention takes no time"),
+    "tp_volume": ("one_copy", "COLLECTIVES MOVE ONE COPY: a ring moves 2(n-1)/n"),
+    "pp_return_hop": ("counted", "THE PIPELINE'S RETURN HOP CARRIES ACTIVATIONS: it carries token numbers"),
+}
+
+
+def banners_of(recording: Recording) -> list[str]:
+    """One line for each assumption in force that physics or engines forbid."""
+    assume = recording.resolved.scenario.assume
+    lines = [text for field, (value, text) in CLAIMS.items() if getattr(assume, field) == value]
+    if assume.gpu is not None:
+        rates = []
+        if assume.gpu.flops is not None:
+            rates.append(format_flops(assume.gpu.flops))
+        if assume.gpu.memory_bandwidth is not None:
+            rates.append(format_bandwidth(assume.gpu.memory_bandwidth))
+        lines.append(f"GPU RATES ARE ASSUMED: {' and '.join(rates)} instead of the datasheet's")
+    if assume.parameters is not None:
+        lines.append(f"PARAMETER COUNT IS ASSUMED: {assume.parameters:.4g} weights are read in each pass")
+    if assume.tp_latency is not None:
+        lines.append(f"COLLECTIVE LATENCY IS ASSUMED: {format_seconds(assume.tp_latency)} each")
+    if any(job.job.stack.kernels == "datasheet" for job in recording.jobs):
+        lines.insert(0, "IDEAL STACK: datasheet arithmetic, no launch, no latency; nothing real is this fast")
+    return lines
+
+
+def assumptions_of(recording: Recording) -> list[Assumption]:
+    """GPU, kernel, link, stack and model numbers behind the answer, with origin and source."""
+    rows: list[Assumption] = []
+    resolved = recording.resolved
+    for gpu in resolved.gpus.values():
+        rows += [
+            Assumption(name=f"{gpu.id}: 16-bit peak", value=format_flops(gpu.flops.fp16), origin="datasheet",
+                       source=gpu.sources.get("flops", gpu.source)),
+            Assumption(name=f"{gpu.id}: memory bandwidth", value=format_bandwidth(gpu.memory_bandwidth),
+                       origin="datasheet", source=gpu.sources.get("memory_bandwidth", gpu.source)),
+            Assumption(name=f"{gpu.id}: usable memory", value=format_bytes(gpu.usable_memory), origin="datasheet",
+                       source=gpu.sources.get("usable_memory", gpu.source)),
+        ]  # fmt: skip
+        k = resolved.kernels(gpu)
+        text = (
+            f"ec {k.gemm_compute_16:g}, em {k.gemm_memory:g}, t0 {format_seconds(k.gemm_launch)}; decode "
+            f"{k.decode_memory:g}, {format_seconds(k.decode_launch)}; prefill {k.prefill_compute:g}, "
+            f"{format_seconds(k.prefill_launch)}, x {k.prefill_memory:g}"
+        )
+        origin = k.origin if gpu.kernels else "median of measured GPUs"
+        rows.append(Assumption(name=f"{gpu.id}: kernel constants", value=text, origin=origin, source=k.source))
+    for job in recording.jobs:
+        s = job.job.stack
+        host = (
+            f"host {format_seconds(s.host_per_step)} a pass + {format_seconds(s.host_per_sequence)} a sequence, "
+            f"admission {s.admission}, KV {s.memory.fraction:g} {s.memory.rule.replace('_', ' ')}, "
+            f"reserve {format_bytes(s.memory.reserve)}"
+        )
+        rows.append(
+            Assumption(name=f"stack {s.id} {s.version}", value=host, origin=s.origin,
+                       source=f"{s.source}" + (f" (fitted error {s.fitted_error})" if s.fitted_error else ""))
+        )  # fmt: skip
+        m = job.job.model
+        shape = f"{m.parameters / 1e9:.2f} B, {m.layers} layers, {m.heads} heads, {m.kv_heads} KV heads"
+        rows.append(Assumption(name=f"model {m.id}", value=shape, origin="published", source=m.source))
+    rows += _links(recording)
+    return rows
+
+
+def _links(recording: Recording) -> list[Assumption]:
+    used = {link for channel in recording.channels for link, _ in channel.links}
+    seen: dict[str, Assumption] = {}
+    for link in sorted(used):
+        info = recording.topology.links[link]
+        text = (
+            f"{format_bandwidth(info.bandwidth)} a direction, {info.efficiency:.0%} usable, "
+            f"latency {format_seconds(info.latency)}, {format_seconds(info.overhead)} a message"
+        )
+        seen.setdefault(
+            info.equivalence,
+            Assumption(name=f"link {info.equivalence}", value=text, origin="catalogue", source=info.kind),
+        )
+    return list(seen.values())

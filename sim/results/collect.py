@@ -1,0 +1,284 @@
+"""From a recording to the parts of a Result: devices, links, ledger, time lines, memory, cost.
+
+Every GPU-second is in exactly one bucket: a device class's buckets add up to its GPUs times the simulated
+time, and the classes (with the unused GPUs as spare) to the cluster's.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.engine.timeline import Bins, ChannelTrack
+from sim.jobs.play import JobRecording, Recording
+from sim.laws.pricing import HourlyCost, PowerDraw, hourly_cost, usd_per_million_tokens
+from sim.results.metrics import Table, sums_at
+from sim.results.schema import (
+    Cost,
+    DeviceClass,
+    LinkClass,
+    MemoryStage,
+    RooflineDot,
+    ServingMetrics,
+    Span,
+    Timeline,
+)
+
+Floats = NDArray[np.float64]
+MOST_BINS = 1000
+MOST_SPANS = 1500
+POINTS_OF_A_CDF = 101
+
+
+def device_classes(recording: Recording) -> list[DeviceClass]:
+    """Every class of GPUs that did the same, and the ones no job used."""
+    found, used, end = [], 0, recording.end
+    for job in recording.jobs:
+        for replica in job.replicas:
+            for stage in replica.stages:
+                for member in stage.members:
+                    track, rates = member.track, member.law.shape.rates
+                    used += track.count
+                    busy = track.busy / end if end else 0.0
+                    working = busy + (sum(track.communication.values()) / end if end else 0.0)
+                    found.append(DeviceClass(
+                        name=track.name, job=track.job, stage=track.stage, gpu=track.gpu, count=track.count,
+                        busy=busy,
+                        flops_utilisation=track.flops / (rates.peak * end) if end else 0.0,
+                        bandwidth_utilisation=track.bytes / (rates.bandwidth * end) if end else 0.0,
+                        ledger={k: v * track.count for k, v in track.ledger(end).items()},
+                        energy_j=_watts(recording, track.gpu, working) * track.count * end,
+                    ))  # fmt: skip
+    taken = {g for job in recording.jobs for g in job.layout.gpus}
+    spare: dict[str, int] = {}
+    for site in recording.topology.gpus:
+        if site.index not in taken:
+            spare[site.gpu] = spare.get(site.gpu, 0) + 1
+    for gpu, count in spare.items():
+        found.append(DeviceClass(
+            name=f"spare {gpu}", job=None, stage=None, gpu=gpu, count=count, busy=0.0, flops_utilisation=0.0,
+            bandwidth_utilisation=0.0, ledger={"spare": count * end},
+            energy_j=_watts(recording, gpu, 0.0) * count * end,
+        ))  # fmt: skip
+    return found
+
+
+def _watts(recording: Recording, gpu: str, utilisation: float) -> float:
+    card = recording.resolved.gpus[gpu]
+    return card.idle_power + (card.tdp - card.idle_power) * utilisation
+
+
+def ledger_of(devices: list[DeviceClass]) -> dict[str, float]:
+    """GPU-seconds by bucket over all devices."""
+    total: dict[str, float] = {}
+    for device in devices:
+        for bucket, seconds in device.ledger.items():
+            total[bucket] = total.get(bucket, 0.0) + seconds
+    return total
+
+
+def draws_of(recording: Recording, devices: list[DeviceClass]) -> list[PowerDraw]:
+    """Power consumers: GPUs by class, and the hosts, busy as their GPUs are on average."""
+    draws, weighted, gpus = [], 0.0, 0
+    for device in devices:
+        card = recording.resolved.gpus[device.gpu]
+        seconds = device.count * recording.end
+        waiting = sum(device.ledger.get(b, 0.0) for b in ("waiting for work", "pipeline bubble", "spare"))
+        working = 1 - waiting / seconds if seconds else 0.0
+        draws.append(PowerDraw(device.name, device.count, card.idle_power, card.tdp, working))
+        weighted, gpus = weighted + working * device.count, gpus + device.count
+    host = recording.resolved.topology.total_host_power
+    draws.append(PowerDraw("hosts", 1, host.idle, host.busy, weighted / gpus if gpus else 0.0))
+    return draws
+
+
+def cost_of(
+    recording: Recording, job: JobRecording, metrics: ServingMetrics, devices: list[DeviceClass]
+) -> Cost | None:
+    """The job's share (by GPUs) of the cluster's hourly cost, and what its tokens cost."""
+    spec = recording.resolved.scenario.cost
+    if spec is None:
+        return None
+    total = len(recording.topology.gpus)
+    mine = len(job.layout.gpus)
+    others = sum(len(j.layout.gpus) for j in recording.jobs)
+    # GPUs that no job uses still cost money: the jobs carry them in proportion.
+    share = mine / others
+    hour: HourlyCost = hourly_cost(spec, draws_of(recording, devices), total, recording.resolved.rental_price)
+    per_hour = hour.total * share
+    usd = usd_per_million_tokens(per_hour, metrics.output_tokens_per_s)
+    power = hour.power * share
+    tokens = metrics.output_tokens_per_s
+    return Cost(
+        usd_per_hour=per_hour,
+        usd_per_million_tokens=usd,
+        tokens_per_usd=1e6 / usd if usd else None,
+        breakdown_usd_per_hour={part: value * share for part, value in hour.parts.items()},
+        capital_usd=None if hour.capital is None else hour.capital * share,
+        power_w=power,
+        kwh_per_million_tokens=power / tokens / 3600 / 1000 * 1e6 if tokens else None,
+    )
+
+
+def memory_stages(recording: Recording) -> list[MemoryStage]:
+    """Bytes on one GPU of each stage (replica 0 stands for its equals)."""
+    rows = []
+    for job in recording.jobs:
+        tokens = job.layout.tokens[0]
+        for stage in job.layout.replicas[0]:
+            for gpu, memory in stage.memory.items():
+                rows.append(MemoryStage(
+                    job=job.job.spec.name, stage=stage.number, gpu=gpu,
+                    count=sum(recording.topology.gpus[g].gpu == gpu for g in stage.gpus) * len(job.layout.replicas),
+                    capacity_bytes=memory.capacity, parts=memory.parts(max(0, tokens)), kv_tokens=max(0, tokens),
+                ))  # fmt: skip
+    return rows
+
+
+# -- links --------------------------------------------------------------------------------------------------
+
+
+def _resampled(bins: Bins, width: float, count: int) -> Floats:
+    """The bins' amounts at a coarser width (a power of two times theirs)."""
+    values = np.array(bins.values)
+    factor = round(width / bins.width)
+    values = np.concatenate((values, np.zeros(-len(values) % factor)))
+    merged: Floats = values.reshape(-1, factor).sum(axis=1)
+    merged = merged[:count]
+    return np.concatenate((merged, np.zeros(count - len(merged))))
+
+
+def common_width(recording: Recording) -> tuple[float, int]:
+    """Bin width that all tracks can be brought to, and the number of bins: at most ``MOST_BINS``."""
+    widths = [c.bins.width for c in recording.channels]
+    widths += [b.width for j in recording.jobs for r in j.replicas for b in (r.tally.running, r.tally.cached)]
+    widths += [m.track.bins.width for j in recording.jobs for r in j.replicas for s in r.stages for m in s.members]
+    width = max(widths, default=1.0)
+    while recording.end / width >= MOST_BINS:
+        width *= 2
+    return width, max(1, int(np.ceil(recording.end / width)))
+
+
+def link_bytes(channels: list[ChannelTrack], width: float, count: int) -> dict[int, tuple[float, Floats]]:
+    """Bytes on each used link: in all, and by bin."""
+    found: dict[int, tuple[float, Floats]] = {}
+    for channel in channels:
+        series = _resampled(channel.bins, width, count)
+        for link, weight in channel.links:
+            total, sums = found.get(link, (0.0, np.zeros(count)))
+            found[link] = (total + channel.bytes * weight, sums + series * weight)
+    return found
+
+
+def link_classes(recording: Recording) -> tuple[list[LinkClass], dict[str, list[float]]]:
+    """Links that carried anything, by class, and the mean utilisation of each class over time."""
+    width, count = common_width(recording)
+    last = recording.end - width * (count - 1)
+    seconds = np.full(count, width)
+    seconds[-1] = last if last > 0 else width
+    classes: dict[str, list[tuple[float, float, Floats]]] = {}
+    kinds: dict[str, str] = {}
+    for link, (total, series) in link_bytes(recording.channels, width, count).items():
+        info = recording.topology.links[link]
+        kinds[info.equivalence] = info.kind
+        classes.setdefault(info.equivalence, []).append((info.bandwidth, total, series))
+    rows, lines = [], {}
+    for name, members in classes.items():
+        bandwidth = members[0][0]
+        line = sum(series for _, _, series in members) / (len(members) * bandwidth * seconds)
+        peak = max(float((series / (b * seconds)).max()) for b, _, series in members)
+        total = sum(t for _, t, _ in members)
+        mean = total / (len(members) * bandwidth * recording.end) if recording.end else 0.0
+        rows.append(LinkClass(
+            name=name, kind=kinds[name], count=len(members), bandwidth=bandwidth, bytes=total,
+            utilisation_mean=mean, utilisation_peak=max(peak, mean),
+        ))  # fmt: skip
+        lines[name] = [round(float(x), 6) for x in line]
+    return rows, lines
+
+
+# -- time ---------------------------------------------------------------------------------------------------
+
+
+def timeline_of(recording: Recording, tables: list[Table], window_start: float) -> Timeline:
+    """Utilisation of devices and links, each job's queue, batch and KV cache, and a window of spans."""
+    width, count = common_width(recording)
+    seconds = np.minimum(width, recording.end - width * np.arange(count))
+    seconds[seconds <= 0] = width
+    devices: dict[str, list[float]] = {}
+    for job in recording.jobs:
+        for replica in job.replicas:
+            for stage in replica.stages:
+                for member in stage.members:
+                    busy = _resampled(member.track.bins, width, count) / seconds
+                    devices[member.track.name] = [round(min(1.0, float(x)), 6) for x in busy]
+    middle = width * (np.arange(count) + 0.5)
+    jobs = {}
+    for job, table in zip(recording.jobs, tables, strict=True):
+        inside = sums_at(middle, table.arrival, table.finish, np.ones(len(table)))
+        running = sum(_resampled(r.tally.running, width, count) for r in job.replicas) / seconds
+        cached = sum(_resampled(r.tally.cached, width, count) for r in job.replicas) / seconds
+        capacity = sum(job.layout.tokens)
+        jobs[job.job.spec.name] = {
+            "waiting": _rounded(np.maximum(0.0, inside - running)),
+            "running": _rounded(running),
+            "kv_occupancy": _rounded(cached / capacity) if capacity > 0 else [],
+        }
+    spans, window = _spans(recording, window_start)
+    return Timeline(
+        bin_s=width, devices=devices, links=link_classes(recording)[1], jobs=jobs, spans=spans, spans_window_s=window
+    )
+
+
+def _rounded(values: Floats) -> list[float]:
+    return [round(float(x), 6) for x in values]
+
+
+def _spans(recording: Recording, start: float) -> tuple[list[Span], list[float]]:
+    """The spans after ``start`` that a chart can hold, cut at the same instant on every device."""
+    tracks = [m.track for j in recording.jobs for r in j.replicas for s in r.stages for m in s.members]
+    kept = [[s for s in t.spans if s[2] > start] for t in tracks]
+    if not all(kept):
+        kept, start = [list(t.spans) for t in tracks], 0.0
+    share = max(1, MOST_SPANS // max(1, len(tracks)))
+    end = min((spans[:share][-1][2] for spans in kept if spans), default=start)
+    rows = [
+        Span(device=t.name, kind=k, start_s=a, end_s=b, batch=n, tokens=m, micro_batch=slot)
+        for t, spans in zip(tracks, kept, strict=True)
+        for k, a, b, n, m, slot in spans[:share]
+        if a < end
+    ]
+    return rows, [start, max(end, start)]
+
+
+def roofline_dots(recording: Recording) -> list[RooflineDot]:
+    """Each phase of each job's first stage: how much arithmetic a byte, and how fast."""
+    dots = []
+    for job in recording.jobs:
+        stage = job.replicas[0].stages[0]
+        rates = stage.law.shape.rates
+        for phase, (flops, nbytes, seconds) in sorted(job.replicas[0].tally.phases.items()):
+            if seconds > 0 and nbytes > 0:
+                dots.append(RooflineDot(
+                    device=stage.track.name, phase=phase, flops_per_byte=flops / nbytes, flops_per_s=flops / seconds,
+                    peak_flops=rates.peak, bandwidth=rates.bandwidth,
+                ))  # fmt: skip
+    return dots
+
+
+def latency_cdf(table: Table, start: float, end: float) -> dict[str, list[list[float]]]:
+    """[value, share] points of the latencies of requests that came in the window."""
+    inside = (table.arrival >= start) & (table.arrival <= end)
+    columns = {
+        "ttft_s": (table.first - table.arrival)[inside],
+        "tpot_s": table.tpot[inside],
+        "latency_s": (table.finish - table.arrival)[inside],
+        "queue_s": (table.scheduled - table.arrival)[inside],
+    }
+    found = {}
+    shares = np.linspace(0, 1, POINTS_OF_A_CDF)
+    for name, values in columns.items():
+        values = values[~np.isnan(values)]
+        if len(values):
+            found[name] = [[float(v), float(p)] for v, p in zip(np.quantile(values, shares), shares, strict=True)]
+    return found

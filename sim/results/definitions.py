@@ -1,0 +1,42 @@
+"""What each number means, shown beside it in every report."""
+
+from __future__ import annotations
+
+METRICS: dict[str, str] = {
+    "output_tokens_per_s": "generated tokens per second in the measured window; a request's tokens count "
+    "evenly between its first and its last token",
+    "total_tokens_per_s": "prompt and generated tokens per second; a prompt counts when its first token is out",
+    "requests_per_s": "requests finished in the measured window, per second",
+    "completed_requests": "requests finished in the whole run",
+    "rejected_requests": "requests refused because prompt and answer exceed the model's context or the KV cache",
+    "measured_requests": "requests that arrived in the measured window; latencies are taken over these",
+    "ttft_s": "time to first token: from arrival to the end of the pass that finished the prompt, queueing included",
+    "tpot_s": "time per output token of a request: (latency - TTFT) / (n - 1), for n > 1 tokens",
+    "inter_token_s": "time between tokens, over all tokens of the measured requests (each request's TPOT weighted "
+    "by its tokens)",
+    "latency_s": "from arrival to the last token",
+    "queue_s": "from arrival to the start of the first pass that carried the request",
+    "batch_size_mean": "sequences in a pass, averaged over passes weighted by their time",
+    "kv_occupancy_mean": "share of KV blocks in use, averaged over time",
+    "kv_occupancy_peak": "largest share of KV blocks in use",
+    "kv_blocked_fraction": "share of time in which a request waited only because no KV block was free",
+    "utilisation_mean": "share of GPU time spent computing (compute-bound, memory-bound and launches)",
+    "slo_attainment": "share of measured requests whose own TTFT, TPOT and latency are within the objectives",
+    "goodput_requests_per_s": "finished requests per second that attained the objectives",
+    "tokens_per_s_per_user": "1 / median TPOT: the speed one user sees",
+    "preemptions": "times a sequence gave up its KV blocks and was computed again later",
+    "recomputed_tokens": "tokens computed again after a preemption",
+    "usd_per_hour": "amortised purchase, electricity and hosting, or rent, per hour",
+    "usd_per_million_tokens": "cost of the measured window divided by the tokens generated in it",
+    "tokens_per_usd": "the inverse: generated tokens per dollar",
+}
+
+LEDGER: dict[str, str] = {
+    "compute-bound": "kernels limited by arithmetic",
+    "memory-bound": "kernels limited by memory bandwidth",
+    "launch and host": "kernel launches and the host's work between kernels",
+    "communication": "waiting for data from other GPUs, by kind of link",
+    "pipeline bubble": "a stage idle while its batches are at other stages",
+    "waiting for work": "no request to work on",
+    "spare": "GPUs that no job uses",
+}

@@ -1,0 +1,220 @@
+"""Numbers of one serving job, from its table of requests.
+
+The measured window leaves out the filling and the draining of the cluster. In a closed loop it opens when
+as many requests are answered as there are clients, otherwise after a tenth of the requests has come; it
+closes when the last request comes. Where that leaves fewer than ``FEWEST`` requests, the whole run counts.
+
+A request's tokens count evenly between its first and its last token, so throughput over any window is a
+function of the table alone, whichever way the run was played. Latencies are those of the requests that came
+within the window; all of them were answered, for the run goes on until they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.jobs.play import JobRecording
+from sim.jobs.serving.requests import RequestTable
+from sim.results.schema import ServingMetrics, Spread, Window
+from sim.spec.workload import Load, Objectives
+
+Floats = NDArray[np.float64]
+FEWEST = 20
+PERCENTILES = (50, 90, 99)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The request table as arrays, answered requests only, in order of arrival."""
+
+    arrival: Floats
+    scheduled: Floats
+    first: Floats
+    finish: Floats
+    prompt: Floats
+    output: Floats
+
+    @classmethod
+    def of(cls, table: RequestTable) -> Table:
+        """Arrays of the answered requests."""
+        finish = np.array(table.finish)
+        done = np.flatnonzero(~np.isnan(finish))
+        arrival = np.array(table.arrival)[done]
+        order = done[np.argsort(arrival, kind="stable")]
+        pick = [np.array(column, dtype=float)[order] for column in (
+            table.arrival, table.scheduled, table.first, table.finish, table.prompt, table.output,
+        )]  # fmt: skip
+        return cls(*pick)
+
+    def __len__(self) -> int:
+        return len(self.finish)
+
+    @property
+    def tpot(self) -> Floats:
+        """(latency - TTFT) / (n - 1); NaN for one-token answers."""
+        gaps = self.output - 1
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(gaps > 0, (self.finish - self.first) / gaps, np.nan)
+
+    def output_tokens(self, start: float, end: float) -> float:
+        """Generated tokens that fall into [start, end)."""
+        firsts = (self.first >= start) & (self.first < end)
+        span = self.finish - self.first
+        overlap = np.minimum(self.finish, end) - np.maximum(self.first, start)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share = np.where(span > 0, np.clip(overlap, 0, None) / span, firsts.astype(float))
+        return float(firsts.sum() + (share * (self.output - 1)).sum())
+
+    def prompt_tokens(self, start: float, end: float) -> float:
+        """Prompt tokens of requests whose first token falls into [start, end)."""
+        return float(self.prompt[(self.first >= start) & (self.first < end)].sum())
+
+
+def sums_at(times: Floats, begin: Floats, end: Floats, weights: Floats) -> Floats:
+    """Sum of ``weights`` of the intervals [begin, end) that cover each instant."""
+
+    def upto(points: Floats) -> Floats:
+        order = np.argsort(points, kind="stable")
+        total = np.concatenate(([0.0], np.cumsum(weights[order])))
+        picked: Floats = total[np.searchsorted(points[order], times, side="right")]
+        return picked
+
+    return upto(begin) - upto(end)
+
+
+def measured_window(load: Load, table: Table) -> Window:
+    """The measured part of the run, and the rule in words."""
+    n = len(table)
+    whole_end = float(table.finish.max()) if n else 0.0
+    if n == 0:
+        return Window(start_s=0.0, end_s=0.0, rule="no request was answered")
+    end = float(table.arrival.max())
+    if load.closed_loop is not None:
+        share = load.warm_up if load.warm_up is not None else min(load.closed_loop.clients / n, 0.5)
+        start = float(np.sort(table.finish)[min(n - 1, max(0, int(share * n) - 1))])
+        opens = f"opens when {int(share * n)} requests are answered (every client once, at most half)"
+    else:
+        share = load.warm_up if load.warm_up is not None else 0.1
+        start = float(table.arrival[min(n - 1, int(share * n))])
+        opens = f"opens with request {int(share * n) + 1} of {n}"
+    inside = int(((table.arrival >= start) & (table.arrival <= end)).sum())
+    if end <= start or inside < FEWEST:
+        rule = f"the whole run, filling and draining included: fewer than {FEWEST} requests lie between them"
+        return Window(start_s=0.0, end_s=whole_end, rule=rule)
+    return Window(start_s=start, end_s=end, rule=f"{opens}, closes when the last request comes")
+
+
+def spread(values: Floats) -> Spread:
+    """Mean and percentiles, None where nothing was measured."""
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return Spread(mean=None, p50=None, p90=None, p99=None)
+    p50, p90, p99 = (float(x) for x in np.percentile(values, PERCENTILES))
+    return Spread(mean=float(values.mean()), p50=p50, p90=p90, p99=p99)
+
+
+def weighted_spread(values: Floats, weights: Floats) -> Spread:
+    """Mean and percentiles of ``values``, each counted ``weights`` times."""
+    keep = ~np.isnan(values) & (weights > 0)
+    values, weights = values[keep], weights[keep]
+    if not len(values):
+        return Spread(mean=None, p50=None, p90=None, p99=None)
+    order = np.argsort(values, kind="stable")
+    values, cumulative = values[order], np.cumsum(weights[order])
+    at = [float(values[np.searchsorted(cumulative, q / 100 * cumulative[-1])]) for q in PERCENTILES]
+    mean = float((values * weights[order]).sum() / cumulative[-1])
+    return Spread(mean=mean, p50=at[0], p90=at[1], p99=at[2])
+
+
+def attains(table: Table, objectives: Objectives) -> NDArray[np.bool_] | None:
+    """Which requests are within every stated limit; None when nothing was promised.
+
+    A limit on a percentile is applied to each request; of several percentiles of one kind, the widest.
+    """
+    ok: NDArray[np.bool_] | None = None
+    kinds = {"ttft": table.first - table.arrival, "tpot": table.tpot, "latency": table.finish - table.arrival}
+    for kind, values in kinds.items():
+        limits = [x for p in PERCENTILES if (x := getattr(objectives, f"{kind}_p{p}")) is not None]
+        if limits:
+            with np.errstate(invalid="ignore"):
+                within = np.isnan(values) | (values <= max(limits))
+            ok = within if ok is None else ok & within
+    return ok
+
+
+def check_objectives(metrics: ServingMetrics, objectives: Objectives) -> list[dict[str, object]]:
+    """Each stated objective with the measured percentile and whether it is met."""
+    rows: list[dict[str, object]] = []
+    spreads = {"ttft": metrics.ttft_s, "tpot": metrics.tpot_s, "latency": metrics.latency_s}
+    for kind, values in spreads.items():
+        for p in PERCENTILES:
+            limit = getattr(objectives, f"{kind}_p{p}")
+            if limit is not None:
+                got = getattr(values, f"p{p}")
+                rows.append({
+                    "name": f"{kind}_p{p}", "limit_s": limit, "measured_s": got,
+                    "met": got is not None and got <= limit,
+                })  # fmt: skip
+    return rows
+
+
+def serving_metrics(recording: JobRecording, end: float, utilisation: float) -> tuple[ServingMetrics, Window, Table]:
+    """All numbers of one job. ``end`` is the simulated time, ``utilisation`` its GPUs' busy share."""
+    table = Table.of(recording.table)
+    load, objectives = recording.job.spec.load, recording.job.spec.objectives
+    window = measured_window(load, table)
+    a, b = window.start_s, window.end_s
+    seconds = b - a
+    rate = (lambda x: x / seconds) if seconds > 0 else (lambda x: 0.0)
+    mine = (table.arrival >= a) & (table.arrival <= b)
+    finished = (table.finish > a) & (table.finish <= b)
+    ok = attains(table, objectives)
+    tpot = spread(table.tpot[mine])
+    tallies = [r.tally for r in recording.replicas]
+    passes = sum(t.pass_seconds for t in tallies)
+    kv_mean, kv_peak = _kv_occupancy(recording, a, b)
+    generated = table.output_tokens(a, b)
+    metrics = ServingMetrics(
+        output_tokens_per_s=rate(generated),
+        total_tokens_per_s=rate(generated + table.prompt_tokens(a, b)),
+        requests_per_s=rate(float(finished.sum())),
+        completed_requests=len(table),
+        rejected_requests=len(recording.table.rejected),
+        measured_requests=int(mine.sum()),
+        ttft_s=spread((table.first - table.arrival)[mine]),
+        tpot_s=tpot,
+        inter_token_s=weighted_spread(table.tpot[mine], (table.output - 1)[mine]),
+        latency_s=spread((table.finish - table.arrival)[mine]),
+        queue_s=spread((table.scheduled - table.arrival)[mine]),
+        batch_size_mean=sum(t.sequence_seconds for t in tallies) / passes if passes else 0.0,
+        kv_occupancy_mean=kv_mean,
+        kv_occupancy_peak=kv_peak,
+        kv_blocked_fraction=sum(t.blocked for t in tallies) / (len(tallies) * end) if end else 0.0,
+        utilisation_mean=utilisation,
+        slo_attainment=None if ok is None or not mine.any() else float(ok[mine].mean()),
+        goodput_requests_per_s=None if ok is None else rate(float((finished & ok).sum())),
+        tokens_per_s_per_user=1 / tpot.p50 if tpot.p50 else None,
+        preemptions=sum(recording.table.preempted),
+        recomputed_tokens=recording.table.recomputed,
+    )
+    return metrics, window, table
+
+
+def _kv_occupancy(recording: JobRecording, start: float, end: float) -> tuple[float, float]:
+    """Mean share of the KV cache in use over the window, and its largest share in a bin of the timeline."""
+    capacity = float(sum(recording.layout.tokens))
+    if end <= start or capacity <= 0:
+        return 0.0, 0.0
+    bins = [r.tally.cached for r in recording.replicas]
+    mean = sum(b.between(start, end) for b in bins) / (end - start) / capacity
+    width = max(b.width for b in bins)
+    series = np.zeros(1)
+    for b in bins:
+        values = np.array(b.values).reshape(-1, round(width / b.width)).sum(axis=1)
+        series = np.pad(series, (0, max(0, len(values) - len(series))))
+        series[: len(values)] += values
+    last = int(end / width)
+    return mean, max(mean, float(series[: max(1, last)].max()) / width / capacity)

@@ -1,0 +1,243 @@
+"""The Result: one JSON document that every report is drawn from. Its names are a public contract (SI units).
+
+Later versions add keys and never rename them; a reader refuses a newer ``schema_version`` than its own.
+Requests and spans in full are side tables (requests.csv, trace.json), not part of this document.
+``run_info`` holds wall-clock facts and stands outside the document's identity.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+SCHEMA_VERSION = 1
+
+State = Literal["stable", "saturated", "overloaded"]
+
+
+class Part(BaseModel):
+    """A frozen piece of a Result."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", ser_json_inf_nan="null")
+
+
+class Spread(Part):
+    """A distribution over measured requests, in seconds; None where nothing was measured."""
+
+    mean: float | None
+    p50: float | None
+    p90: float | None
+    p99: float | None
+
+
+class ServingMetrics(Part):
+    """Numbers of one serving job over its measured window (definitions in ``results.definitions``)."""
+
+    output_tokens_per_s: float
+    total_tokens_per_s: float
+    requests_per_s: float
+    completed_requests: int
+    rejected_requests: int
+    measured_requests: int
+    ttft_s: Spread
+    tpot_s: Spread
+    inter_token_s: Spread
+    latency_s: Spread
+    queue_s: Spread
+    batch_size_mean: float
+    kv_occupancy_mean: float
+    kv_occupancy_peak: float
+    kv_blocked_fraction: float
+    utilisation_mean: float
+    slo_attainment: float | None
+    goodput_requests_per_s: float | None
+    tokens_per_s_per_user: float | None
+    preemptions: int
+    recomputed_tokens: int
+
+
+class Saturation(Part):
+    """What the same hardware does when requests never run out."""
+
+    output_tokens_per_s: float
+    usd_per_million_tokens: float | None
+
+
+class Cost(Part):
+    """Money of one job over its measured window: its share of the cluster by GPUs."""
+
+    usd_per_hour: float
+    usd_per_million_tokens: float | None
+    tokens_per_usd: float | None
+    breakdown_usd_per_hour: dict[str, float]
+    capital_usd: float | None
+    power_w: float | None
+    kwh_per_million_tokens: float | None
+    saturation: Saturation | None = None
+
+
+class Window(Part):
+    """The measured part of a run and the rule that chose it."""
+
+    start_s: float
+    end_s: float
+    rule: str
+
+
+class JobResult(Part):
+    """One job's answer."""
+
+    name: str
+    kind: Literal["serving"]
+    model: str
+    stack: str
+    plan: str
+    gpus: int
+    state: State
+    metrics: ServingMetrics
+    cost: Cost | None
+    window: Window
+    objectives: list[dict[str, Any]]
+    cdf: dict[str, list[list[float]]]
+    notes: list[str]
+
+
+class Effect(Part):
+    """What one improved resource changes, found by running again."""
+
+    resource: str
+    change: str
+    output_tokens_per_s: float
+    relative: float
+    usd_per_million_tokens_relative: float | None = None
+    ttft_p50_relative: float | None = None
+    tpot_p50_relative: float | None = None
+
+
+class Verdict(Part):
+    """The answer in a few lines."""
+
+    state: State
+    sentence: str
+    bottleneck: str
+    binding: list[str]
+    not_binding: list[str]
+    effects: list[Effect]
+    warnings: list[str]
+
+
+class MemoryStage(Part):
+    """One GPU of a pipeline stage: bytes by part against capacity."""
+
+    job: str
+    stage: int
+    gpu: str
+    count: int
+    capacity_bytes: float
+    parts: dict[str, float]
+    kv_tokens: int
+
+
+class DeviceClass(Part):
+    """GPUs that did the same: a pipeline stage of a job, or the unused ones."""
+
+    name: str
+    job: str | None
+    stage: int | None
+    gpu: str
+    count: int
+    busy: float
+    flops_utilisation: float
+    bandwidth_utilisation: float
+    ledger: dict[str, float]
+    energy_j: float | None = None
+
+
+class LinkClass(Part):
+    """Links of one kind that can be exchanged without changing the answer."""
+
+    name: str
+    kind: str
+    count: int
+    bandwidth: float
+    bytes: float
+    utilisation_mean: float
+    utilisation_peak: float
+
+
+class Span(Part):
+    """One stretch of work on a device class, for the Gantt chart."""
+
+    device: str
+    kind: str
+    start_s: float
+    end_s: float
+    batch: int
+    tokens: int
+    micro_batch: int
+
+
+class Timeline(Part):
+    """Shares of each bin of ``bin_s`` seconds (at most 2,000 bins), and a window of spans."""
+
+    bin_s: float
+    devices: dict[str, list[float]]
+    links: dict[str, list[float]]
+    jobs: dict[str, dict[str, list[float]]]
+    spans: list[Span]
+    spans_window_s: list[float]
+
+
+class RooflineDot(Part):
+    """One phase of one device class on the roofline of its GPU."""
+
+    device: str
+    phase: str
+    flops_per_byte: float
+    flops_per_s: float
+    peak_flops: float
+    bandwidth: float
+
+
+class Assumption(Part):
+    """One number the answer rests on."""
+
+    name: str
+    value: str
+    origin: str
+    source: str
+
+
+class Result(Part):
+    """The whole answer of one run."""
+
+    schema_version: int
+    scenario: str
+    about: str
+    version: str
+    seed: int
+    detail: str
+    headline: str
+    resolved_scenario: dict[str, Any]
+    verdict: Verdict
+    jobs: list[JobResult]
+    metrics: ServingMetrics | None
+    cost: Cost | None
+    memory: list[MemoryStage]
+    ledger: dict[str, float]
+    gpus: int
+    simulated_s: float
+    events: int
+    devices: list[DeviceClass]
+    links: list[LinkClass]
+    timeline: Timeline
+    roofline: list[RooflineDot]
+    topology: dict[str, Any]
+    intervals: dict[str, list[float]]
+    intervals_method: str
+    assumptions: list[Assumption]
+    banners: list[str]
+    not_modelled: list[str]
+    definitions: dict[str, str]
+    run_info: dict[str, Any] | None = None

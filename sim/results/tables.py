@@ -1,0 +1,71 @@
+"""Side tables of a run: every request, and spans and counters for a trace viewer."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+from typing import Any
+
+from sim.jobs.play import Recording
+from sim.results.collect import link_classes, timeline_of
+from sim.results.metrics import Table
+
+COLUMNS = (
+    "job", "request", "replica", "prompt_tokens", "output_tokens", "arrival_s", "scheduled_s", "first_token_s",
+    "finish_s", "ttft_s", "tpot_s", "latency_s", "preemptions", "status",
+)  # fmt: skip
+
+
+def requests_csv(recording: Recording) -> str:
+    """One row a request, in the order they were drawn; times in seconds, empty where it did not happen."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for job in recording.jobs:
+        t = job.table
+        rejected = set(t.rejected)
+        for r in range(len(t)):
+            times = [_time(x[r]) for x in (t.arrival, t.scheduled, t.first, t.finish)]
+            done = t.finish[r] == t.finish[r]
+            ttft = _time(t.first[r] - t.arrival[r])
+            tpot = _time((t.finish[r] - t.first[r]) / (t.output[r] - 1)) if done and t.output[r] > 1 else ""
+            latency = _time(t.finish[r] - t.arrival[r])
+            status = "completed" if done else "rejected" if r in rejected else "not sent"
+            writer.writerow([job.job.spec.name, r, t.replica[r], t.prompt[r], t.output[r], *times, ttft, tpot, latency,
+                             t.preempted[r], status])  # fmt: skip
+    return out.getvalue()
+
+
+def _time(value: float) -> str:
+    return "" if value != value else f"{value:.9g}"
+
+
+@dataclass(frozen=True, slots=True)
+class TraceTables:
+    """What a trace viewer shows: tracks in order, spans (track, kind, start, end, facts), and counters."""
+
+    tracks: list[tuple[str, str]]
+    spans: list[tuple[str, str, float, float, dict[str, Any]]]
+    counters: list[tuple[str, float, list[float]]]
+
+
+def trace_tables(recording: Recording) -> TraceTables:
+    """Spans of each device class (the first few thousand) and counters of links, batches and queues."""
+    tracks: list[tuple[str, str]] = []
+    spans: list[tuple[str, str, float, float, dict[str, Any]]] = []
+    for job in recording.jobs:
+        for replica in job.replicas:
+            for stage in replica.stages:
+                for member in stage.members:
+                    track = member.track
+                    tracks.append((track.name, f"GPUs of {job.job.spec.name}"))
+                    for kind, start, end, batch, tokens, slot in track.spans:
+                        facts = {"sequences": batch, "tokens": tokens, "micro_batch": slot}
+                        spans.append((track.name, str(kind), start, end, facts))
+    tables = [Table.of(job.table) for job in recording.jobs]
+    line = timeline_of(recording, tables, 0.0)
+    counters = [(f"link {name}", line.bin_s, values) for name, values in link_classes(recording)[1].items()]
+    for name, series in line.jobs.items():
+        counters += [(f"{name} {what}", line.bin_s, values) for what, values in series.items() if values]
+    return TraceTables(tracks, spans, counters)

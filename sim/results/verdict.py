@@ -1,0 +1,161 @@
+"""The verdict: is it stable, what binds, what does not, and what to beware of.
+
+State. *Overloaded*: requests come faster than they are answered (over the window fewer than 95% of the
+arrivals were answered and the queue grew). *Saturated*: a request waited to be let in for more than half of
+the window. *Stable* otherwise.
+
+What binds is read off the ledger; what does not is found by running again with one resource improved.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sim.jobs.play import JobRecording, Recording
+from sim.results.metrics import Table, sums_at
+from sim.results.schema import Effect, ServingMetrics, State, Verdict, Window
+from sim.units import format_count, format_percent
+
+# A change below this share is no change.
+NOTHING = 0.01
+IDLE = ("waiting for work", "spare")
+BINDS = {
+    "compute-bound": "GPU arithmetic",
+    "memory-bound": "HBM bandwidth",
+    "launch and host": "kernel launches and the host",
+    "pipeline bubble": "pipeline bubbles",
+}
+
+
+def state_of(table: Table, window: Window, closed: bool) -> State:
+    """Stable, saturated or overloaded (the rules are the module's)."""
+    a, b = window.start_s, window.end_s
+    if b <= a:
+        return "stable"
+    came = float(((table.arrival > a) & (table.arrival <= b)).sum())
+    left = float(((table.finish > a) & (table.finish <= b)).sum())
+    edges = np.array([a, b])
+    waiting = sums_at(edges, table.arrival, table.scheduled, np.ones(len(table)))
+    grew = float(waiting[1] - waiting[0])
+    if not closed and came and left < 0.95 * came and grew > max(5.0, 0.02 * came):
+        return "overloaded"
+    if _covered(table, a, b) > 0.5 * (b - a):
+        return "saturated"
+    return "stable"
+
+
+def _covered(table: Table, a: float, b: float) -> float:
+    """Seconds of [a, b] in which some request waited to be let in."""
+    start, end = np.clip(table.arrival, a, b), np.clip(table.scheduled, a, b)
+    order = np.argsort(start, kind="stable")
+    covered, reached = 0.0, a
+    for s, e in zip(start[order], end[order], strict=True):
+        if e > reached:
+            covered += e - max(s, reached)
+            reached = e
+    return float(covered)
+
+
+def binding(ledger: dict[str, float], metrics: list[ServingMetrics], states: list[State]) -> list[str]:
+    """What binds, most first: memory for KV where requests wait for it, then the ledger's larger buckets."""
+    found = []
+    blocked = max((m.kv_blocked_fraction for m in metrics), default=0.0)
+    if blocked > 0.3:
+        found.append(f"KV memory (requests wait for it {format_percent(blocked)} of the time)")
+    total = sum(v for k, v in ledger.items() if k != "spare")
+    waiting = ledger.get("waiting for work", 0.0)
+    if total and waiting / total > 0.5 and "overloaded" not in states:
+        found.append(f"the load (GPUs wait for work {format_percent(waiting / total)} of the time)")
+    busy = sorted(((v, k) for k, v in ledger.items() if k not in IDLE), reverse=True)
+    working = sum(v for v, _ in busy)
+    for seconds, bucket in busy:
+        if working and seconds / working >= 0.15:
+            name = BINDS.get(bucket) or "network" + bucket.removeprefix("communication")
+            found.append(f"{name} ({format_percent(seconds / total)} of GPU time)")
+    return found or ["nothing: no GPU worked"]
+
+
+def not_binding(effects: list[Effect]) -> list[str]:
+    """One line for each improvement that changes neither throughput nor latency by a percent."""
+    lines = []
+    for e in effects:
+        changes = [e.relative, e.ttft_p50_relative or 0.0, e.tpot_p50_relative or 0.0]
+        if all(abs(c) < NOTHING for c in changes):
+            lines.append(f"{e.resource} {e.change} changes tok/s by {_signed(e.relative)}, TPOT by "
+                         f"{_signed(e.tpot_p50_relative or 0.0)}")  # fmt: skip
+    return lines
+
+
+def _signed(change: float) -> str:
+    return "less than 0.1%" if abs(change) < 0.001 else f"{100 * change:+.1f}%"
+
+
+def warnings_of(recording: Recording, jobs: list[tuple[JobRecording, ServingMetrics, State]]) -> list[str]:
+    """What a reader should know before trusting the numbers."""
+    lines = []
+    unchecked = recording.resolved.scenario.assume.kv_capacity == "unchecked"
+    for job, metrics, state in jobs:
+        spec = job.job.spec
+        tight = min(
+            max(0.0, m.kv_budget) / m.capacity for r in job.layout.replicas for s in r for m in s.memory.values()
+        )
+        if tight < 0.1 and not unchecked:
+            lines.append(
+                f"{spec.name}: the KV cache has {format_percent(tight)} of a GPU's memory; an error of 1 GB in what "
+                "the engine keeps back moves the batch by a lot"
+            )
+        if job.too_long:
+            lines.append(
+                f"{spec.name}: {job.too_long:,} of {len(job.table):,} requests exceed the {job.job.model.context:,} "
+                f"tokens of context of {job.job.model.id} and are rejected"
+            )
+        others = metrics.rejected_requests - job.too_long
+        if others > 0:
+            lines.append(f"{spec.name}: {others:,} requests are larger than the whole KV cache and are rejected")
+        if state == "overloaded":
+            lines.append(
+                f"{spec.name}: overloaded: requests come {_ratio(job, metrics)} as fast as they are answered; "
+                "latencies grow with the length of the run and say nothing else"
+            )
+        if spec.plan.pp >= 4:
+            lines.append(f"{spec.name}: pipelines of four and more stages are not validated for decode-heavy loads")
+        chunk = spec.batching.prefill_chunk or spec.batching.max_batched_tokens or job.job.stack.max_batched_tokens
+        slow = [s.hop for r in job.replicas for s in r.stages if s.hop and s.hop.cap <= 0.13e9]
+        if slow and chunk > 128:
+            lines.append(
+                f"{spec.name}: prompts travel in pieces of up to {chunk} tokens over at most 1 Gbit/s; pieces of "
+                "32-128 (batching.prefill_chunk) keep them from blocking the pipeline"
+            )
+        if any(s.link == "staged" for r in job.replicas for s in r.stages):
+            lines.append(
+                f"{spec.name}: tensor parallelism without P2P goes through host memory; its bandwidth is a judgement "
+                "(4-12 GB/s), not a measurement"
+            )
+    return lines
+
+
+def _ratio(job: JobRecording, metrics: ServingMetrics) -> str:
+    table = Table.of(job.table)
+    span = float(table.arrival.max() - table.arrival.min()) if len(table) else 0.0
+    rate = len(table) / span if span > 0 else 0.0
+    return f"{rate / metrics.requests_per_s:.1f} times" if metrics.requests_per_s else "much"
+
+
+def verdict_of(
+    states: list[State], ledger: dict[str, float], metrics: list[ServingMetrics], effects: list[Effect], warn: list[str]
+) -> Verdict:
+    """The answer in a few lines."""
+    order: list[State] = ["stable", "saturated", "overloaded"]
+    state = max(states, key=order.index)
+    binds = binding(ledger, metrics, states)
+    rate = sum(m.requests_per_s for m in metrics)
+    sentence = f"{state} at {format_count(rate)} req/s; bound by {', then '.join(binds[:2])}"
+    return Verdict(
+        state=state,
+        sentence=sentence,
+        bottleneck=binds[0],
+        binding=binds,
+        not_binding=not_binding(effects),
+        effects=effects,
+        warnings=warn,
+    )

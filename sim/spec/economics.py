@@ -1,0 +1,91 @@
+"""What a cluster costs: bought, powered and hosted, or rented. Prices carry a date and a source."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from sim.spec.base import Name, Prose, Spec
+from sim.units import Seconds, Usd, UsdPerHour, UsdPerKwh, Watts
+
+
+class Price(Spec):
+    """A catalogue price: what was asked for an item, by whom, when."""
+
+    id: Name
+    item: Prose
+    kind: Prose
+    provider: Prose = ""
+    terms: Prose = ""
+    unit: Prose
+    usd: float | None = None
+    usd_low: float | None = None
+    usd_high: float | None = None
+    as_of: Prose
+    source: Prose
+    notes: Prose = ""
+
+
+class CapitalItem(Spec):
+    """One line of a purchase."""
+
+    what: Prose
+    count: Annotated[float, Field(gt=0, le=1e7)] = 1.0
+    unit_price: Usd
+
+
+class Power(Spec):
+    """Electrical power of the whole cluster, replacing what the GPUs' and hosts' figures add up to."""
+
+    idle: Watts
+    busy: Watts
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Power:
+        if self.idle > self.busy:
+            raise ValueError("idle power is above busy power")
+        return self
+
+
+class Rental(Spec):
+    """Rent instead of purchase. Give one of: per GPU, for the whole cluster, or a catalogue price id."""
+
+    per_gpu: UsdPerHour | None = None
+    cluster: UsdPerHour | None = None
+    price: Name | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Rental:
+        if sum(x is not None for x in (self.per_gpu, self.cluster, self.price)) != 1:
+            raise ValueError("give exactly one of per_gpu, cluster, price")
+        return self
+
+
+class CostSpec(Spec):
+    """Money. ``capital`` is a sum or a list of items; ``hosting`` and ``electricity`` run on top of it.
+
+    Power is idle + (busy - idle) * utilisation for each GPU, plus each host's own, times ``pue``.
+    With ``rental`` nothing else is charged: electricity and hosting are the landlord's.
+    """
+
+    capital: Usd | Annotated[tuple[CapitalItem, ...], Field(min_length=1)] | None = None
+    amortisation: Seconds = 3 * 365 * 86400.0
+    electricity: UsdPerKwh | None = None
+    pue: Annotated[float, Field(ge=1, le=5)] = 1.0
+    power: Power | None = None
+    hosting: UsdPerHour = 0.0
+    rental: Rental | None = None
+    prices_as_of: Prose = ""
+
+    @model_validator(mode="after")
+    def _bought_or_rented(self) -> CostSpec:
+        if (self.capital is None) == (self.rental is None):
+            raise ValueError("give either capital (bought) or rental")
+        if self.rental is not None and (self.electricity is not None or self.hosting or self.power):
+            raise ValueError("a rental price includes electricity and hosting: leave them out")
+        if self.capital is not None and self.electricity is None:
+            raise ValueError("electricity is missing: a bought cluster pays for power, e.g. 0.10 USD/kWh")
+        if self.amortisation <= 0:
+            raise ValueError("amortisation must be longer than 0")
+        return self

@@ -1,0 +1,134 @@
+"""GPUs, links and collective fabrics as data: datasheet numbers beside measured kernel constants.
+
+A datasheet gives peaks; kernels reach a fraction of them after a launch time. The constants are those of
+the roofline law in :mod:`sim.laws.roofline`, each physical, per (GPU, software generation), with a source.
+Rates are dense (never with structured sparsity) and links count one direction.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from sim.spec.base import Name, Prose, Spec
+from sim.units import Bandwidth, Bytes, BytesPerSecond, FlopRate, Fraction, Seconds, Watts
+
+Positive = Annotated[float, Field(gt=0, le=10)]
+Origin = Literal["measured", "copied", "judged", "datasheet"]
+LinkKind = Literal[
+    "nvlink", "pcie", "socket", "memory", "ethernet", "roce", "infiniband", "thunderbolt", "internet"
+]
+
+
+class KernelConstants(Spec):
+    """Achieved fractions of the datasheet and launch times of one GPU's kernels.
+
+    Symbols of KERNELS_AND_NETWORK: ec (16/8/4 bit), em, t0 for matrix products; ema, t0a for decode
+    attention; ecp, t0p, x for prefill attention (x lumps softmax and rescaling work and may exceed 1).
+    Elementwise kernels (norms, rotary, activation) were measured at 0.8 of bandwidth and 2 us each.
+    """
+
+    gemm_compute_16: Fraction
+    gemm_compute_8: Fraction
+    gemm_compute_4: Fraction
+    gemm_memory: Fraction
+    gemm_launch: Seconds
+    decode_memory: Fraction
+    decode_launch: Seconds
+    prefill_compute: Fraction
+    prefill_launch: Seconds
+    prefill_memory: Positive
+    elementwise_memory: Fraction = 0.8
+    elementwise_launch: Seconds = 2e-6
+    origin: Origin
+    source: Prose
+    fitted_error: Prose | None = None
+
+
+class Flops(Spec):
+    """Dense peak rates by precision. ``fp16`` accumulates in FP32; ``fp16_fp16acc`` in FP16.
+
+    GeForce cards halve FP16 and BF16 when accumulating in FP32 (RTX 4090: 165.2, not 330.3).
+    """
+
+    fp16: FlopRate
+    bf16: FlopRate | None = None
+    fp16_fp16acc: FlopRate | None = None
+    fp8: FlopRate | None = None
+    int8: FlopRate | None = None
+    fp4: FlopRate | None = None
+    tf32: FlopRate | None = None
+    fp32: FlopRate | None = None
+
+
+class Gpu(Spec):
+    """One accelerator. ``usable_memory`` is what the driver shows a program, ``memory`` the box's number."""
+
+    id: Name
+    name: Prose
+    vendor: Name
+    architecture: Name
+    memory: Bytes
+    usable_memory: Bytes
+    memory_bandwidth: BytesPerSecond
+    flops: Flops
+    tdp: Watts
+    idle_power: Watts
+    scale_up: Bandwidth | None = None
+    scale_up_domain: Annotated[int, Field(ge=1)] = 1
+    pcie: Name | None = None
+    p2p: bool = True
+    kernels: KernelConstants | None = None
+    source: Prose
+    sources: dict[str, Prose] = Field(default_factory=dict)
+    notes: Prose = ""
+
+
+class LinkType(Spec):
+    """One kind of cable or bus.
+
+    ``bandwidth`` is the raw rate of one direction; ``efficiency`` the share a large message gets;
+    ``latency`` one way; ``message_overhead`` the software time per message, which blocks the sender.
+    """
+
+    id: Name
+    kind: LinkKind
+    bandwidth: Bandwidth
+    efficiency: Fraction = 1.0
+    latency: Seconds = 0.0
+    message_overhead: Seconds = 0.0
+    source: Prose
+    origin: Origin = "datasheet"
+    notes: Prose = ""
+
+
+FabricKind = Literal["nvlink", "pcie", "staged", "network"]
+
+
+class Fabric(Spec):
+    """Measured constants of collectives among GPUs that sit on one fabric (two-branch alpha-beta law).
+
+    time = min(alpha + s*step + w/(efficiency*B), bulk_alpha + s*bulk_step + w/(bulk_efficiency(n)*B)) with
+    s ring steps, w wire bytes per GPU and B the raw rate of the member's link into the fabric, or the share
+    that the graph leaves it. The first branch is the low-latency protocol, the second the bulk one.
+    ``bulk_efficiency`` maps group sizes to the achieved share; sizes between are taken from the next larger.
+    ``cross_efficiency`` replaces it where the group spans two sockets; ``in_switch`` is the all-reduce done
+    by the switch (NVLS), used for n > 4.
+    """
+
+    id: Name
+    kind: FabricKind
+    architecture: Name | None = None
+    library: Name
+    alpha: Seconds
+    step: Seconds
+    efficiency: Positive
+    bulk_alpha: Seconds
+    bulk_step: Seconds
+    bulk_efficiency: dict[int, Positive]
+    cross_efficiency: dict[int, Positive] | None = None
+    in_switch: Positive | None = None
+    origin: Origin
+    source: Prose
+    fitted_error: Prose | None = None

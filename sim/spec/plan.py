@@ -1,0 +1,61 @@
+"""How a model is laid on GPUs: tensor, pipeline and replica degrees, layers per stage, and where ranks sit."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from sim.spec.base import Count, Spec
+
+WeightFormat = Literal["fp16", "bf16", "fp8", "int8", "int4", "fp4"]
+KvFormat = Literal["fp16", "bf16", "fp8", "int8"]
+
+# Bytes a weight takes, with the scales of its group: fp4 is NVFP4 (a byte of scale per 16 weights),
+# int4 is GPTQ/AWQ with groups of 128 (an fp16 scale and a 4-bit zero point per group).
+WEIGHT_BYTES: dict[str, float] = {
+    "fp16": 2.0, "bf16": 2.0, "fp8": 1.0, "int8": 1.0, "int4": (4 + 20 / 128) / 8, "fp4": 0.5625,
+}  # fmt: skip
+KV_BYTES: dict[str, float] = {"fp16": 2.0, "bf16": 2.0, "fp8": 1.0, "int8": 1.0}
+
+
+class ServingPrecision(Spec):
+    """Number formats. Activations travel in 16 bits; the output head stays in 16 bits."""
+
+    weights: WeightFormat = "fp16"
+    kv: KvFormat = "fp16"
+
+
+class ServingPlan(Spec):
+    """Degrees of one serving job; it takes ``tp * pp * dp`` GPUs.
+
+    ``layers`` gives the layers of each pipeline stage, or how to find them: ``even`` (a remainder goes to
+    the first stages), or ``balanced`` (by each stage's speed, within its memory). ``placement`` lists the
+    GPUs by their number in the topology, tensor ranks innermost, then stages, then replicas.
+    ``micro_batches`` is how many batches travel the pipeline at once.
+    """
+
+    tp: Count = 1
+    pp: Count = 1
+    dp: Count = 1
+    micro_batches: Count | None = None
+    layers: Literal["even", "balanced"] | tuple[Annotated[int, Field(ge=1, le=2000)], ...] = "even"
+    placement: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+
+    @property
+    def gpus(self) -> int:
+        """GPUs the plan takes."""
+        return self.tp * self.pp * self.dp
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ServingPlan:
+        if not isinstance(self.layers, str) and len(self.layers) != self.pp:
+            raise ValueError(f"layers lists {len(self.layers)} stages, pp is {self.pp}")
+        if self.micro_batches is not None and self.pp == 1 and self.micro_batches > 1:
+            raise ValueError("micro_batches needs a pipeline: pp is 1")
+        if self.placement is not None:
+            if len(self.placement) != self.gpus:
+                raise ValueError(f"placement lists {len(self.placement)} GPUs, the plan takes {self.gpus}")
+            if len(set(self.placement)) != len(self.placement):
+                raise ValueError("placement names a GPU twice")
+        return self

@@ -1,0 +1,129 @@
+"""The scenario: one cluster, one or more jobs on it, what they cost, and every assumption in sight.
+
+These keys are the contract with users; ``sim schema`` prints them as JSON Schema.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from sim.spec.base import Name, Prose, Spec
+from sim.spec.economics import CostSpec
+from sim.spec.plan import ServingPlan, ServingPrecision
+from sim.spec.topology import TopologySpec
+from sim.spec.workload import Load, Objectives
+from sim.units import Bandwidth, BytesPerSecond, FlopRate, Seconds
+
+# A catalogue id, or a path to a local Hugging Face config.json.
+Reference = Annotated[str, Field(min_length=1, max_length=400)]
+
+
+class NetworkOverride(Spec):
+    """Changes to the links between nodes, for what-if questions without a new topology file."""
+
+    bandwidth: Bandwidth | None = None
+    latency: Seconds | None = None
+    message_overhead: Seconds | None = None
+
+
+class ClusterSpec(Spec):
+    """The hardware: a topology file (path from the scenario's own folder) or the short form inline."""
+
+    topology: Reference | TopologySpec
+    network: NetworkOverride = NetworkOverride()
+
+
+class Batching(Spec):
+    """How requests share passes. Limits left out are the stack's own.
+
+    ``prefill_chunk`` bounds the prompt tokens of one pass; ``max_batched_tokens`` all tokens of one pass.
+    """
+
+    policy: Literal["continuous", "static"] = "continuous"
+    max_batched_tokens: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    prefill_chunk: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    max_sequences: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+
+    @model_validator(mode="after")
+    def _static_has_a_size(self) -> Batching:
+        if (self.policy == "static") != (self.batch_size is not None):
+            raise ValueError("batch_size belongs to policy static, which needs it")
+        if self.policy == "static" and (self.prefill_chunk or self.max_batched_tokens or self.max_sequences):
+            raise ValueError("policy static runs whole batches: give batch_size only")
+        return self
+
+
+class ServingJob(Spec):
+    """An inference job: a model, how it is laid out, how requests are batched, and who asks."""
+
+    name: Name
+    kind: Literal["serving"]
+    model: Reference | None = None
+    stack: Name | None = None
+    precision: ServingPrecision = ServingPrecision()
+    plan: ServingPlan = ServingPlan()
+    batching: Batching = Batching()
+    load: Load
+    objectives: Objectives = Objectives()
+
+
+class AssumedGpu(Spec):
+    """Datasheet rates replaced by the reader's."""
+
+    flops: FlopRate | None = None
+    memory_bandwidth: BytesPerSecond | None = None
+
+
+class Assume(Spec):
+    """Assumptions that physics or engines forbid, in sight and off by default.
+
+    A report that uses one says so in a banner. They exist to replay arithmetic made on paper.
+    """
+
+    gpu: AssumedGpu | None = None
+    parameters: Annotated[float, Field(gt=1e6, le=1e14)] | None = None
+    kv_capacity: Literal["checked", "unchecked"] = "checked"
+    kv_reads: Literal["counted", "free"] = "counted"
+    tp_volume: Literal["ring", "one_copy"] = "ring"
+    tp_latency: Seconds | None = None
+    pp_return_hop: Literal["token_ids", "counted"] = "token_ids"
+
+
+class Define(Spec):
+    """The user's own GPUs, links, fabrics, models, stacks, lengths and prices, by id.
+
+    An entry with ``like: ID`` starts from that catalogue entry and changes the keys it names.
+    """
+
+    gpus: dict[Name, dict[str, Any]] = Field(default_factory=dict)
+    links: dict[Name, dict[str, Any]] = Field(default_factory=dict)
+    fabrics: dict[Name, dict[str, Any]] = Field(default_factory=dict)
+    models: dict[Name, dict[str, Any]] = Field(default_factory=dict)
+    stacks: dict[Name, dict[str, Any]] = Field(default_factory=dict)
+    lengths: dict[Name, dict[str, Any]] = Field(default_factory=dict)
+    prices: dict[Name, dict[str, Any]] = Field(default_factory=dict)
+
+
+class Scenario(Spec):
+    """Everything a run depends on."""
+
+    name: Name
+    about: Prose = ""
+    cluster: ClusterSpec
+    model: Reference | None = None
+    stack: Name = "generic"
+    jobs: Annotated[tuple[ServingJob, ...], Field(min_length=1, max_length=64)]
+    cost: CostSpec | None = None
+    assume: Assume = Assume()
+    define: Define = Define()
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Scenario:
+        names = [job.name for job in self.jobs]
+        if len(set(names)) != len(names):
+            raise ValueError("two jobs have the same name")
+        return self

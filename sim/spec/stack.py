@@ -1,0 +1,58 @@
+"""The software's efficiency profile: what an engine adds to, or takes from, what the GPU's kernels reach.
+
+``ideal`` is datasheet arithmetic: peak rates, no launch, no latency, activations kept on chip.
+Everything else uses the GPU's measured kernel constants and these few host constants, each with the
+version it belongs to, its source and its fitted error. Engine version alone moves results by 10-30%.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from sim.spec.base import Name, Prose, Spec
+from sim.spec.hardware import Origin, Positive
+from sim.units import Bytes, Fraction, Seconds
+
+
+class StackMemory(Spec):
+    """How an engine finds its KV budget.
+
+    ``of_total``: fraction*HBM - weights - reserve (vLLM); ``of_free``: fraction*(HBM - weights - reserve)
+    (TensorRT-LLM). Admission keeps ``watermark`` of the blocks free for sequences that already run.
+    """
+
+    rule: Literal["of_total", "of_free"]
+    fraction: Fraction
+    reserve: Bytes
+    block_tokens: Annotated[int, Field(ge=1, le=4096)] = 16
+    watermark: Fraction = 0.01
+
+
+class Stack(Spec):
+    """One serving engine at one version."""
+
+    id: Name
+    version: Prose
+    about: Prose = ""
+    source: Prose
+    origin: Origin
+    fitted_error: Prose | None = None
+    kernels: Literal["measured", "datasheet"] = "measured"
+    links: Literal["measured", "datasheet"] = "measured"
+    roofline_exponent: Annotated[float, Field(ge=1, le=100)] | Literal["max"] = 2.5
+    activations: Literal["through_memory", "on_chip"] = "through_memory"
+    compute_scale: Positive = 1.0
+    memory_scale: Positive = 1.0
+    attention_scale: Positive = 1.0
+    mixed_attention_penalty: Positive = 1.0
+    host_per_step: Seconds = 0.0
+    host_per_sequence: Seconds = 0.0
+    host_per_layer: Seconds = 0.0
+    host_per_pipeline_pass: Seconds = 0.0
+    collective_libraries: tuple[Name, ...] = ("nccl",)
+    memory: StackMemory
+    admission: Literal["preempt", "reserve"]
+    max_sequences: Annotated[int, Field(ge=1, le=1_000_000)]
+    max_batched_tokens: Annotated[int, Field(ge=1, le=10_000_000)]

@@ -1,0 +1,185 @@
+"""Requests: when they arrive, how long their prompts and answers are, and what was promised about them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from sim.spec.base import Name, Prose, Spec
+from sim.units import Fraction, PerSecond, Seconds, Tokens
+
+Requests = Annotated[int, Field(ge=1, le=10_000_000, strict=True)]
+
+
+class Lognormal(Spec):
+    """Lengths whose logarithm is normal, from the median and a percentile; clipped to [min, max]."""
+
+    median: Tokens
+    p90: Tokens
+    min: Tokens = 1
+    max: Tokens = 1_000_000
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Lognormal:
+        if not self.min <= self.median <= self.p90 <= self.max:
+            raise ValueError("min <= median <= p90 <= max must hold")
+        return self
+
+
+class Empirical(Spec):
+    """Lengths drawn from a quantile table: ``values[i]`` is the quantile i/(n-1), linear in between."""
+
+    values: Annotated[tuple[Tokens, ...], Field(min_length=2, max_length=10_001)]
+
+    @model_validator(mode="after")
+    def _rising(self) -> Empirical:
+        if any(b < a for a, b in zip(self.values, self.values[1:], strict=False)):
+            raise ValueError("a quantile table must not fall")
+        return self
+
+
+class LengthModel(Spec):
+    """One of the ways to draw lengths."""
+
+    lognormal: Lognormal | None = None
+    empirical: Empirical | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> LengthModel:
+        if (self.lognormal is None) == (self.empirical is None):
+            raise ValueError("give exactly one of lognormal, empirical")
+        return self
+
+
+class LengthDistribution(Spec):
+    """A named joint distribution of prompt and output lengths, computed from a real trace.
+
+    ``spearman`` is the rank correlation between the two; draws keep it through a Gaussian copula.
+    ``arrivals_per_s`` and ``arrivals_cv`` describe the trace's inter-arrival times.
+    """
+
+    id: Name
+    prompt: Empirical
+    output: Empirical
+    spearman: Annotated[float, Field(ge=-1, le=1)]
+    arrivals_per_s: PerSecond
+    arrivals_cv: Annotated[float, Field(ge=0)]
+    requests: Requests
+    source: Prose
+
+
+class ClosedLoop(Spec):
+    """``clients`` users, each sending its next request ``think_time`` after the last one was answered.
+
+    They come one by one over ``ramp``: with lengths that hardly vary, users who all start at once stay in
+    step, and their prompts come in waves.
+    """
+
+    clients: Requests
+    think_time: Seconds = 0.0
+    ramp: Seconds = 0.0
+
+
+class Poisson(Spec):
+    """Independent arrivals at a mean rate."""
+
+    rate: PerSecond
+
+
+class GammaBurst(Spec):
+    """Gamma inter-arrival times: ``cv`` is their coefficient of variation (1 is Poisson, above is bursty)."""
+
+    rate: PerSecond
+    cv: Annotated[float, Field(gt=0, le=100)]
+
+
+class Deterministic(Spec):
+    """Arrivals at equal distances."""
+
+    rate: PerSecond
+
+
+class Diurnal(Spec):
+    """Poisson arrivals whose rate swings as a cosine between ``valley`` and ``peak`` over ``period``."""
+
+    peak: PerSecond
+    valley: PerSecond
+    period: Seconds = 86400.0
+    peak_at: Seconds = 0.0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Diurnal:
+        if self.valley > self.peak:
+            raise ValueError("the valley rate is above the peak rate")
+        return self
+
+
+class Trace(Spec):
+    """Recorded requests. ``time_scale`` stretches the recorded times (2 halves the rate)."""
+
+    file: Prose
+    format: Literal["auto", "azure", "mooncake", "burstgpt", "vidur"] = "auto"
+    time_scale: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    limit: Requests | None = None
+    too_long: Literal["reject", "truncate"] = "reject"
+
+
+class Load(Spec):
+    """What is asked of a serving job: one kind of arrivals, and lengths.
+
+    ``requests`` bounds the run; ``lengths`` names a catalogue distribution for prompt and output together.
+    """
+
+    closed_loop: ClosedLoop | None = None
+    poisson: Poisson | None = None
+    gamma: GammaBurst | None = None
+    deterministic: Deterministic | None = None
+    diurnal: Diurnal | None = None
+    all_at_once: Literal[True] | None = None
+    trace: Trace | Prose | None = None
+    lengths: Name | None = None
+    prompt_tokens: Tokens | LengthModel | None = None
+    output_tokens: Tokens | LengthModel | None = None
+    requests: Requests | None = None
+    warm_up: Fraction | None = None
+
+    @property
+    def arrivals(self) -> str:
+        """The name of the one kind of arrivals that is given."""
+        kinds = ("closed_loop", "poisson", "gamma", "deterministic", "diurnal", "all_at_once", "trace")
+        return next(k for k in kinds if getattr(self, k) is not None)
+
+    @model_validator(mode="after")
+    def _complete(self) -> Load:
+        kinds = ("closed_loop", "poisson", "gamma", "deterministic", "diurnal", "all_at_once", "trace")
+        given = [k for k in kinds if getattr(self, k) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one kind of arrivals ({', '.join(kinds)}), not {given or 'none'}")
+        own = [self.prompt_tokens, self.output_tokens]
+        if given == ["trace"]:
+            if self.lengths or any(x is not None for x in own) or self.requests is not None:
+                raise ValueError("a trace brings its own lengths; bound it with trace.limit")
+            return self
+        if self.requests is None:
+            raise ValueError("requests is missing: how many requests to simulate")
+        if self.lengths is None and None in own:
+            raise ValueError("give prompt_tokens and output_tokens, or lengths: a catalogue distribution")
+        if self.lengths is not None and own != [None, None]:
+            raise ValueError("give either lengths or prompt_tokens and output_tokens, not both")
+        return self
+
+
+class Objectives(Spec):
+    """Promises about latency. A request attains them if its own values are within the limits;
+    the job meets them if the named percentile of all measured requests is."""
+
+    ttft_p50: Seconds | None = None
+    ttft_p90: Seconds | None = None
+    ttft_p99: Seconds | None = None
+    tpot_p50: Seconds | None = None
+    tpot_p90: Seconds | None = None
+    tpot_p99: Seconds | None = None
+    latency_p50: Seconds | None = None
+    latency_p90: Seconds | None = None
+    latency_p99: Seconds | None = None

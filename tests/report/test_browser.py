@@ -1,0 +1,197 @@
+"""The page in a real browser: figures drawn as asked, no network, no errors; dark, narrow and on paper."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sim.report.figures import figures_of
+from sim.report.page import render_html
+
+from .factory import bare_result, hostile_result, make_result
+
+pytestmark = pytest.mark.browser
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+CANDIDATES = ("/usr/bin/chromium", "/usr/bin/chromium-browser", "google-chrome", "chromium")
+ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+DRAWN = 'html[data-figures="drawn"]'
+RESULTS = {
+    "one": make_result,
+    "two": lambda: make_result(stages=4, jobs=("chat", "batch")),
+    "few": lambda: make_result(stages=2),
+    "hostile": hostile_result,
+}
+
+
+def chromium() -> str | None:
+    named = os.environ.get("CHROMIUM")
+    return named or next(filter(None, map(shutil.which, CANDIDATES)), None)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    path = chromium()
+    if path is None:
+        pytest.skip("no Chromium found: set CHROMIUM to its path")
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=path, args=list(ARGUMENTS))
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def visit(browser: Any, tmp_path: Path) -> Iterator[Any]:
+    """Opens a page; at the end there was no complaint and no request but for the file itself."""
+    complaints: list[str] = []
+    requests: list[str] = []
+    contexts: list[Any] = []
+
+    def open_(html: str, wait: bool = True, **options: Any) -> Any:
+        file = tmp_path / "index.html"
+        file.write_text(html, encoding="utf-8")
+        context = browser.new_context(**options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(file.as_uri())
+        if wait:
+            page.wait_for_selector(DRAWN, state="attached")
+        return page
+
+    yield open_
+    for context in contexts:
+        context.close()
+    assert complaints == []
+    assert {url.rpartition("/")[2].partition("#")[0] for url in requests} <= {"index.html"}
+
+
+def drawn(page: Any) -> dict[str, dict[str, Any]]:
+    """What plotly made of each figure: types as drawn and how many marks are on the screen."""
+    return page.evaluate(
+        """() => Object.fromEntries([...document.querySelectorAll('.plot')].map((plot) => [plot.id, {
+            types: plot._fullData.map((trace) => trace.type),
+            marks: plot.querySelectorAll('.cartesianlayer .plot path, .cartesianlayer .plot image').length,
+            width: plot.querySelector('.main-svg').clientWidth,
+            room: plot.clientWidth,
+            font: plot._fullLayout.font.color,
+            grid: plot._fullLayout.xaxis.gridcolor,
+        }]))"""
+    )
+
+
+def wait_until(page: Any, holds: Callable[[], bool]) -> None:
+    """Polls from outside: the page's policy forbids evaluating strings inside."""
+    for _ in range(100):
+        if holds():
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError("it did not come true")
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_each_figure_is_drawn_as_asked(visit: Any, name: str) -> None:
+    result = RESULTS[name]()
+    found = drawn(visit(render_html(result)))
+    figures = [figure for group in figures_of(result).values() for figure in group]
+    assert list(found) == [figure.id for figure in figures]
+    for figure in figures:
+        assert found[figure.id]["types"] == figure.types, figure.id
+        assert found[figure.id]["marks"] > 0, figure.id
+
+
+def test_hostile_names_run_nothing_and_show_as_text(visit: Any) -> None:
+    page = visit(render_html(hostile_result()))
+    assert page.locator("img").count() == 0
+    assert page.locator('.plot a[href], .plot [href^="javascript"]').count() == 0
+    assert "<script>" in page.locator("h1").text_content() + page.locator("#ledger").text_content()
+
+
+@pytest.mark.parametrize("name", ["one", "two", "hostile"])
+def test_narrow_screens_have_no_sideways_scroll(visit: Any, name: str) -> None:
+    page = visit(render_html(RESULTS[name]()), viewport={"width": 375, "height": 800})
+    page.evaluate("document.querySelectorAll('details').forEach((item) => { item.open = true })")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
+    assert all(figure["width"] <= figure["room"] for figure in drawn(page).values())
+
+
+def test_dark_switches_the_figures_too(visit: Any) -> None:
+    page = visit(render_html(make_result()))
+    light = drawn(page)
+    page.click("#theme")
+    dark = drawn(page)
+    assert page.locator("#theme").text_content() == "Light"
+    for id_ in light:
+        assert dark[id_]["font"] != light[id_]["font"]
+        assert dark[id_]["grid"] != light[id_]["grid"] or light[id_]["grid"] is None
+    page.click("#theme")
+    assert drawn(page) == light
+    page.emulate_media(color_scheme="dark")
+    assert drawn(page) == light  # the choice stands
+    assert (
+        drawn(visit(render_html(make_result()), color_scheme="dark"))["ledger"]["font"]
+        == dark["ledger"]["font"]
+    )
+
+
+def test_paper_is_light_and_without_buttons(visit: Any) -> None:
+    page = visit(render_html(make_result()), color_scheme="dark")
+    before = drawn(page)
+    page.emulate_media(media="print")
+    wait_until(page, lambda: drawn(page)["ledger"]["font"] == "#000")
+    assert all(figure["width"] == 660 for figure in drawn(page).values())
+    assert not page.locator("#theme").is_visible()
+    assert page.locator("details").first.is_hidden()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert len(page.pdf()) > 10_000
+    page.emulate_media(media="screen")
+    wait_until(page, lambda: drawn(page) == before)
+
+
+def test_numbers_are_read_without_javascript(visit: Any) -> None:
+    page = visit(render_html(make_result()), wait=False, java_script_enabled=False)
+    assert page.get_by_text("1,312").first.is_visible()
+    assert page.get_by_text("bound by KV memory").first.is_visible()
+    assert page.locator(".plot").first.is_hidden()
+    page.locator("figure summary").first.click()
+    assert page.get_by_text("memory-bound").last.is_visible()
+
+
+def test_definitions_show_on_focus(visit: Any) -> None:
+    page = visit(render_html(make_result()))
+    page.locator(".tip").first.focus()
+    assert page.locator(".tip-text").first.is_visible()
+    assert "generated tokens per second" in page.locator(".tip-text").first.text_content()
+
+
+def test_keyboard_reaches_the_answer_first(visit: Any) -> None:
+    page = visit(render_html(bare_result()))
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+
+
+def test_an_old_browser_is_told_why(browser: Any, tmp_path: Path) -> None:
+    file = tmp_path / "index.html"
+    file.write_text(render_html(make_result()), encoding="utf-8")
+    context = browser.new_context()
+    page = context.new_page()
+    page.add_init_script("delete window.DecompressionStream")
+    page.goto(file.as_uri())
+    page.wait_for_selector(".plot.failed")
+    assert "too old to unpack the figures" in page.locator(".plot.failed").first.text_content()
+    context.close()
