@@ -38,7 +38,7 @@ class Device:
     def _compute_stream(self) -> Generator[simpy.Event, tuple[float, simpy.Event], None]:
         while True:
             seconds, done = yield self._compute.get()
-            yield self.clock.timeout(seconds)  # type: ignore[misc]
+            yield self.clock.timeout(seconds)
             done.succeed()
 
     def _communication_stream(self) -> Generator[simpy.Event, tuple[simpy.Event, simpy.Event], None]:

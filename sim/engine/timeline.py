@@ -2,28 +2,32 @@
 
 Time is cut into at most ``BINS`` equal bins; when a run outgrows them, neighbours merge and the bin width
 doubles, so a timeline costs the same memory for a second and for a year. Spans (for Gantt charts) are kept
-per device up to a bound; a stretch of the same work without a gap is one span, however many events played it.
+in plain arrays up to a bound; a stretch of the same work without a gap is one span, however many events played it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from math import floor, sqrt
 from typing import NamedTuple
+
+import numpy as np
 
 from sim.laws.step import Pass
 
 BINS = 1024
 FIRST_WIDTH = 1e-3
-SPANS_PER_DEVICE = 4000
+SPANS_PER_DEVICE = 200_000
 
 
 class Run(NamedTuple):
-    """``count`` passes one after another; pass i lasts ``first`` + ``growth`` * i seconds."""
+    """``passes`` passes one after another; pass i lasts ``first`` + ``growth`` * i seconds."""
 
     first: float
     growth: float
-    count: int
+    passes: int
 
     def seconds_of(self, i: int) -> float:
         """How long pass ``i`` lasts."""
@@ -78,6 +82,19 @@ class Bins:
             self.values[b] += width * density
         self.values[j] += (end - j * width) * density
 
+    def add_many(self, starts: Sequence[float], ends: Sequence[float], amounts: Sequence[float]) -> None:
+        """``add`` for many pieces at once, faster a piece."""
+        if not starts:
+            return
+        begin, end, amount = np.array(starts), np.array(ends), np.array(amounts)
+        self._grow(float(end.max()))
+        i, j = (begin / self.width).astype(np.int64), (end / self.width).astype(np.int64)
+        whole = i == j
+        sums = np.bincount(i[whole], weights=amount[whole], minlength=BINS)
+        self.values = (np.array(self.values) + sums).tolist()
+        for k in np.flatnonzero(~whole).tolist():
+            self.add(starts[k], ends[k], amounts[k])
+
     def add_run(self, start: float, run: Run, amount: float) -> None:
         """``amount`` for each pass of ``run``: the same as a call of ``add`` for each pass."""
         self._add_run(start, run, lambda n: amount * n, lambda n: amount / run.seconds_of(n))
@@ -99,7 +116,7 @@ class Bins:
         self, start: float, run: Run, upto: Callable[[int], float], density: Callable[[int], float]
     ) -> None:
         """Cut a run at the bins' edges: whole passes by ``upto``, the cut pass by its ``density`` a second."""
-        length = run.begun(run.count)
+        length = run.begun(run.passes)
         if start + length >= self.width * BINS:
             self._grow(start + length)
         width = self.width
@@ -107,11 +124,11 @@ class Bins:
         done = 0.0
         for b in range(i, j):
             x = (b + 1) * width - start
-            n = min(run.count - 1, run.passes_within(x))
+            n = min(run.passes - 1, run.passes_within(x))
             amount = upto(n) + (x - run.begun(n)) * density(n)
             self.values[b] += amount - done
             done = amount
-        self.values[j] += upto(run.count) - done
+        self.values[j] += upto(run.passes) - done
 
     def between(self, start: float, end: float) -> float:
         """What fell into [start, end], the bins at its edges in proportion."""
@@ -120,6 +137,74 @@ class Bins:
             overlap = min(end, (b + 1) * width) - max(start, b * width)
             total += self.values[b] * overlap / width
         return total
+
+
+class Stretch(NamedTuple):
+    """Work of one kind on a device without a change: when, with how many sequences and tokens a pass."""
+
+    kind: str
+    start: float
+    end: float
+    batch: int
+    tokens: int
+    micro_batch: int
+
+
+KINDS = ("prefill", "decode", "mixed")
+_NUMBER = {kind: number for number, kind in enumerate(KINDS)}
+
+
+class SpanLog:
+    """Stretches of work in order, 28 bytes each, up to ``SPANS_PER_DEVICE``.
+
+    With ``merge``, decoding that goes on without a gap and with the same sequences is one stretch.
+    """
+
+    __slots__ = ("batch", "ends", "kinds", "merge", "slots", "starts", "tokens")
+
+    def __init__(self, merge: bool) -> None:
+        self.merge = merge
+        self.starts, self.ends = array("d"), array("d")
+        self.kinds, self.slots = array("B"), array("H")
+        self.batch, self.tokens = array("i"), array("i")
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def add(self, kind: str, start: float, end: float, batch: int, tokens: int, slot: int) -> None:
+        """Append a stretch, or lengthen the last one."""
+        number = _NUMBER[kind]
+        goes_on = self.merge and kind == "decode" and self.starts and self.ends[-1] == start
+        if goes_on and self.kinds[-1] == number and self.batch[-1] == batch:
+            self.ends[-1] = end
+            return
+        if len(self.starts) < SPANS_PER_DEVICE:
+            self.extend([start], [end], [number], [batch], [tokens], [slot])
+
+    def extend(
+        self,
+        starts: Sequence[float],
+        ends: Sequence[float],
+        kinds: Sequence[int],
+        batch: Sequence[int],
+        tokens: Sequence[int],
+        slots: Sequence[int],
+    ) -> None:
+        """Append many stretches (kinds by their number), as far as there is room."""
+        room = SPANS_PER_DEVICE - len(self.starts)
+        self.starts.extend(starts[:room])
+        self.ends.extend(ends[:room])
+        self.kinds.extend(kinds[:room])
+        self.batch.extend(batch[:room])
+        self.tokens.extend(tokens[:room])
+        self.slots.extend(slots[:room])
+
+    def after(self, start: float, most: int) -> Iterator[Stretch]:
+        """The first ``most`` stretches that end after ``start``."""
+        first = bisect_right(self.ends, start)
+        for i in range(first, min(first + most, len(self.starts))):
+            kind = KINDS[self.kinds[i]]
+            yield Stretch(kind, self.starts[i], self.ends[i], self.batch[i], self.tokens[i], self.slots[i])
 
 
 class DeviceTrack:
@@ -133,14 +218,16 @@ class DeviceTrack:
         "memory", "name", "replica", "spans", "stage", "waiting",
     )  # fmt: skip
 
-    def __init__(self, name: str, job: str, replica: int, stage: int, gpu: str, count: int) -> None:
+    def __init__(
+        self, name: str, job: str, replica: int, stage: int, gpu: str, count: int, merge: bool = True
+    ) -> None:
         self.name, self.job, self.replica, self.stage = name, job, replica, stage
         self.gpu, self.count = gpu, count
         self.compute = self.memory = self.launch = self.bubble = self.waiting = 0.0
         self.flops = self.bytes = 0.0
         self.communication: dict[str, float] = {}
         self.bins = Bins()
-        self.spans: list[list[object]] = []
+        self.spans = SpanLog(merge)
 
     def work(self, cost: Pass, passes: int, link: str) -> None:
         """Add ``passes`` equal passes; collectives go to communication over ``link``."""
@@ -155,17 +242,6 @@ class DeviceTrack:
     def wait(self, link: str, seconds: float) -> None:
         """Add exposed communication over a kind of link."""
         self.communication[link] = self.communication.get(link, 0.0) + seconds
-
-    def span(self, kind: str, start: float, end: float, batch: int, tokens: int, micro_batch: int) -> None:
-        """Record work of one kind; it continues the last span if nothing changed and no time passed."""
-        spans = self.spans
-        if spans:
-            last = spans[-1]
-            if kind == last[0] == "decode" and last[2] == start and last[3] == batch and last[5] == micro_batch:
-                last[2] = end
-                return
-        if len(spans) < SPANS_PER_DEVICE:
-            spans.append([kind, start, end, batch, tokens, micro_batch])
 
     def ledger(self, end: float) -> dict[str, float]:
         """Seconds of one GPU by bucket; they add up to ``end``."""

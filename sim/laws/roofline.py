@@ -51,7 +51,7 @@ class KernelRates:
         larger, smaller = (arithmetic, memory) if arithmetic > memory else (memory, arithmetic)
         if p == INFINITE or larger <= 0.0:
             return larger
-        return larger * (1.0 + (smaller / larger) ** p) ** (1.0 / p)
+        return float(larger * (1.0 + (smaller / larger) ** p) ** (1.0 / p))
 
 
 def matmul_peak(gpu: Gpu, weights: str) -> tuple[float, str]:
@@ -96,7 +96,20 @@ def kernel_rates(
     exponent = INFINITE if stack.roofline_exponent == "max" else float(stack.roofline_exponent)
     if stack.kernels == "datasheet":
         return KernelRates(
-            peak, bandwidth, peak, peak16, peak16, *([bandwidth] * 4), 0.0, 0.0, 0.0, 0.0, exponent
+            peak=peak,
+            bandwidth=bandwidth,
+            matmul=peak,
+            matmul_16=peak16,
+            prefill=peak16,
+            weights=bandwidth,
+            decode=bandwidth,
+            prefill_memory=bandwidth,
+            elementwise=bandwidth,
+            matmul_launch=0.0,
+            decode_launch=0.0,
+            prefill_launch=0.0,
+            elementwise_launch=0.0,
+            exponent=exponent,
         )
     k = kernels
     fraction = {"16": k.gemm_compute_16, "8": k.gemm_compute_8, "4": k.gemm_compute_4}[width]
