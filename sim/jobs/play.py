@@ -18,14 +18,15 @@ from sim.engine.network import Network
 from sim.engine.timeline import ChannelTrack
 from sim.errors import InfeasibleError
 from sim.jobs.serving.batching import Limits
-from sim.jobs.serving.build import ReplicaBuilder, contended_links, flows_of, needs_network, parameter_scale
+from sim.jobs.serving.build import ReplicaBuilder, contended_links, flows_of, needs_network
 from sim.jobs.serving.detailed import DetailedReplica
 from sim.jobs.serving.folded import play_ring, play_single
 from sim.jobs.serving.load import draw_load
 from sim.jobs.serving.replica import Replica
 from sim.jobs.serving.requests import ClosedFeed, Feed, OpenFeed, RequestTable, Tickets
-from sim.laws.layout import Layout, budget_rows, lay_out, place
-from sim.laws.topology import Topology, build_topology
+from sim.laws.arrange import layouts, topology_of
+from sim.laws.layout import Layout, budget_rows
+from sim.laws.topology import Topology
 from sim.spec.workload import Trace
 
 Detail = Literal["auto", "full"]
@@ -63,44 +64,6 @@ class Recording:
                 for stage in replica.stages:
                     found += [t for t in (stage.collectives, stage.hop.track if stage.hop else None) if t]
         return found
-
-
-def topology_of(resolved: Resolved) -> Topology:
-    """The cluster's graph, with the datasheet's links if the stacks say so."""
-    modes = {job.stack.links for job in resolved.jobs}
-    if len(modes) > 1:
-        raise InfeasibleError("jobs with datasheet links (stack ideal) and measured links cannot share a cluster")
-    return build_topology(
-        resolved.topology,
-        gpu=resolved.gpus.__getitem__,
-        link=resolved.links.__getitem__,
-        datasheet_links=modes == {"datasheet"},
-        network_override=resolved.scenario.cluster.network,
-    )
-
-
-def layouts(resolved: Resolved, topology: Topology) -> list[Layout]:
-    """Every job on its GPUs. Raises InfeasibleError where a plan does not fit."""
-    taken: set[int] = set()
-    found = []
-    for job in resolved.jobs:
-        spec = job.spec
-        gpus = place(spec.plan, taken, len(topology.gpus), spec.name)
-        taken.update(gpus)
-        found.append(
-            lay_out(
-                spec.name,
-                job.model,
-                job.stack,
-                spec.plan,
-                spec.precision,
-                gpus,
-                lambda g: resolved.gpus[topology.gpus[g].gpu],
-                scale=parameter_scale(resolved, job),
-                unchecked=resolved.scenario.assume.kv_capacity == "unchecked",
-            )
-        )
-    return found
 
 
 def play(resolved: Resolved, detail: Detail = "auto", progress: Callable[[float], None] | None = None) -> Recording:

@@ -203,7 +203,7 @@ def link_classes(recording: Recording) -> tuple[list[LinkClass], dict[str, list[
 def timeline_of(recording: Recording, tables: list[Table], window_start: float) -> Timeline:
     """Utilisation of devices and links, each job's queue, batch and KV cache, and a window of spans."""
     width, count = common_width(recording)
-    seconds = np.minimum(width, recording.end - width * np.arange(count))
+    seconds: Floats = np.minimum(width, recording.end - width * np.arange(count))
     seconds[seconds <= 0] = width
     devices: dict[str, list[float]] = {}
     for job in recording.jobs:
@@ -212,7 +212,7 @@ def timeline_of(recording: Recording, tables: list[Table], window_start: float) 
                 for member in stage.members:
                     busy = _resampled(member.track.bins, width, count) / seconds
                     devices[member.track.name] = [round(min(1.0, float(x)), 6) for x in busy]
-    middle = width * (np.arange(count) + 0.5)
+    middle: Floats = width * (np.arange(count, dtype=np.float64) + 0.5)
     jobs = {}
     for job, table in zip(recording.jobs, tables, strict=True):
         inside = sums_at(middle, table.arrival, table.finish, np.ones(len(table)))
@@ -237,17 +237,20 @@ def _rounded(values: Floats) -> list[float]:
 def _spans(recording: Recording, start: float) -> tuple[list[Span], list[float]]:
     """The spans after ``start`` that a chart can hold, cut at the same instant on every device."""
     tracks = [m.track for j in recording.jobs for r in j.replicas for s in r.stages for m in s.members]
-    kept = [[s for s in t.spans if s[2] > start] for t in tracks]
-    if not all(kept):
-        kept, start = [list(t.spans) for t in tracks], 0.0
     share = max(1, MOST_SPANS // max(1, len(tracks)))
-    end = min((spans[:share][-1][2] for spans in kept if spans), default=start)
+    kept = [list(track.spans.after(start, share)) for track in tracks]
+    if not any(kept):
+        kept, start = [list(track.spans.after(0.0, share)) for track in tracks], 0.0
+    end = min((spans[-1].end for spans in kept if len(spans) == share), default=recording.end)
     rows = [
-        Span(device=t.name, kind=k, start_s=a, end_s=b, batch=n, tokens=m, micro_batch=slot)
+        Span(
+            device=t.name, kind=s.kind, start_s=s.start, end_s=s.end, batch=s.batch, tokens=s.tokens,
+            micro_batch=s.micro_batch,
+        )
         for t, spans in zip(tracks, kept, strict=True)
-        for k, a, b, n, m, slot in spans[:share]
-        if a < end
-    ]
+        for s in spans
+        if s.start < end
+    ]  # fmt: skip
     return rows, [start, max(end, start)]
 
 

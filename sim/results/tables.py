@@ -16,6 +16,9 @@ COLUMNS = (
     "finish_s", "ttft_s", "tpot_s", "latency_s", "preemptions", "status",
 )  # fmt: skip
 
+#: Spans a device in the trace: viewers slow down beyond a hundred thousand events.
+SPANS = 4000
+
 
 def requests_csv(recording: Recording) -> str:
     """One row a request, in the order they were drawn; times in seconds, empty where it did not happen."""
@@ -50,8 +53,10 @@ class TraceTables:
     counters: list[tuple[str, float, list[float]]]
 
 
-def trace_tables(recording: Recording) -> TraceTables:
-    """Spans of each device class (the first few thousand) and counters of links, batches and queues."""
+def trace_tables(recording: Recording, begin: float) -> TraceTables:
+    """Spans of each device class (the first ``SPANS`` after ``begin``) and counters of links and queues."""
+    tables = [Table.of(job.table) for job in recording.jobs]
+    line = timeline_of(recording, tables, begin)
     tracks: list[tuple[str, str]] = []
     spans: list[tuple[str, str, float, float, dict[str, Any]]] = []
     for job in recording.jobs:
@@ -60,11 +65,9 @@ def trace_tables(recording: Recording) -> TraceTables:
                 for member in stage.members:
                     track = member.track
                     tracks.append((track.name, f"GPUs of {job.job.spec.name}"))
-                    for kind, start, end, batch, tokens, slot in track.spans:
+                    for kind, start, end, batch, tokens, slot in track.spans.after(begin, SPANS):
                         facts = {"sequences": batch, "tokens": tokens, "micro_batch": slot}
-                        spans.append((track.name, str(kind), start, end, facts))
-    tables = [Table.of(job.table) for job in recording.jobs]
-    line = timeline_of(recording, tables, 0.0)
+                        spans.append((track.name, kind, start, end, facts))
     counters = [(f"link {name}", line.bin_s, values) for name, values in link_classes(recording)[1].items()]
     for name, series in line.jobs.items():
         counters += [(f"{name} {what}", line.bin_s, values) for what, values in series.items() if values]

@@ -10,6 +10,7 @@ from sim.engine.timeline import ChannelTrack, DeviceTrack
 from sim.jobs.serving.batching import Limits, Scheduler
 from sim.jobs.serving.replica import Hop, Member, Replica, Stage
 from sim.jobs.serving.requests import Feed, RequestTable
+from sim.laws.arrange import parameter_scale
 from sim.laws.collective import CollectiveParameters, collective_parameters, pieces, wire_bytes
 from sim.laws.layout import Layout, StageLayout
 from sim.laws.roofline import kernel_rates
@@ -91,7 +92,7 @@ class ReplicaBuilder:
                 law=self._law(gpu, stage, parameters),
                 track=DeviceTrack(
                     name if len(types) == 1 else f"{name}.{gpu}",
-                    self.job.spec.name, replica, stage.number, gpu, len(gpus),
+                    self.job.spec.name, replica, stage.number, gpu, len(gpus), merge=following is None,
                 ),
                 gpus=tuple(gpus),
             )
@@ -199,15 +200,6 @@ class ReplicaBuilder:
         A measured rate may exceed what the link's efficiency for copies allows (in-switch reduction does).
         """
         return tuple((link, min(weight, self._capacities[link] / cap)) for link, weight in load)
-
-
-def parameter_scale(resolved: Resolved, job: ResolvedJob) -> float:
-    """Factor on weights that makes what a pass reads equal to an assumed round parameter count."""
-    wanted = resolved.scenario.assume.parameters
-    if wanted is None:
-        return 1.0
-    model = job.model
-    return wanted / (model.layers * model.layer_parameters + model.embedding_parameters)
 
 
 def flows_of(replica: Replica) -> list[Flow]:

@@ -135,7 +135,7 @@ class DetailedReplica:
         for member, cost in zip(stage.members, costs, strict=True):
             self._book(stage, member.track, cost, end - start)
             member.track.bins.add(start, end, end - start)
-            member.track.span(batch.kind, start, end, batch.sequences, batch.tokens, slot.number)
+            member.track.spans.add(batch.kind, start, end, batch.sequences, batch.tokens, slot.number)
         if stage.collectives is not None:
             stage.collectives.record(start, end, costs[0].wire)
         if i == 0:

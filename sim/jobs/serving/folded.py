@@ -21,9 +21,9 @@ from collections import deque
 from collections.abc import Generator
 
 from sim.engine.clock import INSTANT, Clock
-from sim.engine.timeline import Bins, DeviceTrack, Run
+from sim.engine.timeline import KINDS, Run
 from sim.jobs.serving.batching import Batch, Slot
-from sim.jobs.serving.replica import Hop, Replica, Stage, settle_gap
+from sim.jobs.serving.replica import Hop, Replica, Stage
 from sim.laws.step import Pass
 
 INF = float("inf")
@@ -64,7 +64,7 @@ def _record_pass(replica: Replica, stage: Stage, batch: Batch, cost: Pass, start
     end = start + cost.total
     stage.track.work(cost, 1, stage.link)
     stage.track.bins.add(start, end, end - start)
-    stage.track.span(batch.kind, start, end, batch.sequences, batch.tokens, 0)
+    stage.track.spans.add(batch.kind, start, end, batch.sequences, batch.tokens, 0)
     if stage.collectives is not None:
         stage.collectives.record(start, end, cost.wire)
     replica.tally.passed(batch, start, end)
@@ -79,8 +79,8 @@ def _run(replica: Replica, stage: Stage, slot: Slot, batch: Batch, now: float) -
     first = base.compute + base.memory + base.launch + base.communication
     first += law.decode_launch + batch.context * law.decode_slope
     run = Run(first, nd * law.decode_slope, 1 if scheduler.pushed_out else slot.passes_to_next_end())
-    if run.count > 1:
-        k = scheduler.run_length(slot, run.count)
+    if run.passes > 1:
+        k = scheduler.run_length(slot, run.passes)
         if k > 1 and not scheduler.waiting and scheduler.running < scheduler.limits.max_sequences:
             until = scheduler.feed.next_time() - now - INSTANT
             if until < run.begun(k):
@@ -88,13 +88,13 @@ def _run(replica: Replica, stage: Stage, slot: Slot, batch: Batch, now: float) -
         scheduler.extend(slot, k)
         run = Run(first, run.growth, k)
     _record_run(replica, stage, batch, base, run, now)
-    return run.count, run.begun(run.count)
+    return run.passes, run.begun(run.passes)
 
 
 def _record_run(replica: Replica, stage: Stage, batch: Batch, base: Pass, run: Run, now: float) -> None:
     """Book a run of decode passes at once: all is linear in the sum of contexts."""
     law, track = stage.law, stage.track
-    nd, k = batch.decoding, run.count
+    nd, k = batch.decoding, run.passes
     contexts = k * batch.context + nd * (k * (k - 1) / 2)
     seconds = run.begun(k)
     flops = k * base.flops + contexts * law.decode_flops
@@ -106,7 +106,7 @@ def _record_run(replica: Replica, stage: Stage, batch: Batch, base: Pass, run: R
     track.bytes += nbytes
     end = now + seconds
     track.bins.add(now, end, seconds)
-    track.span("decode", now, end, nd, nd, 0)
+    track.spans.add("decode", now, end, nd, nd, 0)
     if base.communication:
         track.wait(stage.link, k * base.communication)
     if stage.collectives is not None:
@@ -116,28 +116,61 @@ def _record_run(replica: Replica, stage: Stage, batch: Batch, base: Pass, run: R
     replica.tally.phase("decode", flops, nbytes, seconds - k * base.communication)
 
 
+# Passes whose intervals wait in lists before they are binned together.
+BUFFERED = 2048
+
+
+class _Way:
+    """Hops with the same numbers: one message's size and times serve them all."""
+
+    def __init__(self, hop: Hop) -> None:
+        self.hop = hop
+        self.sizes: list[float] = []
+
+    def message(self, batch: Batch) -> tuple[float, float]:
+        """(seconds on the wire, seconds from the sender's release to the arrival) of a batch's message."""
+        size = self.hop.size(batch)
+        self.sizes.append(size)
+        return size / self.hop.cap, self.hop.delay(size)
+
+
 class _Ring:
-    """The pipeline's state between passes: when each stage and each sender is free, and what is under way."""
+    """The pipeline's state between passes: when each stage and each sender is free, and what is under way.
+
+    Sums over passes are kept here, by stage, and handed to the tracks in blocks: a pass through eight stages
+    has to cost microseconds.
+    """
 
     def __init__(self, replica: Replica) -> None:
         self.replica = replica
-        n = len(replica.stages)
-        self.free = [0.0] * n
-        self.link_free = [0.0] * n
-        self.idle_seen = [0.0] * n
-        self.idle_total = 0.0
+        stages = replica.stages
+        n = len(stages)
+        self.free, self.link_free = [0.0] * n, [0.0] * n
+        self.bubble, self.moved, self.waited = [0.0] * n, [0.0] * n, [0.0] * n
         self.idle_since: float | None = 0.0
         self.ready: deque[tuple[float, float, Slot]] = deque()
         self.asleep: list[Slot] = list(replica.slots)
         self.moving: deque[tuple[float, float, Slot, Batch]] = deque()
-        laws = {id(stage.law): stage.law for stage in replica.stages}
+        laws = {id(stage.law): stage.law for stage in stages}
         self.laws = list(laws.values())
         index = {key: i for i, key in enumerate(laws)}
-        self.law_of = [index[id(stage.law)] for stage in replica.stages]
+        self.law_of = [index[id(stage.law)] for stage in stages]
         self.sums = [[0.0] * 6 for _ in self.laws]
-        self.bins: list[Bins] = [stage.track.bins for stage in replica.stages]
-        self.tracks: list[DeviceTrack] = [stage.track for stage in replica.stages]
-        self.hops: list[Hop] = [stage.hop for stage in replica.stages if stage.hop is not None]
+        self.hops: list[Hop] = [stage.hop for stage in stages if stage.hop is not None]
+        ways = {self._numbers(hop): _Way(hop) for hop in self.hops}
+        self.ways = list(ways.values())
+        order = list(ways)
+        self.way_of = [order.index(self._numbers(hop)) for hop in self.hops]
+        self.groups = [i for i, stage in enumerate(stages) if stage.collectives is not None]
+        self.begins: list[list[float]] = [[] for _ in stages]
+        self.ends: list[list[float]] = [[] for _ in stages]
+        self.outs: list[list[float]] = [[] for _ in stages]
+        self.sents: list[list[float]] = [[] for _ in stages]
+        self.notes: tuple[list[int], ...] = ([], [], [], [])
+
+    @staticmethod
+    def _numbers(hop: Hop) -> tuple[object, ...]:
+        return (hop.bytes_per_token, hop.bytes_per_sequence, hop.cap, hop.latency, hop.overhead, hop.gather)
 
     def wake(self, now: float) -> None:
         """Sleeping slots look again whether there is something to do."""
@@ -147,54 +180,92 @@ class _Ring:
 
     def send(self, slot: Slot, batch: Batch, start: float, transit: float) -> None:
         """Walk one pass through the stages (max-plus) and put its return into ``moving``."""
+        idle = 0.0
         if self.idle_since is not None:
-            self.idle_total += start - self.idle_since
-            self.idle_since = None
+            idle, self.idle_since = start - self.idle_since, None
         costs = [law.cost(batch.decoding, batch.context, batch.chunks) for law in self.laws]
-        for sums, c in zip(self.sums, costs, strict=True):
-            sums[0] += c.compute
-            sums[1] += c.memory
-            sums[2] += c.launch
-            sums[3] += c.communication
-            sums[4] += c.flops
-            sums[5] += c.bytes
-        totals = [c.total for c in costs]
-        stages, idle_total, kind = self.replica.stages, self.idle_total, batch.kind
-        link = self.hops[-1].kind
+        for sums, cost in zip(self.sums, costs, strict=True):
+            for k in range(6):
+                sums[k] += cost[k]
+        totals = [cost.total for cost in costs]
+        messages = [way.message(batch) for way in self.ways]
+        free, link_free = self.free, self.link_free
         arrival = start
-        for i, stage in enumerate(stages):
-            free = self.free[i]
-            begin = arrival if arrival > free else free
-            if begin > free:
-                settle_gap(stage, begin - free, idle_total - self.idle_seen[i], transit, link)
-            self.idle_seen[i] = idle_total
-            end = begin + totals[self.law_of[i]]
-            self.free[i] = end
-            self.bins[i].add(begin, end, end - begin)
-            self.tracks[i].span(kind, begin, end, batch.sequences, batch.tokens, slot.number)
-            if stage.collectives is not None:
-                stage.collectives.record(begin, end, costs[self.law_of[i]].wire)
-            hop = self.hops[i]
-            size = hop.size(batch)
-            out = self.link_free[i]
+        for i, law in enumerate(self.law_of):
+            begin = free[i]
+            if arrival > begin:
+                self._gap(i, arrival - begin, idle, transit)
+                begin = arrival
+            end = free[i] = begin + totals[law]
+            out = link_free[i]
             if end > out:
                 out = end
-            sent = out + size / hop.cap
-            hop.track.record(out, sent, size)
-            self.link_free[i] = sent + hop.overhead
-            arrival = sent + hop.overhead + hop.delay(size)
-            transit, link = arrival - end, hop.kind
+            way = self.way_of[i]
+            wire, delay = messages[way]
+            sent = out + wire
+            overhead = self.hops[i].overhead
+            link_free[i] = sent + overhead
+            arrival = sent + overhead + delay
+            transit = arrival - end
+            self.begins[i].append(begin)
+            self.ends[i].append(end)
+            self.outs[i].append(out)
+            self.sents[i].append(sent)
+        for i in self.groups:
+            track = self.replica.stages[i].collectives
+            assert track is not None
+            track.record(self.begins[i][-1], self.ends[i][-1], costs[self.law_of[i]].wire)
+        kinds, batches, tokens, slots = self.notes
+        kinds.append(KINDS.index(batch.kind))
+        batches.append(batch.sequences)
+        tokens.append(batch.tokens)
+        slots.append(slot.number)
+        if len(kinds) >= BUFFERED:
+            self.flush()
         tally = self.replica.tally
         tally.passed(batch, start, arrival)
         first = costs[self.law_of[0]]
-        tally.phase(kind, first.flops, first.bytes, first.busy)
+        tally.phase(batch.kind, first.flops, first.bytes, first.busy)
         self.moving.append((arrival, transit, slot, batch))
 
+    def _gap(self, i: int, gap: float, idle: float, transit: float) -> None:
+        """The same rule as :func:`settle_gap`, into this ring's own sums."""
+        if idle > gap:
+            idle = gap
+        rest = gap - idle
+        if transit > rest:
+            transit = rest
+        self.waited[i] += idle
+        self.moved[i] += transit
+        self.bubble[i] += rest - transit
+
+    def flush(self) -> None:
+        """Bin the buffered intervals."""
+        for i, stage in enumerate(self.replica.stages):
+            begins, ends = self.begins[i], self.ends[i]
+            stage.track.bins.add_many(begins, ends, [b - a for a, b in zip(begins, ends, strict=True)])
+            hop, sizes = self.hops[i], self.ways[self.way_of[i]].sizes
+            hop.track.bytes += sum(sizes)
+            hop.track.bins.add_many(self.outs[i], self.sents[i], sizes)
+            stage.track.spans.extend(begins, ends, *self.notes)
+            for buffer in (begins, ends, self.outs[i], self.sents[i]):
+                buffer.clear()
+        for way in self.ways:
+            way.sizes.clear()
+        for note in self.notes:
+            note.clear()
+
     def close(self, now: float) -> None:
-        """Hand the sums over passes to the tracks."""
+        """Hand everything to the tracks."""
+        self.flush()
         for i, stage in enumerate(self.replica.stages):
             compute, memory, launch, communication, flops, nbytes = self.sums[self.law_of[i]]
-            self.tracks[i].work(Pass(compute, memory, launch, communication, flops, nbytes, 0.0), 1, stage.link)
+            track = stage.track
+            track.work(Pass(compute, memory, launch, communication, flops, nbytes, 0.0), 1, stage.link)
+            track.waiting += self.waited[i]
+            track.bubble += self.bubble[i]
+            if self.moved[i]:
+                track.wait(self.hops[i - 1].kind, self.moved[i])
         self.replica.close(self.free, now)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import log, pi, sin
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,12 +60,11 @@ def _lengths(load: Load, joint: LengthDistribution | None, n: int, rng: np.rando
 
 def _table(values: tuple[int, ...], z: Floats) -> Ints:
     """Quantile-table values at the normal deviates ``z``."""
-    from statistics import NormalDist
-
     cdf = NormalDist().cdf
     u = np.fromiter((cdf(x) for x in z), dtype=float, count=len(z))
     drawn = np.interp(u, np.linspace(0.0, 1.0, len(values)), values)
-    return np.maximum(1, np.rint(drawn)).astype(np.int64)
+    rounded: Ints = np.maximum(1, np.rint(drawn)).astype(np.int64)
+    return rounded
 
 
 def _marginal(model: int | LengthModel, z: Floats) -> Ints:

@@ -103,10 +103,10 @@ class Tally:
 
     def ran(self, batch: Batch, start: float, run: Run) -> None:
         """A decoding batch was under way in a run of passes, its contexts growing by a token a pass."""
-        seconds = run.begun(run.count)
+        seconds = run.begun(run.passes)
         self.sequence_seconds += batch.decoding * seconds
         self.pass_seconds += seconds
-        self.passes += run.count
+        self.passes += run.passes
         self.running.add(start, start + seconds, batch.decoding * seconds)
         self.cached.add_level(start, run, batch.context, batch.decoding)
 
