@@ -77,7 +77,7 @@ def _write(folder: Path, outcome: Outcome, result: Result) -> None:
 
     write_file(folder / "result.json", result.model_dump_json(indent=1))
     write_file(folder / "requests.csv", requests_csv(outcome.recording))
-    tables = trace_tables(outcome.recording)
+    tables = trace_tables(outcome.recording, min(job.window.start_s for job in result.jobs))
     write_file(folder / "trace.json", chrome_trace(tables.tracks, tables.spans, tables.counters))
     write_file(folder / "index.html", render_html(result))
 

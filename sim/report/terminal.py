@@ -33,7 +33,6 @@ def render_text(result: Result, width: int = 100, colour: bool = False) -> str:
         for job in result.jobs:
             page.line(f"job {job.name}", _job_facts(result, job), "; ")
     page.line("GPU time", [f"{name} {format_percent(part)}" for name, part in _visible(result.ledger)], " | ")
-    page.line("binding", result.verdict.binding, "; ")
     page.line("not binding", result.verdict.not_binding, "; ")
     for banner in result.banners:
         page.line("ASSUMED", [banner], "  ")
@@ -43,7 +42,7 @@ def render_text(result: Result, width: int = 100, colour: bool = False) -> str:
         for note in job.notes:
             page.line("note", [note if len(result.jobs) == 1 else f"{job.name}: {note}"], "  ")
     if result.intervals:
-        page.line("intervals", ["95%", result.intervals_method], ", ")
+        page.line("intervals", [result.intervals_method], "  ")
     return page.text()
 
 

@@ -101,10 +101,10 @@ def pair(key: str, low: float | None, high: float | None) -> str:
 
 
 def interval(result: Result, job: JobResult, key: str) -> tuple[float, float] | None:
-    """The 95% interval of a job's metric, keyed `job.metric`, or `metric` in a run of one job."""
-    bounds = result.intervals.get(f"{job.name}.{key}")
-    if bounds is None and len(result.jobs) == 1:
-        bounds = result.intervals.get(key)
+    """The interval of a job's number, which stands under the number's path in the Result."""
+    part = "cost" if key in Cost.model_fields else "metrics"
+    place = next((index for index, other in enumerate(result.jobs) if other is job), 0)
+    bounds = result.intervals.get(f"jobs.{place}.{part}.{key}")
     if bounds is None or len(bounds) != 2 or not all(math.isfinite(bound) for bound in bounds):
         return None
     return bounds[0], bounds[1]

@@ -82,14 +82,18 @@ def visit(browser: Any, tmp_path: Path) -> Iterator[Any]:
 def drawn(page: Any) -> dict[str, dict[str, Any]]:
     """What plotly made of each figure: types as drawn and how many marks are on the screen."""
     return page.evaluate(
-        """() => Object.fromEntries([...document.querySelectorAll('.plot')].map((plot) => [plot.id, {
+        """() => {
+        const size = (mark) => mark.getBoundingClientRect();
+        const seen = (mark) => size(mark).width + size(mark).height > 0;
+        return Object.fromEntries([...document.querySelectorAll('.plot')].map((plot) => [plot.id, {
             types: plot._fullData.map((trace) => trace.type),
-            marks: plot.querySelectorAll('.cartesianlayer .plot path, .cartesianlayer .plot image').length,
+            marks: [...plot.querySelectorAll('.mlayer path, .mlayer image')].filter(seen).length,
             width: plot.querySelector('.main-svg').clientWidth,
             room: plot.clientWidth,
             font: plot._fullLayout.font.color,
             grid: plot._fullLayout.xaxis.gridcolor,
-        }]))"""
+        }]));
+        }"""
     )
 
 

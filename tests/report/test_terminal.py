@@ -56,7 +56,7 @@ def test_two_jobs_have_a_line_each(two_jobs: Result) -> None:
 def test_nothing_measured_is_said_so(bare: Result) -> None:
     text = render_text(bare, 100)
     assert "TTFT p50/p99 n/a / n/a" in text
-    for label in ("cost", "GPU time", "intervals", "binding", "ASSUMED"):
+    for label in ("cost", "GPU time", "intervals", "ASSUMED"):
         assert not any(row.startswith(label) for row in text.splitlines())
 
 

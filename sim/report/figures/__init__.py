@@ -16,16 +16,15 @@ from sim.results.schema import Result
 
 def figures_of(result: Result) -> dict[str, list[Figure]]:
     """Figures by section of the page; a section without data is an empty list."""
-    single = {
-        "ledger": ledger_figure(result),
-        "gantt": gantt_figure(result),
-        "topology": topology_figure(result),
-        "memory": memory_figure(result),
-        "roofline": roofline_figure(result),
-    }
-    made = {name: [figure] if figure else [] for name, figure in single.items()}
     over_time = [device_figure(result), link_figure(result), *job_figures(result)]
-    made["timeline"] = [figure for figure in over_time if figure]
-    made["latency"] = latency_figures(result)
-    made["cost"] = [figure for figure in (cost_figure(result), effects_figure(result)) if figure]
-    return made
+    made: dict[str, list[Figure | None]] = {
+        "ledger": [ledger_figure(result)],
+        "gantt": [gantt_figure(result)],
+        "timeline": over_time,
+        "topology": [topology_figure(result)],
+        "memory": [memory_figure(result)],
+        "roofline": [roofline_figure(result)],
+        "latency": [*latency_figures(result)],
+        "cost": [cost_figure(result), effects_figure(result)],
+    }
+    return {section: [figure for figure in figures if figure] for section, figures in made.items()}

@@ -134,7 +134,6 @@
   }
 
   function paper(state) {
-    if (state === onPaper) return;
     onPaper = state;
     plots.forEach(draw);
     redraw();
@@ -142,9 +141,10 @@
 
   button.addEventListener("click", () => theme(isDark() ? "light" : "dark"));
   dark.addEventListener("change", () => { showTheme(); redraw(); });
-  matchMedia("print").addEventListener("change", (event) => paper(event.matches));
+  const print = matchMedia("print");
+  print.addEventListener("change", () => paper(print.matches));
   addEventListener("beforeprint", () => paper(true));
-  addEventListener("afterprint", () => paper(false));
+  addEventListener("afterprint", () => paper(print.matches));
   let pending;
   let lastWidth = innerWidth;
   addEventListener("resize", () => {

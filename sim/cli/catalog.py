@@ -1,0 +1,86 @@
+"""``sim catalog``: what is known, with sources."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from sim.errors import InputError, Problem, did_you_mean
+
+
+@click.command("catalog")
+@click.argument("kind", required=False)
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(kind: str | None, name: str | None, as_json: bool) -> None:
+    """List what is known: KIND is gpu, link, fabric, model, stack, lengths or price; NAME shows one entry whole."""
+    from sim import catalog
+
+    if kind is None:
+        counts = {k: len(catalog.names(k)) for k in catalog.KINDS}
+        if as_json:
+            click.echo(json.dumps(counts, indent=1))
+            return
+        for k, n in counts.items():
+            click.echo(f"{k:8} {n:4}   sim catalog {k}")
+        return
+    kind = kind.removesuffix("s") if kind.removesuffix("s") in catalog.KINDS else kind
+    if kind not in catalog.KINDS:
+        close = did_you_mean(kind, catalog.KINDS)
+        message = f"unknown kind '{kind}': it is one of {', '.join(catalog.KINDS)}"
+        raise InputError([Problem("", None, None, "", message, close)])
+    if name is not None:
+        _one(kind, name, as_json)
+    else:
+        _all(kind, as_json)
+
+
+def _one(kind: str, name: str, as_json: bool) -> None:
+    import yaml
+
+    from sim import catalog
+
+    if name not in catalog.names(kind):
+        close = did_you_mean(name, catalog.names(kind))
+        raise InputError([Problem("", None, None, "", f"unknown {kind} '{name}'", close)])
+    data = catalog.raw(kind, name)
+    if as_json:
+        click.echo(json.dumps(data, indent=1, default=str))
+    else:
+        text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None)
+        click.echo(text.rstrip())
+
+
+def _all(kind: str, as_json: bool) -> None:
+    from sim import catalog
+
+    entries = [catalog.raw(kind, name) for name in catalog.names(kind)]
+    if as_json:
+        click.echo(json.dumps(entries, indent=1, default=str))
+        return
+    rows = [COLUMNS[kind], *(tuple(_cell(entry, column) for column in COLUMNS[kind]) for entry in entries)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
+
+
+#: Columns of each kind's list; a dot goes into a mapping.
+COLUMNS = {
+    "gpu": ("id", "memory", "memory_bandwidth", "flops.fp16", "flops.fp8", "tdp", "scale_up", "kernels.origin"),
+    "link": ("id", "kind", "bandwidth", "efficiency", "latency", "message_overhead", "origin"),
+    "fabric": ("id", "kind", "library", "alpha", "step", "bulk_alpha", "origin"),
+    "model": ("id", "layers", "hidden", "heads", "kv_heads", "intermediate", "vocabulary", "context"),
+    "stack": ("id", "version", "origin", "fitted_error"),
+    "lengths": ("id", "requests", "arrivals_per_s", "arrivals_cv", "spearman"),
+    "price": ("id", "usd", "unit", "as_of", "source"),
+}
+
+
+def _cell(entry: dict[str, Any], column: str) -> str:
+    value: Any = entry
+    for step in column.split("."):
+        value = value.get(step) if isinstance(value, dict) else None
+    text = "-" if value is None else str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
