@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sim import catalog
-from sim.adapters.huggingface import read_config
 from sim.adapters.validation import validate
 from sim.adapters.yaml_source import KeyPath, Source
 from sim.errors import InputError, Problem, did_you_mean
@@ -66,6 +65,8 @@ class Library:
     def model(self, name: str, folder: Path = Path()) -> Transformer:
         """A model by id, or the path (from ``folder``) of a Hugging Face config.json."""
         if "/" in name or name.endswith(".json"):
+            from sim.adapters.huggingface import read_config
+
             return read_config(folder / name)
         return self._get("model", name, Transformer)
 

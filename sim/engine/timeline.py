@@ -97,20 +97,33 @@ class Bins:
 
     def add_run(self, start: float, run: Run, amount: float) -> None:
         """``amount`` for each pass of ``run``: the same as a call of ``add`` for each pass."""
+        here = self._one_bin(start, run)
+        if here >= 0:
+            self.values[here] += amount * run.passes
+            return
         self._add_run(start, run, lambda n: amount * n, lambda n: amount / run.seconds_of(n))
 
     def add_level(self, start: float, run: Run, level: float, rise: float) -> None:
         """A level that holds during each pass and rises by ``rise`` from pass to pass, times seconds."""
+        first, growth, _ = run
+        cross = level * growth + rise * first
 
         def upto(n: int) -> float:
             """Sum over i < n of (level + rise i)(first + growth i)."""
-            pairs = n * (n - 1) / 2
-            squares = (n - 1) * n * (2 * n - 1) / 6
-            return n * level * run.first + (level * run.growth + rise * run.first) * pairs + (
-                rise * run.growth * squares
-            )
+            pairs = n * (n - 1)
+            return n * level * first + cross * (pairs / 2) + rise * growth * (pairs * (2 * n - 1) / 6)
 
+        here = self._one_bin(start, run)
+        if here >= 0:
+            self.values[here] += upto(run.passes)
+            return
         self._add_run(start, run, upto, lambda n: level + rise * n)
+
+    def _one_bin(self, start: float, run: Run) -> int:
+        """The bin that holds the whole run, or -1."""
+        end = start + run.begun(run.passes)
+        i = int(start / self.width)
+        return i if end < self.width * BINS and i == int(end / self.width) else -1
 
     def _add_run(
         self, start: float, run: Run, upto: Callable[[int], float], density: Callable[[int], float]
@@ -150,7 +163,7 @@ class Stretch(NamedTuple):
     micro_batch: int
 
 
-KINDS = ("prefill", "decode", "mixed")
+KINDS = ("prefill", "decode", "mixed", "send")
 _NUMBER = {kind: number for number, kind in enumerate(KINDS)}
 
 
@@ -179,7 +192,12 @@ class SpanLog:
             self.ends[-1] = end
             return
         if len(self.starts) < SPANS_PER_DEVICE:
-            self.extend([start], [end], [number], [batch], [tokens], [slot])
+            self.starts.append(start)
+            self.ends.append(end)
+            self.kinds.append(number)
+            self.batch.append(batch)
+            self.tokens.append(tokens)
+            self.slots.append(slot)
 
     def extend(
         self,
@@ -215,7 +233,7 @@ class DeviceTrack:
 
     __slots__ = (
         "bins", "bubble", "bytes", "communication", "compute", "count", "flops", "gpu", "job", "launch",
-        "memory", "name", "replica", "spans", "stage", "waiting",
+        "memory", "name", "passes", "replica", "spans", "stage", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -225,12 +243,14 @@ class DeviceTrack:
         self.gpu, self.count = gpu, count
         self.compute = self.memory = self.launch = self.bubble = self.waiting = 0.0
         self.flops = self.bytes = 0.0
+        self.passes = 0
         self.communication: dict[str, float] = {}
         self.bins = Bins()
         self.spans = SpanLog(merge)
 
     def work(self, cost: Pass, passes: int, link: str) -> None:
         """Add ``passes`` equal passes; collectives go to communication over ``link``."""
+        self.passes += passes
         self.compute += cost.compute * passes
         self.memory += cost.memory * passes
         self.launch += cost.launch * passes
@@ -264,12 +284,13 @@ class ChannelTrack:
     ``links`` are (link id, weight): a byte sent puts ``weight`` bytes on that link.
     """
 
-    __slots__ = ("bins", "bytes", "kind", "links", "name")
+    __slots__ = ("bins", "bytes", "kind", "links", "name", "spans")
 
     def __init__(self, name: str, kind: str, links: tuple[tuple[int, float], ...]) -> None:
         self.name, self.kind, self.links = name, kind, links
         self.bytes = 0.0
         self.bins = Bins()
+        self.spans = SpanLog(merge=False)
 
     def record(self, start: float, end: float, size: float) -> None:
         """``size`` bytes went out between two instants."""

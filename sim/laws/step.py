@@ -168,7 +168,10 @@ class StageLaw:
 
     def cost(self, decoding: int, context: int, chunks: Sequence[Chunk] = ()) -> Pass:
         """One pass: ``decoding`` sequences whose contexts sum to ``context`` tokens, and pieces of prompts."""
-        base = self.base(decoding + sum(c.tokens for c in chunks), decoding + len(chunks))
+        tokens = decoding
+        for chunk in chunks:
+            tokens += chunk[0]
+        base = self.base(tokens, decoding + len(chunks))
         compute, memory, launch, communication, flops, nbytes, wire = base
         if decoding:
             penalty = self.shape.mixed_penalty if chunks else 1.0

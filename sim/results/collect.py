@@ -43,7 +43,7 @@ def device_classes(recording: Recording) -> list[DeviceClass]:
                     working = busy + (sum(track.communication.values()) / end if end else 0.0)
                     found.append(DeviceClass(
                         name=track.name, job=track.job, stage=track.stage, gpu=track.gpu, count=track.count,
-                        busy=busy,
+                        busy=busy, pass_s=track.busy / track.passes if track.passes else None,
                         flops_utilisation=track.flops / (rates.peak * end) if end else 0.0,
                         bandwidth_utilisation=track.bytes / (rates.bandwidth * end) if end else 0.0,
                         ledger={k: v * track.count for k, v in track.ledger(end).items()},

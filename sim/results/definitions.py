@@ -12,8 +12,8 @@ METRICS: dict[str, str] = {
     "measured_requests": "requests that arrived in the measured window; latencies are taken over these",
     "ttft_s": "time to first token: from arrival to the end of the pass that finished the prompt, queueing included",
     "tpot_s": "time per output token of a request: (latency - TTFT) / (n - 1), for n > 1 tokens",
-    "inter_token_s": "time between tokens, over all tokens of the measured requests (each request's TPOT weighted "
-    "by its tokens)",
+    "inter_token_s": "time between consecutive tokens of a request, over all tokens of the run: a prompt that rides "
+    "along or a preemption shows here, while TPOT averages over a request (percentiles to 0.25%)",
     "latency_s": "from arrival to the last token",
     "queue_s": "from arrival to the start of the first pass that carried the request",
     "batch_size_mean": "sequences in a pass, averaged over passes weighted by their time",

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.engine.histogram import merged, percentiles
 from sim.jobs.play import JobRecording
 from sim.jobs.serving.requests import RequestTable
 from sim.results.schema import ServingMetrics, Spread, Window
@@ -116,17 +117,13 @@ def spread(values: Floats) -> Spread:
     return Spread(mean=float(values.mean()), p50=p50, p90=p90, p99=p99)
 
 
-def weighted_spread(values: Floats, weights: Floats) -> Spread:
-    """Mean and percentiles of ``values``, each counted ``weights`` times."""
-    keep = ~np.isnan(values) & (weights > 0)
-    values, weights = values[keep], weights[keep]
-    if not len(values):
+def gap_spread(recording: JobRecording) -> Spread:
+    """Times between consecutive tokens, over all tokens of the run."""
+    gaps = merged(replica.scheduler.gaps for replica in recording.replicas)
+    found = percentiles(gaps, PERCENTILES)
+    if found is None:
         return Spread(mean=None, p50=None, p90=None, p99=None)
-    order = np.argsort(values, kind="stable")
-    values, cumulative = values[order], np.cumsum(weights[order])
-    at = [float(values[np.searchsorted(cumulative, q / 100 * cumulative[-1])]) for q in PERCENTILES]
-    mean = float((values * weights[order]).sum() / cumulative[-1])
-    return Spread(mean=mean, p50=at[0], p90=at[1], p99=at[2])
+    return Spread(mean=gaps.total / gaps.number, p50=found[0], p90=found[1], p99=found[2])
 
 
 def attains(table: Table, objectives: Objectives) -> NDArray[np.bool_] | None:
@@ -186,7 +183,7 @@ def serving_metrics(recording: JobRecording, end: float, utilisation: float) -> 
         measured_requests=int(mine.sum()),
         ttft_s=spread((table.first - table.arrival)[mine]),
         tpot_s=tpot,
-        inter_token_s=weighted_spread(table.tpot[mine], (table.output - 1)[mine]),
+        inter_token_s=gap_spread(recording),
         latency_s=spread((table.finish - table.arrival)[mine]),
         queue_s=spread((table.scheduled - table.arrival)[mine]),
         batch_size_mean=sum(t.sequence_seconds for t in tallies) / passes if passes else 0.0,

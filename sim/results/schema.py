@@ -140,7 +140,10 @@ class MemoryStage(Part):
 
 
 class DeviceClass(Part):
-    """GPUs that did the same: a pipeline stage of a job, or the unused ones."""
+    """GPUs that did the same: a pipeline stage of a job, or the unused ones.
+
+    ``pass_s`` is the mean time of a pass through the stage, kernels and host; ``ledger`` counts GPU-seconds.
+    """
 
     name: str
     job: str | None
@@ -148,6 +151,7 @@ class DeviceClass(Part):
     gpu: str
     count: int
     busy: float
+    pass_s: float | None = None
     flops_utilisation: float
     bandwidth_utilisation: float
     ledger: dict[str, float]

@@ -7,6 +7,7 @@ import io
 from dataclasses import dataclass
 from typing import Any
 
+from sim.engine.timeline import SpanLog
 from sim.jobs.play import Recording
 from sim.results.collect import link_classes, timeline_of
 from sim.results.metrics import Table
@@ -17,7 +18,7 @@ COLUMNS = (
 )  # fmt: skip
 
 #: Spans a device in the trace: viewers slow down beyond a hundred thousand events.
-SPANS = 4000
+SPANS = 2000
 
 
 def requests_csv(recording: Recording) -> str:
@@ -54,20 +55,23 @@ class TraceTables:
 
 
 def trace_tables(recording: Recording, begin: float) -> TraceTables:
-    """Spans of each device class (the first ``SPANS`` after ``begin``) and counters of links and queues."""
+    """Spans of each device class and hop (the first ``SPANS`` after ``begin``) and counters of links and queues."""
     tables = [Table.of(job.table) for job in recording.jobs]
     line = timeline_of(recording, tables, begin)
     tracks: list[tuple[str, str]] = []
     spans: list[tuple[str, str, float, float, dict[str, Any]]] = []
+    logs: list[tuple[str, str, SpanLog]] = []
     for job in recording.jobs:
         for replica in job.replicas:
             for stage in replica.stages:
-                for member in stage.members:
-                    track = member.track
-                    tracks.append((track.name, f"GPUs of {job.job.spec.name}"))
-                    for kind, start, end, batch, tokens, slot in track.spans.after(begin, SPANS):
-                        facts = {"sequences": batch, "tokens": tokens, "micro_batch": slot}
-                        spans.append((track.name, kind, start, end, facts))
+                logs += [(m.track.name, f"GPUs of {job.job.spec.name}", m.track.spans) for m in stage.members]
+                if stage.hop is not None:
+                    logs.append((stage.hop.track.name, f"links of {job.job.spec.name}", stage.hop.track.spans))
+    for track, process, log in logs:
+        tracks.append((track, process))
+        for s in log.after(begin, SPANS):
+            facts = {"sequences": s.batch, "tokens": s.tokens, "micro_batch": s.micro_batch}
+            spans.append((track, s.kind, s.start, s.end, facts))
     counters = [(f"link {name}", line.bin_s, values) for name, values in link_classes(recording)[1].items()]
     for name, series in line.jobs.items():
         counters += [(f"{name} {what}", line.bin_s, values) for what, values in series.items() if values]

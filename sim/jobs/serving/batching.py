@@ -18,6 +18,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
+from sim.engine.histogram import Durations
+from sim.engine.timeline import Run
 from sim.jobs.serving.requests import Feed, RequestTable
 from sim.laws.step import Chunk
 
@@ -47,7 +49,10 @@ class Batch:
     ) -> None:
         self.decoding, self.context = decoding, context
         self.chunks, self.pieces = chunks, pieces
-        self.tokens = decoding + sum(c.tokens for c in chunks)
+        tokens = decoding
+        for chunk in chunks:
+            tokens += chunk[0]
+        self.tokens = tokens
 
     @property
     def sequences(self) -> int:
@@ -71,11 +76,13 @@ class Slot:
     """The sequences of one micro-batch. ``context`` sums the contexts of the next pass's decoding sequences.
 
     ``base[r]`` is passes - tokens generated: constant while r decodes, so nothing is updated a pass.
+    ``returned`` is when the last pass ended: the last tokens came out then.
     """
 
     def __init__(self, number: int, block_tokens: int) -> None:
         self.number = number
         self.passes = 0
+        self.returned = 0.0
         self.decoding = 0
         self.context = 0
         self.members: dict[int, None] = {}
@@ -103,6 +110,7 @@ class Scheduler:
         self.running = 0
         self.blocked = False
         self.pushed_out = False
+        self.gaps = Durations()
         self._form = POLICIES[policy]
         self._bs = limits.block_tokens
 
@@ -182,20 +190,24 @@ class Scheduler:
 
     # -- after a pass ----------------------------------------------------------------------------------
 
-    def advance(self, slot: Slot, batch: Batch, now: float, passes: int = 1) -> bool:
-        """Account for ``passes`` passes of ``batch`` that end at ``now``. True if a sequence came or went."""
+    def advance(self, slot: Slot, batch: Batch, now: float, run: Run | None = None) -> None:
+        """Account for a pass of ``batch`` that ends at ``now``, or for a ``run`` of passes."""
+        passes = 1
+        if run is not None:
+            passes = run.passes
+            self.gaps.add_run(run, batch.decoding)
+        elif batch.decoding:
+            self.gaps.add(now - slot.returned, batch.decoding)
+        slot.returned = now
         slot.passes += passes
         slot.context += slot.decoding * passes
-        changed = self._retire(slot, now)
-        if batch.chunks:
-            for r, tokens in batch.pieces:
-                state = slot.prefills[r]
-                state[0] += tokens
-                if state[0] == state[1]:
-                    del slot.prefills[r]
-                    self._join(slot, r, now)
-                    changed = True
-        return changed
+        self._retire(slot, now)
+        for r, tokens in batch.pieces:
+            state = slot.prefills[r]
+            state[0] += tokens
+            if state[0] == state[1]:
+                del slot.prefills[r]
+                self._join(slot, r, now)
 
     def _join(self, slot: Slot, r: int, now: float) -> None:
         """A prompt is done: its next token is out, and it decodes from the next pass on."""
@@ -204,6 +216,8 @@ class Scheduler:
         generated = table.generated[r]
         if generated == 1:
             table.first[r] = now
+        else:
+            self.gaps.add(now - table.paused[r], 1)
         if generated >= table.length[r]:
             self._leave(slot, r, now, self.blocks(table.prompt[r] + generated - 1))
             return
@@ -215,9 +229,9 @@ class Scheduler:
         slot.phases[(context - slot.passes) % self._bs] += 1
         heappush(slot.ends, (base + table.length[r], base, r))
 
-    def _retire(self, slot: Slot, now: float) -> bool:
+    def _retire(self, slot: Slot, now: float) -> None:
         """Let sequences go whose last token is out."""
-        ends, changed = slot.ends, False
+        ends = slot.ends
         while ends and ends[0][0] <= slot.passes:
             _, base, r = heappop(ends)
             if slot.base.get(r) != base:
@@ -227,8 +241,6 @@ class Scheduler:
             self._stop_decoding(slot, r, context)
             self.table.generated[r] = length
             self._leave(slot, r, now, self.blocks(context - 1))
-            changed = True
-        return changed
 
     def _stop_decoding(self, slot: Slot, r: int, context: int) -> None:
         del slot.base[r]
@@ -252,6 +264,7 @@ class Scheduler:
             self.free += self.blocks(slot.prefills.pop(r)[1])
         else:
             table.generated[r] = slot.passes - slot.base[r]
+            table.paused[r] = slot.returned
             context = table.prompt[r] + table.generated[r]
             self._stop_decoding(slot, r, context)
             self.free += self.blocks(context - 1)

@@ -110,7 +110,7 @@ class DetailedReplica:
                 self._poke()
             left = clock.now
             if stage.hop is not None:
-                yield from self._hop(stage, batch)
+                yield from self._hop(stage, slot, batch)
                 link = stage.hop.kind
             transit = clock.now - left
         self._return(slot, batch, start, transit)
@@ -160,7 +160,7 @@ class DetailedReplica:
         streams = [gpu.communicate(flow) for group in self.devices[i] for gpu in group]
         yield simpy.AllOf(self.clock, streams)
 
-    def _hop(self, stage: Stage, batch: Batch) -> Story:
+    def _hop(self, stage: Stage, slot: Slot, batch: Batch) -> Story:
         """Send the activations to the next stage, or the tokens back to the first."""
         hop = stage.hop
         assert hop is not None
@@ -175,7 +175,9 @@ class DetailedReplica:
             label=hop.track.name,
         )
         assert isinstance(record, TransferRecord)
-        hop.track.record(record.send_start, record.send_end - hop.overhead, size)
+        sent = record.send_end - hop.overhead
+        hop.track.record(record.send_start, sent, size)
+        hop.track.spans.add("send", record.send_start, sent, batch.sequences, batch.tokens, slot.number)
 
     def _return(self, slot: Slot, batch: Batch, start: float, transit: float) -> None:
         """The pass is over: tokens are out, sequences come and go, the slot is free for its next batch."""

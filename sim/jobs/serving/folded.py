@@ -53,9 +53,9 @@ def play_single(clock: Clock, replica: Replica) -> Story:
             yield clock.timeout(seconds)
             scheduler.advance(slot, batch, clock.now)
         else:
-            k, seconds = _run(replica, stage, slot, batch, now)
-            yield clock.timeout(seconds)
-            scheduler.advance(slot, batch, clock.now, k)
+            run = _run(replica, stage, slot, batch, now)
+            yield clock.timeout(run.begun(run.passes))
+            scheduler.advance(slot, batch, clock.now, run)
     replica.close([clock.now], clock.now)
 
 
@@ -71,8 +71,8 @@ def _record_pass(replica: Replica, stage: Stage, batch: Batch, cost: Pass, start
     replica.tally.phase(batch.kind, cost.flops, cost.bytes, cost.busy)
 
 
-def _run(replica: Replica, stage: Stage, slot: Slot, batch: Batch, now: float) -> tuple[int, float]:
-    """As many equal decode passes as nothing disturbs; records them and returns (passes, seconds)."""
+def _run(replica: Replica, stage: Stage, slot: Slot, batch: Batch, now: float) -> Run:
+    """As many equal decode passes as nothing disturbs; they are recorded."""
     scheduler, law = replica.scheduler, stage.law
     nd = batch.decoding
     base = law.base(nd, nd)
@@ -88,7 +88,7 @@ def _run(replica: Replica, stage: Stage, slot: Slot, batch: Batch, now: float) -
         scheduler.extend(slot, k)
         run = Run(first, run.growth, k)
     _record_run(replica, stage, batch, base, run, now)
-    return run.passes, run.begun(run.passes)
+    return run
 
 
 def _record_run(replica: Replica, stage: Stage, batch: Batch, base: Pass, run: Run, now: float) -> None:
@@ -99,6 +99,7 @@ def _record_run(replica: Replica, stage: Stage, batch: Batch, base: Pass, run: R
     seconds = run.begun(k)
     flops = k * base.flops + contexts * law.decode_flops
     nbytes = k * base.bytes + contexts * law.decode_bytes
+    track.passes += k
     track.compute += k * base.compute
     track.memory += k * base.memory + contexts * law.decode_slope
     track.launch += k * (base.launch + law.decode_launch)
@@ -116,6 +117,7 @@ def _record_run(replica: Replica, stage: Stage, batch: Batch, base: Pass, run: R
     replica.tally.phase("decode", flops, nbytes, seconds - k * base.communication)
 
 
+SEND = KINDS.index("send")
 # Passes whose intervals wait in lists before they are binned together.
 BUFFERED = 2048
 
@@ -248,6 +250,8 @@ class _Ring:
             hop.track.bytes += sum(sizes)
             hop.track.bins.add_many(self.outs[i], self.sents[i], sizes)
             stage.track.spans.extend(begins, ends, *self.notes)
+            kinds, *rest = self.notes
+            hop.track.spans.extend(self.outs[i], self.sents[i], [SEND] * len(kinds), *rest)
             for buffer in (begins, ends, self.outs[i], self.sents[i]):
                 buffer.clear()
         for way in self.ways:
@@ -262,6 +266,7 @@ class _Ring:
             compute, memory, launch, communication, flops, nbytes = self.sums[self.law_of[i]]
             track = stage.track
             track.work(Pass(compute, memory, launch, communication, flops, nbytes, 0.0), 1, stage.link)
+            track.passes = self.replica.tally.passes
             track.waiting += self.waited[i]
             track.bubble += self.bubble[i]
             if self.moved[i]:

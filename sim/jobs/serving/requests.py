@@ -25,7 +25,7 @@ class RequestTable:
     """
 
     __slots__ = (
-        "arrival", "finish", "first", "generated", "length", "output", "preempted", "prompt",
+        "arrival", "finish", "first", "generated", "length", "output", "paused", "preempted", "prompt",
         "recomputed", "rejected", "replica", "scheduled",
     )  # fmt: skip
 
@@ -38,6 +38,7 @@ class RequestTable:
         self.generated = [0] * n
         self.replica = [-1] * n
         self.preempted = [0] * n
+        self.paused: dict[int, float] = {}
         self.recomputed = 0
         self.rejected: list[int] = []
 
