@@ -14,6 +14,7 @@ from math import floor, sqrt
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sim.laws.step import Pass
 
@@ -82,9 +83,15 @@ class Bins:
             self.values[b] += width * density
         self.values[j] += (end - j * width) * density
 
-    def add_many(self, starts: Sequence[float], ends: Sequence[float], amounts: Sequence[float]) -> None:
-        """``add`` for many pieces at once, faster a piece."""
-        if not starts:
+    def add_many(
+        self,
+        starts: Sequence[float],
+        ends: Sequence[float],
+        amounts: Sequence[float] | NDArray[np.float64],
+        split: Callable[[int], None] | None = None,
+    ) -> None:
+        """``add`` for many pieces at once, faster a piece; ``split(i)`` adds piece i where a bin's edge cuts it."""
+        if not len(starts):
             return
         begin, end, amount = np.array(starts), np.array(ends), np.array(amounts)
         self._grow(float(end.max()))
@@ -93,14 +100,13 @@ class Bins:
         sums = np.bincount(i[whole], weights=amount[whole], minlength=BINS)
         self.values = (np.array(self.values) + sums).tolist()
         for k in np.flatnonzero(~whole).tolist():
-            self.add(starts[k], ends[k], amounts[k])
+            if split is None:
+                self.add(starts[k], ends[k], float(amounts[k]))
+            else:
+                split(k)
 
     def add_run(self, start: float, run: Run, amount: float) -> None:
         """``amount`` for each pass of ``run``: the same as a call of ``add`` for each pass."""
-        here = self._one_bin(start, run)
-        if here >= 0:
-            self.values[here] += amount * run.passes
-            return
         self._add_run(start, run, lambda n: amount * n, lambda n: amount / run.seconds_of(n))
 
     def add_level(self, start: float, run: Run, level: float, rise: float) -> None:
@@ -113,17 +119,7 @@ class Bins:
             pairs = n * (n - 1)
             return n * level * first + cross * (pairs / 2) + rise * growth * (pairs * (2 * n - 1) / 6)
 
-        here = self._one_bin(start, run)
-        if here >= 0:
-            self.values[here] += upto(run.passes)
-            return
         self._add_run(start, run, upto, lambda n: level + rise * n)
-
-    def _one_bin(self, start: float, run: Run) -> int:
-        """The bin that holds the whole run, or -1."""
-        end = start + run.begun(run.passes)
-        i = int(start / self.width)
-        return i if end < self.width * BINS and i == int(end / self.width) else -1
 
     def _add_run(
         self, start: float, run: Run, upto: Callable[[int], float], density: Callable[[int], float]

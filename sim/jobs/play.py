@@ -20,10 +20,11 @@ from sim.errors import InfeasibleError
 from sim.jobs.serving.batching import Limits
 from sim.jobs.serving.build import ReplicaBuilder, contended_links, flows_of, needs_network
 from sim.jobs.serving.detailed import DetailedReplica
-from sim.jobs.serving.folded import play_ring, play_single
 from sim.jobs.serving.load import draw_load
 from sim.jobs.serving.replica import Replica
 from sim.jobs.serving.requests import ClosedFeed, Feed, OpenFeed, RequestTable, Tickets
+from sim.jobs.serving.ring import play_ring
+from sim.jobs.serving.single import play_single
 from sim.laws.arrange import layouts, topology_of
 from sim.laws.layout import Layout, budget_rows
 from sim.laws.topology import Topology

@@ -1,7 +1,7 @@
 """The slow path: every GPU stream and every transfer is a process of its own, pass by pass.
 
 Used for ``--detail full``, and by itself wherever flows can slow each other (two jobs on one switch, hops
-that share a PCIe uplink) or a tensor group mixes GPU types. The same story as :mod:`folded`, told with
+that share a PCIe uplink) or a tensor group mixes GPU types. The same story as :mod:`single` and :mod:`ring`, told with
 nothing folded away: the engine's loop forms batches when the first stage is free; each batch is a process
 that takes the stages in order, computes on every GPU of the group, waits for the group's collectives as one
 coupled flow after the compute, and sends its activations through the network. With ``fold`` one GPU stands

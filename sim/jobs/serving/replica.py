@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sim.engine.timeline import Bins, ChannelTrack, DeviceTrack, Run
+from sim.engine.timeline import Bins, ChannelTrack, DeviceTrack
 from sim.jobs.serving.batching import Batch, Scheduler, Slot
 from sim.laws.step import Pass, StageLaw
 
@@ -100,15 +100,6 @@ class Tally:
         self.passes += 1
         self.running.add(start, end, batch.sequences * seconds)
         self.cached.add(start, end, batch.cached * seconds)
-
-    def ran(self, batch: Batch, start: float, run: Run) -> None:
-        """A decoding batch was under way in a run of passes, its contexts growing by a token a pass."""
-        seconds = run.begun(run.passes)
-        self.sequence_seconds += batch.decoding * seconds
-        self.pass_seconds += seconds
-        self.passes += run.passes
-        self.running.add(start, start + seconds, batch.decoding * seconds)
-        self.cached.add_level(start, run, batch.context, batch.decoding)
 
     def phase(self, kind: str, flops: float, nbytes: float, seconds: float) -> None:
         """Work of one phase on the first stage, for the roofline."""

@@ -1,18 +1,15 @@
-"""The fast path: one representative a stage, many equal passes as one event.
+"""A pipelined replica on the fast path: passes walked through the stages without an event each.
 
-Allowed when nothing can slow a replica's transfers (checked beforehand: on every link the caps of all flows
-that use it fit into its capacity together), so hops and collectives take their closed forms. Two tellers:
+Allowed when nothing can slow the replica's transfers (checked beforehand: on every link the caps of all flows
+that use it fit into its capacity together), so hops and collectives take their closed forms. Micro-batches
+differ, and nobody overtakes in a pipeline, so the ring is simulated and not averaged: each pass follows the
+max-plus recursion
 
-``play_single``: a replica without pipeline. Between two changes of its batch the passes differ only in
-their context, which grows by one token a sequence and pass, so k passes take
+    start = max(arrival, stage free)
+    sent  = max(stage done, sender free) + bytes / cap;   sender free = sent + overhead
+    arrival at the next stage = sent + overhead + latency
 
-    k * first + growth * k (k - 1) / 2          first: the first pass, growth: decoding * seconds per token
-
-and are one event. An arrival is met at the end of the pass it falls into.
-
-``play_ring``: a pipeline whose micro-batches differ. Each pass is walked through the stages by the max-plus
-recursion start = max(arrival, stage free), link free = max(stage done, link free) + occupancy; SimPy sees
-an event where a batch's composition changes.
+and SimPy sees an event where a batch's composition changes.
 """
 
 from __future__ import annotations
@@ -20,103 +17,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator
 
-from sim.engine.clock import INSTANT, Clock
-from sim.engine.timeline import KINDS, Run
+from sim.engine.clock import Clock
+from sim.engine.timeline import KINDS
 from sim.jobs.serving.batching import Batch, Slot
-from sim.jobs.serving.replica import Hop, Replica, Stage
+from sim.jobs.serving.replica import Hop, Replica
 from sim.laws.step import Pass
 
 INF = float("inf")
 Story = Generator[object, object, None]
-
-
-def play_single(clock: Clock, replica: Replica) -> Story:
-    """The life of a replica on one stage."""
-    (stage,) = replica.stages
-    scheduler, tally, law, track = replica.scheduler, replica.tally, stage.law, stage.track
-    (slot,) = replica.slots
-    while True:
-        now = clock.now
-        batch = scheduler.form(slot, now)
-        tally.formed(now, scheduler.blocked)
-        if batch is None:
-            until = scheduler.feed.next_time()
-            if until == INF:
-                break
-            track.waiting += until - now
-            yield clock.timeout(until - now)
-            continue
-        if batch.chunks or law.eager:
-            cost = law.cost(batch.decoding, batch.context, batch.chunks)
-            seconds = cost.total
-            _record_pass(replica, stage, batch, cost, now)
-            yield clock.timeout(seconds)
-            scheduler.advance(slot, batch, clock.now)
-        else:
-            run = _run(replica, stage, slot, batch, now)
-            yield clock.timeout(run.begun(run.passes))
-            scheduler.advance(slot, batch, clock.now, run)
-    replica.close([clock.now], clock.now)
-
-
-def _record_pass(replica: Replica, stage: Stage, batch: Batch, cost: Pass, start: float) -> None:
-    """Book one pass of a single stage."""
-    end = start + cost.total
-    stage.track.work(cost, 1, stage.link)
-    stage.track.bins.add(start, end, end - start)
-    stage.track.spans.add(batch.kind, start, end, batch.sequences, batch.tokens, 0)
-    if stage.collectives is not None:
-        stage.collectives.record(start, end, cost.wire)
-    replica.tally.passed(batch, start, end)
-    replica.tally.phase(batch.kind, cost.flops, cost.bytes, cost.busy)
-
-
-def _run(replica: Replica, stage: Stage, slot: Slot, batch: Batch, now: float) -> Run:
-    """As many equal decode passes as nothing disturbs; they are recorded."""
-    scheduler, law = replica.scheduler, stage.law
-    nd = batch.decoding
-    base = law.base(nd, nd)
-    first = base.compute + base.memory + base.launch + base.communication
-    first += law.decode_launch + batch.context * law.decode_slope
-    run = Run(first, nd * law.decode_slope, 1 if scheduler.pushed_out else slot.passes_to_next_end())
-    if run.passes > 1:
-        k = scheduler.run_length(slot, run.passes)
-        if k > 1 and not scheduler.waiting and scheduler.running < scheduler.limits.max_sequences:
-            until = scheduler.feed.next_time() - now - INSTANT
-            if until < run.begun(k):
-                k = min(k, run.passes_until(until))
-        scheduler.extend(slot, k)
-        run = Run(first, run.growth, k)
-    _record_run(replica, stage, batch, base, run, now)
-    return run
-
-
-def _record_run(replica: Replica, stage: Stage, batch: Batch, base: Pass, run: Run, now: float) -> None:
-    """Book a run of decode passes at once: all is linear in the sum of contexts."""
-    law, track = stage.law, stage.track
-    nd, k = batch.decoding, run.passes
-    contexts = k * batch.context + nd * (k * (k - 1) / 2)
-    seconds = run.begun(k)
-    flops = k * base.flops + contexts * law.decode_flops
-    nbytes = k * base.bytes + contexts * law.decode_bytes
-    track.passes += k
-    track.compute += k * base.compute
-    track.memory += k * base.memory + contexts * law.decode_slope
-    track.launch += k * (base.launch + law.decode_launch)
-    track.flops += flops
-    track.bytes += nbytes
-    end = now + seconds
-    track.bins.add(now, end, seconds)
-    track.spans.add("decode", now, end, nd, nd, 0)
-    if base.communication:
-        track.wait(stage.link, k * base.communication)
-    if stage.collectives is not None:
-        stage.collectives.bytes += k * base.wire
-        stage.collectives.bins.add_run(now, run, base.wire)
-    replica.tally.ran(batch, now, run)
-    replica.tally.phase("decode", flops, nbytes, seconds - k * base.communication)
-
-
 SEND = KINDS.index("send")
 # Passes whose intervals wait in lists before they are binned together.
 BUFFERED = 2048
