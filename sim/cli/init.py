@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
 
+from sim.cli.schema import schema_of
 from sim.errors import InputError, Problem, did_you_mean
 
 STARTER = "4090_pp_home"
@@ -15,10 +17,10 @@ STARTER = "4090_pp_home"
 @click.argument("name", default=STARTER)
 @click.option("--list", "listing", is_flag=True, help="List the shipped scenarios and topologies.")
 @click.option("--to", "folder", type=click.Path(path_type=Path, file_okay=False), default=Path(),
-              help="Folder to copy into (default: here); scenarios/ and topologies/ are made in it.")
+              help="Folder to copy into (default: here); scenarios/, topologies/ and docs/ are made in it.")
 @click.option("--force", is_flag=True, help="Overwrite files that are already there.")  # fmt: skip
 def command(name: str, listing: bool, folder: Path, force: bool) -> None:
-    """Copy out the shipped scenario NAME (default: 4090_pp_home) and the topology it uses."""
+    """Copy out the shipped scenario NAME (default: 4090_pp_home), its topology, and their schemas for editors."""
     from sim.catalog import shipped
 
     scenarios = {p.stem: p for p in shipped("scenarios")}
@@ -41,6 +43,11 @@ def command(name: str, listing: bool, folder: Path, force: bool) -> None:
         (folder / "topologies" / f"{stem}.yaml", path.read_text(encoding="utf-8"))
         for stem, path in topologies.items() if f"topologies/{stem}.yaml" in source
     ]  # fmt: skip
+    # Shipped files name their schema for editors: put it where they look.
+    copies += [
+        (folder / "docs" / f"{kind}.schema.json", json.dumps(schema_of(kind), indent=1) + "\n")
+        for kind in ("scenario", "topology")
+    ]
     _copy(copies, force)
     click.echo(f"next: sim run {copies[0][0]}")
 

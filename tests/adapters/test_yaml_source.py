@@ -21,7 +21,8 @@ from pydantic import (
 )
 
 from sim.adapters import yaml_source
-from sim.adapters.yaml_source import Place, apply_overrides, load_yaml, parse_yaml, validate
+from sim.adapters.validation import validate
+from sim.adapters.yaml_source import Place, apply_overrides, load_yaml, parse_yaml
 from sim.errors import InputError, Problem
 from sim.units import BARE_SI, Bandwidth, Bytes, Fraction
 

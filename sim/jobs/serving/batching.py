@@ -14,7 +14,7 @@ which pass that is never changes: a histogram of that phase tells how many block
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
@@ -40,29 +40,23 @@ class Limits:
 
 
 class Batch:
-    """What rides in one pass. ``pieces`` are (request, tokens) of the prompts behind ``chunks``."""
+    """What rides in one pass. ``pieces`` are (request, tokens) of the prompts behind ``chunks``.
 
-    __slots__ = ("chunks", "context", "decoding", "pieces", "tokens")
+    ``tokens`` and ``sequences`` count all of them; ``cached`` is the tokens whose KV is in use.
+    """
+
+    __slots__ = ("cached", "chunks", "context", "decoding", "pieces", "sequences", "tokens")
 
     def __init__(
-        self, decoding: int, context: int, chunks: list[Chunk], pieces: list[tuple[int, int]]
+        self, decoding: int, context: int, chunks: Sequence[Chunk] = (), pieces: Sequence[tuple[int, int]] = ()
     ) -> None:
         self.decoding, self.context = decoding, context
         self.chunks, self.pieces = chunks, pieces
-        tokens = decoding
-        for chunk in chunks:
-            tokens += chunk[0]
-        self.tokens = tokens
-
-    @property
-    def sequences(self) -> int:
-        """Sequences in the pass."""
-        return self.decoding + len(self.chunks)
-
-    @property
-    def cached(self) -> int:
-        """Tokens whose KV is in use during the pass."""
-        return self.context + sum(c.tokens + c.past for c in self.chunks)
+        tokens, cached = decoding, context
+        for c, past in chunks:
+            tokens += c
+            cached += c + past
+        self.tokens, self.cached, self.sequences = tokens, cached, decoding + len(chunks)
 
     @property
     def kind(self) -> str:
@@ -152,10 +146,12 @@ class Scheduler:
         """Take the blocks of passes 2..``passes`` of a run whose first pass is formed."""
         if self.limits.reserve or passes == 1:
             return
-        cycles, rest = divmod(passes - 1, self._bs)
-        first = 1 - slot.passes - 1
-        more = sum(slot.phases[(first - j) % self._bs] for j in range(rest))
-        self.free -= cycles * slot.decoding + more
+        bs, phases = self._bs, slot.phases
+        cycles, rest = divmod(passes - 1, bs)
+        taken = cycles * slot.decoding
+        for j in range(slot.passes, slot.passes + rest):
+            taken += phases[-j % bs]
+        self.free -= taken
 
     def admit(self, slot: Slot, now: float) -> int:
         """Move the first waiting request into the slot; its number. The caller checked that it fits."""
@@ -304,8 +300,8 @@ def form_continuous(s: Scheduler, slot: Slot, now: float) -> Batch | None:
             chunks.append(Chunk(c, 0))
             pieces.append((r, c))
             budget -= c
-    if not slot.decoding and not chunks:
-        return None
+    if not chunks:
+        return Batch(slot.decoding, slot.context) if slot.decoding else None
     return Batch(slot.decoding, slot.context, chunks, pieces)
 
 
@@ -313,7 +309,7 @@ def form_static(s: Scheduler, slot: Slot, now: float) -> Batch | None:
     """A batch starts when it is full (or nobody else is coming) and ends with its longest answer."""
     if slot.decoding:
         s.grow(slot)
-        return Batch(slot.decoding, slot.context, [], [])
+        return Batch(slot.decoding, slot.context)
     want = s.limits.batch_size
     if not s.waiting or (len(s.waiting) < want and s.feed.next_time() != float("inf")):
         return None

@@ -100,8 +100,7 @@ class _Book:
 
     def add(self, start: float, batch: Batch, run: Run, cost: Pass) -> None:
         """Passes of ``batch``; ``cost`` leaves out the KV reads of decode-only passes, which are linear."""
-        chunks = batch.chunks
-        kind, rise = (KINDS.index(batch.kind), 0) if chunks else (DECODE, batch.decoding)
+        kind, rise = (KINDS.index(batch.kind), 0) if batch.chunks else (DECODE, batch.decoding)
         end = start + run.begun(run.passes)
         row = _Row(start, end, kind, batch.sequences, batch.tokens, batch.cached, rise, run, cost)
         self.stage.track.spans.add(KINDS[kind], start, end, row.sequences, row.tokens, 0)

@@ -1,0 +1,290 @@
+"""Small systems against their textbook equations: queues, batches, pipelines.
+
+Queues. One toy GPU serves one sequence at a time; KV reads are free, so a request of n output tokens takes n
+passes of the same time. With Poisson arrivals that is an M/G/1 queue, whose mean wait is Pollaczek-Khinchine's
+
+    W = rate E[S^2] / (2 (1 - load))           M/M/1: load/(1-load) E[S];  M/D/1: half of it
+
+Means over independent seeds lie within three standard errors of it.
+"""
+
+from __future__ import annotations
+
+from math import log, sqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sim.jobs.serving.replica import Replica
+from sim.laws.step import Chunk
+from sim.run import Outcome
+
+from .helpers import TOY_MODEL, only, scenario, simulate, tokens_per_s, topology, toy
+
+# ---- one queue, one server
+
+MEAN_TOKENS = 1000
+SECONDS_A_TOKEN = 16 * 12 * 2**20 * 2 / 1e12 + 2 * 1000 * 1024 / 1e12
+SEEDS = range(16)
+
+
+def exponential_table(points: int) -> list[int]:
+    """Quantiles of an exponential distribution of this mean; the last tail value makes the mean exact."""
+    inner = [max(1, round(-MEAN_TOKENS * log(1 - i / (points - 1)))) for i in range(points - 1)]
+    return [*inner, 2 * inner[-1] - inner[-2]]
+
+
+def moments(values: list[int]) -> tuple[float, float]:
+    """Mean and mean square of lengths drawn from a quantile table (linear between its points)."""
+    a, b = np.array(values[:-1], dtype=float), np.array(values[1:], dtype=float)
+    return float(((a + b) / 2).mean()), float(((a * a + a * b + b * b) / 3).mean())
+
+
+def mean_waits(load: float, lengths: int | list[int]) -> list[float]:
+    """Mean seconds in the queue of independent runs at this load."""
+    mean = lengths if isinstance(lengths, int) else moments(lengths)[0]
+    output: Any = lengths if isinstance(lengths, int) else {"empirical": {"values": lengths}}
+    rate = load / (mean * SECONDS_A_TOKEN)
+    described = toy(
+        {
+            "batching": {"max_sequences": 1},
+            "load": {"poisson": {"rate": f"{rate!r} req/s"}, "prompt_tokens": 1, "output_tokens": output,
+                     "requests": 4000},
+        },
+        assume={"kv_reads": "free"},
+    )  # fmt: skip
+    waits = []
+    for seed in SEEDS:
+        table = simulate(described | {"seed": seed}).recording.jobs[0].table
+        waits.append(float(np.mean(np.array(table.scheduled[400:]) - np.array(table.arrival[400:]))))
+    return waits
+
+
+def within_three_standard_errors(found: list[float], expected: float) -> bool:
+    error = float(np.std(found, ddof=1)) / sqrt(len(found))
+    assert error < 0.05 * expected, "too noisy to mean anything"
+    return abs(float(np.mean(found)) - expected) < 3 * error
+
+
+@pytest.mark.parametrize("load", [0.5, 0.8])
+def test_m_m_1(load: float) -> None:
+    table = exponential_table(2001)
+    mean, square = moments(table)
+    assert square / mean**2 == pytest.approx(2.0, rel=0.01)  # exponential
+    service = mean * SECONDS_A_TOKEN
+    expected = load / service * square * SECONDS_A_TOKEN**2 / (2 * (1 - load))
+    assert expected == pytest.approx(load / (1 - load) * service, rel=0.01)
+    assert within_three_standard_errors(mean_waits(load, table), expected)
+
+
+@pytest.mark.parametrize("load", [0.5, 0.8])
+def test_m_d_1(load: float) -> None:
+    expected = load / (1 - load) * MEAN_TOKENS * SECONDS_A_TOKEN / 2
+    assert within_three_standard_errors(mean_waits(load, MEAN_TOKENS), expected)
+
+
+# ---- identities
+
+CHAT = {
+    "prompt_tokens": {"lognormal": {"median": 300, "p90": 900, "max": 2000}},
+    "output_tokens": {"lognormal": {"median": 100, "p90": 300, "max": 1000}},
+}
+
+
+def busy_server(**load: Any) -> Outcome:
+    job = {"plan": {"tp": 8}, "load": {"poisson": {"rate": "30 req/s"}, "requests": 1500, **CHAT, **load}}
+    return simulate(scenario(topology("dgx_h100_8"), job))
+
+
+def test_littles_law() -> None:
+    """Requests in the system, over time, are the arrival rate times the mean latency; likewise in the queue."""
+    outcome = busy_server()
+    job = only(outcome.result)
+    line = outcome.result.timeline
+    a, b = job.window.start_s, job.window.end_s
+    middle = line.bin_s * (np.arange(len(line.jobs["job0"]["running"])) + 0.5)
+    inside = (middle > a) & (middle < b)
+    series = {name: np.array(values) for name, values in line.jobs["job0"].items()}
+    present = float((series["waiting"] + series["running"])[inside].mean())
+    rate = job.metrics.measured_requests / (b - a)
+    assert job.metrics.latency_s.mean is not None
+    assert present == pytest.approx(rate * job.metrics.latency_s.mean, rel=0.02)
+    table = outcome.recording.jobs[0].table
+    total = sum(f - t for f, t in zip(table.finish, table.arrival, strict=True))
+    whole = float((series["waiting"] + series["running"]).sum()) * line.bin_s
+    assert whole == pytest.approx(total, rel=0.02)
+
+
+def test_latency_is_first_token_and_then_the_rest() -> None:
+    n = 64
+    metrics = only(busy_server(output_tokens=n, requests=400).result).metrics
+    parts = metrics.ttft_s.mean, metrics.tpot_s.mean, metrics.latency_s.mean
+    assert None not in parts
+    ttft, tpot, latency = (float(x) for x in parts if x is not None)
+    assert latency == pytest.approx(ttft + (n - 1) * tpot, rel=1e-12)
+    assert metrics.inter_token_s.mean == pytest.approx(tpot, rel=1e-12)
+
+
+def replica_of(outcome: Outcome) -> Replica:
+    return outcome.recording.jobs[0].replicas[0]
+
+
+def test_a_lone_request_takes_its_passes() -> None:
+    load = {"all_at_once": True, "prompt_tokens": 5000, "output_tokens": 100, "requests": 1}
+    outcome = simulate(toy({"batching": {"max_batched_tokens": 2048}, "load": load}))
+    cost = replica_of(outcome).stages[0].law.cost
+    chunks = [cost(0, 0, [Chunk(2048, 0)]), cost(0, 0, [Chunk(2048, 2048)]), cost(0, 0, [Chunk(904, 4096)])]
+    decode = [cost(1, 5000 + k) for k in range(1, 100)]
+    metrics = only(outcome.result).metrics
+    assert metrics.ttft_s.mean == pytest.approx(sum(c.total for c in chunks), rel=1e-12)
+    assert metrics.tpot_s.mean == pytest.approx(sum(c.total for c in decode) / 99, rel=1e-9)
+    assert outcome.recording.end == pytest.approx(sum(c.total for c in chunks + decode), rel=1e-12)
+
+
+# ---- batches
+
+
+def test_static_batches_in_closed_form() -> None:
+    """SERVING_MODEL 1c: t = step(0, 0, [(B, isl, 0)]) + (osl-1) step(B, isl + osl/2), one batch after another."""
+    isl, osl, size, batches = 300, 200, 12, 5
+    outcome = simulate(
+        scenario(
+            topology("dgx_h100_8"),
+            {
+                "plan": {"tp": 8},
+                "batching": {"policy": "static", "batch_size": size},
+                "load": {"all_at_once": True, "prompt_tokens": isl, "output_tokens": osl, "requests": size * batches},
+            },
+        )
+    )
+    cost = replica_of(outcome).stages[0].law.cost
+    one = cost(0, 0, [Chunk(isl, 0)] * size).total + (osl - 1) * cost(size, size * (isl + osl // 2)).total
+    assert outcome.recording.end == pytest.approx(batches * one, rel=1e-12)
+    assert outcome.recording.jobs[0].table.finish[-1] == outcome.recording.end
+
+
+def closed_form(outcome: Outcome, isl: int, osl: int, reserve: bool) -> float:
+    """Tokens a second of SERVING_MODEL 1a with fixed lengths."""
+    replica = replica_of(outcome)
+    cost, limits = replica.stages[0].law.cost, replica.scheduler.limits
+    per = isl + osl if reserve else isl + osl / 2
+    blocks = limits.blocks * limits.block_tokens
+    size = min(blocks / per, limits.max_sequences, limits.max_tokens * osl / (isl + osl))
+    joining = size / osl
+    b, context = round(size), round(size * (isl + osl / 2))
+    if joining >= 1:
+        count = round(joining)
+        return size / cost(b, context, [Chunk(isl, 0)] * count).total
+    chunk = min(isl, limits.max_tokens - b)
+    share = min(1.0, joining * isl / chunk)
+    mixed = cost(b, context, [Chunk(chunk, (isl - chunk) // 2)]).total
+    return size / ((1 - share) * cost(b, context).total + share * mixed)
+
+
+@pytest.mark.parametrize(
+    ("stack", "isl", "osl", "clients", "requests"),
+    [
+        ("vllm", 512, 512, 300, 1500),  # max_sequences 256 binds
+        ("vllm", 1500, 200, 300, 2000),
+        ("vllm", 64, 1000, 300, 900),
+        ("generic", 512, 512, 300, 1500),
+        ("trtllm", 2000, 1000, 750, 2200),  # KV reserved for the whole answer binds
+    ],
+)
+def test_saturated_throughput_in_closed_form(stack: str, isl: int, osl: int, clients: int, requests: int) -> None:
+    job = {
+        "plan": {"tp": 8},
+        "load": {"closed_loop": {"clients": clients, "ramp": "60 s"}, "prompt_tokens": isl, "output_tokens": osl,
+                 "requests": requests},
+    }  # fmt: skip
+    outcome = simulate(scenario(topology("dgx_h100_8"), job, stack=stack))
+    assert tokens_per_s(outcome) == pytest.approx(closed_form(outcome, isl, osl, stack == "trtllm"), rel=0.05)
+
+
+# ---- pipelines
+
+
+def ring(micro_batches: int, output: int, link: dict[str, str], clients: int | None = None, pp: int = 4) -> Outcome:
+    """Equal micro-batches in a ring of equal stages; the return hop carries as much as the others."""
+    job = {
+        "plan": {"pp": pp, "micro_batches": micro_batches},
+        "load": {"closed_loop": {"clients": clients or micro_batches}, "prompt_tokens": 1, "output_tokens": output,
+                 "requests": clients or micro_batches},
+    }  # fmt: skip
+    return simulate(
+        toy(job, gpus=pp, stack={"links": "measured"}, model={"vocabulary": 1}, link=link,
+            assume={"kv_reads": "free", "pp_return_hop": "counted"})
+    )  # fmt: skip
+
+
+STAGE = 4 * 12 * 2**20 * 2 / 1e12
+FAST = {"bandwidth": "1 GB/s", "latency": "0 s", "message_overhead": "0 s"}
+LINKS = {
+    "fast network": FAST,
+    "latency": FAST | {"latency": "0.1 ms"},
+    "overhead": FAST | {"message_overhead": "0.15 ms"},
+    "slow link": {"bandwidth": "10 MB/s", "latency": "0.1 ms", "message_overhead": "0.05 ms"},
+}
+
+
+@pytest.mark.parametrize("link", LINKS)
+@pytest.mark.parametrize(("m", "per_batch"), [(1, 3), (3, 1), (4, 1), (4, 3), (5, 1), (8, 3), (12, 1)])
+def test_equal_micro_batches_in_a_ring(m: int, link: str, per_batch: int) -> None:
+    """SERVING_MODEL 1d: cycle = max(m max(s, occ), pp (s + occ + lat)); the period, free of the start, to 1e-6."""
+    short, long = (ring(m, n, LINKS[link], m * per_batch) for n in (60, 260))
+    stages = replica_of(long).stages
+    seconds = [stage.law.cost(per_batch, 0).total for stage in stages]
+    hops = [stage.hop for stage in stages if stage.hop]
+    occupied = [hop.bytes_per_token * per_batch / hop.cap + hop.overhead for hop in hops]
+    travel = sum(seconds) + sum(occupied) + sum(hop.latency for hop in hops)
+    assert len(hops) == 4
+    cycle = max(m * max(*seconds, *occupied), travel)
+    finishes = [outcome.recording.jobs[0].table.finish for outcome in (short, long)]
+    for a, b in zip(*finishes, strict=True):
+        assert (b - a) / 200 == pytest.approx(cycle, rel=1e-6)
+
+
+def test_the_ring_is_bound_by_its_stages_its_links_and_its_way_round() -> None:
+    """Each of the three terms of the oracle is the largest somewhere in the cases above."""
+    bounds = set()
+    for link in LINKS.values():
+        occupied = 2048 / parse(link["bandwidth"], BANDWIDTH) + parse(link["message_overhead"], TIME)
+        for m in (1, 4, 5, 12):
+            way = 4 * (STAGE + occupied + parse(link["latency"], TIME))
+            terms = {"stages": m * STAGE, "links": m * occupied, "way": way}
+            bounds.add(max(terms, key=lambda term: terms[term]))
+    assert bounds == {"stages", "links", "way"}
+
+
+def write_trace(path: Path, prompts: list[int], output: int) -> str:
+    rows = [f"2023-11-16 00:00:00.0000000,{p},{output}" for p in prompts]
+    path.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def test_one_slow_micro_batch_slows_all(tmp_path: Path) -> None:
+    """SERVING_MODEL 1d: with m = pp the whole cycle becomes pp (s1 + occ1 + lat): nobody overtakes."""
+    slow_context, output = 40_000, 400
+    trace = write_trace(tmp_path / "trace.csv", [1, 1, 1, slow_context], output)
+    job = {"plan": {"pp": 4}, "load": {"trace": {"file": trace, "format": "azure"}}}
+    outcome = simulate(toy(job, gpus=4, model={"vocabulary": 1}, assume={"pp_return_hop": "counted"}))
+    stages = replica_of(outcome).stages
+    context = slow_context + output // 2
+    slow = sum(stage.law.cost(1, context).total for stage in stages)
+    hops = sum(h.bytes_per_token / h.cap + h.overhead + h.latency for h in (s.hop for s in stages) if h)
+    fast = sum(stage.law.cost(1, output // 2).total for stage in stages)
+    assert slow > 3 * fast
+    table = outcome.recording.jobs[0].table
+    *others, last = [(f - t) / (output - 1) for f, t in zip(table.finish, table.first, strict=True)]
+    assert last == pytest.approx(slow + hops, rel=1e-3)
+    # The others decode at their own pace until the long prompt joins, and stop before it does.
+    joined, ended = table.first[3], max(table.finish[:3])
+    assert ended > joined
+    assert max(others) > 2 * (fast + hops) - hops
+
+
+def test_pipeline_stages_share_the_layers() -> None:
+    assert TOY_MODEL["layers"] == 16
+    assert [stage.law.shape.layers for stage in replica_of(ring(1, 2, FAST)).stages] == [4, 4, 4, 4]
