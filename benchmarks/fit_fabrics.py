@@ -49,7 +49,7 @@ def main() -> None:
             return np.exp(x[0]) + steps * np.exp(x[1]) + wire / np.exp(x[2])
 
         def loss(x: np.ndarray, seconds: np.ndarray = seconds) -> np.ndarray:
-            return law(x) / seconds - 1  # noqa: B023
+            return law(x) / seconds - 1
 
         start = np.log([5e-6, 0.3e-6, 0.3 * LINK[gpu]])
         fit = least_squares(loss, start, loss="soft_l1", f_scale=0.1)

@@ -39,8 +39,8 @@ def table(trace: RequestTrace, source: str) -> dict[str, object]:
     shares = np.linspace(0, 1, POINTS)
     gaps = np.diff(trace.arrival)
     return {
-        "prompt": {"values": [int(round(x)) for x in np.quantile(trace.prompt, shares)]},
-        "output": {"values": [int(round(x)) for x in np.quantile(trace.output, shares)]},
+        "prompt": {"values": [round(float(x)) for x in np.quantile(trace.prompt, shares)]},
+        "output": {"values": [round(float(x)) for x in np.quantile(trace.output, shares)]},
         "spearman": round(float(np.corrcoef(ranks(trace.prompt), ranks(trace.output))[0, 1]), 4),
         "arrivals_per_s": f"{1 / gaps.mean():.4g} req/s",
         "arrivals_cv": round(float(gaps.std() / gaps.mean()), 3),
@@ -58,7 +58,8 @@ def main() -> None:
     args.out.mkdir(exist_ok=True)
     for name, (file, source) in TRACES.items():
         entry = table(read_trace(args.traces / file), source)
-        (args.out / f"{name}.yaml").write_text(yaml.safe_dump(entry, sort_keys=False, width=118, default_flow_style=None))
+        text = yaml.safe_dump(entry, sort_keys=False, width=118, default_flow_style=None)
+        (args.out / f"{name}.yaml").write_text(text)
         print(name, {k: entry[k] for k in ("spearman", "arrivals_per_s", "arrivals_cv", "requests")})
 
 

@@ -4,8 +4,8 @@
     python benchmarks/serving_requests.py --trace ../shared/data/traces/azure_llm_2023_conv.csv
 
 Each size runs in a process of its own, so peak memory is its own. Without ``--trace`` the requests are drawn
-from the catalogue's azure-2023-conversation lengths at the trace's rate. Times are those of this machine at this moment:
-compare ratios from one run, not seconds from two.
+from the catalogue's azure-2023-conversation lengths at the trace's rate. Times are those of this machine at this
+moment: compare ratios from one run, not seconds from two.
 """
 
 from __future__ import annotations

@@ -62,12 +62,12 @@ class Library:
         """A price by id."""
         return self._get("price", name, Price)
 
-    def model(self, name: str, folder: Path = Path()) -> Transformer:
-        """A model by id, or the path (from ``folder``) of a Hugging Face config.json."""
+    def model(self, name: str, path: Path | None = None) -> Transformer:
+        """A model by id; or, where the name is a path, the Hugging Face config.json at ``path``."""
         if "/" in name or name.endswith(".json"):
             from sim.adapters.huggingface import read_config
 
-            return read_config(folder / name)
+            return read_config(path or Path(name))
         return self._get("model", name, Transformer)
 
     def fabrics(self) -> tuple[Fabric, ...]:

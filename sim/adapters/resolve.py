@@ -21,7 +21,7 @@ from sim.spec.scenario import Scenario, ServingJob
 from sim.spec.stack import Stack
 from sim.spec.topology import TopologySpec
 from sim.spec.transformer import Transformer
-from sim.spec.workload import LengthDistribution, Trace
+from sim.spec.workload import ARRIVALS, OF_A_TRACE, LengthDistribution, Load, Trace
 
 if TYPE_CHECKING:
     from sim.adapters.traces import RequestTrace
@@ -68,7 +68,23 @@ def resolve_file(path: str | Path, overrides: Sequence[str] = (), seed: int | No
         source = apply_overrides(source, overrides)
     if seed is not None:
         source = apply_overrides(source, [f"seed={seed}"])
-    return resolve(source, Path(path).parent)
+    return resolve(_with_new_arrivals(source), Path(path).parent)
+
+
+def _with_new_arrivals(source: Source) -> Source:
+    """Arrivals set on the command line replace the file's: a load has one kind."""
+    jobs = source.data.get("jobs") if isinstance(source.data, dict) else None
+    for i, job in enumerate(jobs if isinstance(jobs, list) else []):
+        load = job.get("load") if isinstance(job, dict) else None
+        if not isinstance(load, dict):
+            continue
+        at: KeyPath = ("jobs", i, "load")
+        new = {path[3] for path in source.overrides if path[:3] == at and len(path) > 3}
+        if new & set(ARRIVALS):
+            replaced = (*ARRIVALS, *OF_A_TRACE, "requests") if "trace" in new else ARRIVALS
+            for key in set(replaced) - new:
+                load.pop(key, None)
+    return source
 
 
 def resolve(source: Source, folder: Path) -> Resolved:
@@ -135,7 +151,7 @@ class _Resolver:
             return topology
 
         def read() -> TopologySpec:
-            path = self.folder / topology
+            path = self._path(("cluster", "topology"), topology)
             if not path.is_file():
                 raise InputError([self.source.problem(("cluster", "topology"), f"no such file: {topology}",
                                                       _near(path))])  # fmt: skip
@@ -156,12 +172,13 @@ class _Resolver:
             self.problems.append(self.source.problem(at, "model is missing: give it here or at the top"))
             return None
         where: KeyPath = (*at, "model") if spec.model else ("model",)
-        model = self._try(where, lambda: self.library.model(name, self.folder))
+        model = self._try(where, lambda: self.library.model(name, self._path(where, name)))
         stack_path: KeyPath = (*at, "stack") if spec.stack else ("stack",)
         stack = self._try(stack_path, lambda: self.library.stack(spec.stack or scenario.stack))
         trace, lengths = None, None
         if spec.load.trace is not None:
-            trace = self._try((*at, "load", "trace"), lambda: self._trace(spec.load.trace))
+            of_trace: KeyPath = (*at, "load", "trace")
+            trace = self._try(of_trace, lambda: self._trace(of_trace, spec.load))
         if spec.load.lengths is not None:
             lengths_name = spec.load.lengths
             lengths = self._try((*at, "load", "lengths"), lambda: self.library.lengths(lengths_name))
@@ -169,13 +186,22 @@ class _Resolver:
             return None
         return ResolvedJob(spec, model, stack, trace, lengths)
 
-    def _trace(self, trace: Trace | str | None) -> RequestTrace:
+    def _path(self, where: KeyPath, name: str) -> Path:
+        """A path counts from the file that names it: the scenario's folder, or here if the command line does."""
+        path = Path(name)
+        said_here = any(set_ == where[: len(set_)] or where == set_[: len(where)] for set_ in self.source.overrides)
+        beside_scenario = self.folder / path
+        return path if said_here and not beside_scenario.exists() else beside_scenario
+
+    def _trace(self, where: KeyPath, load: Load) -> RequestTrace:
         # A trace is arrays: only runs that replay one pay for the import of numpy.
         from sim.adapters.traces import read_trace
 
-        wanted = Trace(file=trace) if isinstance(trace, str) else trace
+        wanted = Trace(file=load.trace) if isinstance(load.trace, str) else load.trace
         assert wanted is not None
-        return read_trace(self.folder / wanted.file, wanted.format, limit=wanted.limit, time_scale=wanted.time_scale)
+        limits = [n for n in (wanted.limit, load.requests) if n is not None]
+        path = self._path(where, wanted.file)
+        return read_trace(path, wanted.format, limit=min(limits, default=None), time_scale=wanted.time_scale)
 
     def _rent(self, name: str) -> Price | None:
         where: KeyPath = ("cost", "rental", "price")

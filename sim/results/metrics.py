@@ -2,7 +2,8 @@
 
 The measured window leaves out the filling and the draining of the cluster. In a closed loop it opens when
 as many requests are answered as there are clients, otherwise after a tenth of the requests has come; it
-closes when the last request comes. Where that leaves fewer than ``FEWEST`` requests, the whole run counts.
+closes when the last request comes. Where that leaves fewer than ``FEWEST`` requests, or less time than
+``LIVES`` requests are served one after another, the whole run counts.
 
 A request's tokens count evenly between its first and its last token, so throughput over any window is a
 function of the table alone, whichever way the run was played. Latencies are those of the requests that came
@@ -24,6 +25,7 @@ from sim.spec.workload import Load, Objectives
 
 Floats = NDArray[np.float64]
 FEWEST = 20
+LIVES = 2
 PERCENTILES = (50, 90, 99)
 
 
@@ -102,8 +104,12 @@ def measured_window(load: Load, table: Table) -> Window:
         start = float(table.arrival[min(n - 1, int(share * n))])
         opens = f"opens with request {int(share * n) + 1} of {n}"
     inside = int(((table.arrival >= start) & (table.arrival <= end)).sum())
-    if end <= start or inside < FEWEST:
-        rule = f"the whole run, filling and draining included: fewer than {FEWEST} requests lie between them"
+    service = float(np.median(table.finish - table.scheduled))
+    if inside < FEWEST or end - start < LIVES * service:
+        rule = (
+            f"the whole run, filling and draining included: between them lie fewer than {FEWEST} requests, or less "
+            f"than {LIVES} times the time that one is served"
+        )
         return Window(start_s=0.0, end_s=whole_end, rule=rule)
     return Window(start_s=start, end_s=end, rule=f"{opens}, closes when the last request comes")
 

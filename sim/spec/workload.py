@@ -125,10 +125,17 @@ class Trace(Spec):
     too_long: Literal["reject", "truncate"] = "reject"
 
 
+#: The kinds of arrivals, of which a load has one.
+ARRIVALS = ("closed_loop", "poisson", "gamma", "deterministic", "diurnal", "all_at_once", "trace")
+#: What a trace brings along.
+OF_A_TRACE = ("lengths", "prompt_tokens", "output_tokens")
+
+
 class Load(Spec):
     """What is asked of a serving job: one kind of arrivals, and lengths.
 
-    ``requests`` bounds the run; ``lengths`` names a catalogue distribution for prompt and output together.
+    ``requests`` bounds the run (a trace may go without); ``lengths`` names a catalogue distribution for prompt
+    and output together. Setting one kind of arrivals with ``--set`` replaces the kind in the file.
     """
 
     closed_loop: ClosedLoop | None = None
@@ -144,22 +151,16 @@ class Load(Spec):
     requests: Requests | None = None
     warm_up: Fraction | None = None
 
-    @property
-    def arrivals(self) -> str:
-        """The name of the one kind of arrivals that is given."""
-        kinds = ("closed_loop", "poisson", "gamma", "deterministic", "diurnal", "all_at_once", "trace")
-        return next(k for k in kinds if getattr(self, k) is not None)
-
     @model_validator(mode="after")
     def _complete(self) -> Load:
-        kinds = ("closed_loop", "poisson", "gamma", "deterministic", "diurnal", "all_at_once", "trace")
-        given = [k for k in kinds if getattr(self, k) is not None]
+        given = [k for k in ARRIVALS if getattr(self, k) is not None]
         if len(given) != 1:
-            raise ValueError(f"give exactly one kind of arrivals ({', '.join(kinds)}), not {given or 'none'}")
+            found = " and ".join(given) or "none"
+            raise ValueError(f"give exactly one kind of arrivals ({', '.join(ARRIVALS)}), not {found}")
         own = [self.prompt_tokens, self.output_tokens]
         if given == ["trace"]:
-            if self.lengths or any(x is not None for x in own) or self.requests is not None:
-                raise ValueError("a trace brings its own lengths; bound it with trace.limit")
+            if self.lengths or any(x is not None for x in own):
+                raise ValueError("a trace brings its own lengths: leave lengths, prompt_tokens, output_tokens out")
             return self
         if self.requests is None:
             raise ValueError("requests is missing: how many requests to simulate")
