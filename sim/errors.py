@@ -45,7 +45,7 @@ class Problem:
                 place.append(str(self.column))
         hint = f", did you mean '{self.suggestion}'?" if self.suggestion else ""
         parts = [":".join(place), self.path or "", self.message + hint]
-        return ": ".join(part for part in parts if part)
+        return _one_line(": ".join(part for part in parts if part))
 
 
 class InputError(SimError):
@@ -86,6 +86,14 @@ class ObjectiveMissed(SimError):  # noqa: N818 (it is an outcome, not a fault)
     """The run went well but an objective the user stated was not met."""
 
     exit_code: ClassVar[int] = 4
+
+
+def _one_line(text: str) -> str:
+    """The text with line breaks, terminal codes and the like written as escapes: it may quote a stranger's file.
+
+    Bytes of the command line that are not UTF-8 (surrogates) stay: standard error escapes them itself.
+    """
+    return "".join(c if c.isprintable() or "\ud800" <= c <= "\udfff" else repr(c)[1:-1] for c in text)
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:

@@ -1,7 +1,8 @@
 """From ids to values: the user's own definitions first, then the catalogue.
 
 An entry under ``define:`` with ``like: ID`` starts from that entry and changes the keys it names, however
-deep; without it the entry must be complete. ``source`` may be left out: the user is the source.
+deep; without it the entry must be complete. ``source`` may be left out: the user is the source. A GPU that
+changes only ``memory`` has all of it usable: the old ``usable_memory`` is not kept.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from sim.spec.scenario import Define
 from sim.spec.stack import Stack
 from sim.spec.transformer import Transformer
 from sim.spec.workload import LengthDistribution
+from sim.units import BYTES, UnitError, parse
 
 Value = TypeVar("Value", bound=Spec)
 
@@ -106,7 +108,7 @@ class Library:
             return _checked(cls, catalog.raw(kind, name), f"catalogue {kind} {name}")
         except KeyError:
             word = WORDS.get(kind, kind)
-            close = did_you_mean(name, self.names(kind))
+            close = self._near(kind, name)
             message = f"unknown {word} '{name}'"
             if not close:
                 message += f"; sim catalog {kind} lists those that are known"
@@ -128,9 +130,15 @@ class Library:
         elif like in catalog.names(kind):
             base = catalog.raw(kind, like)
         else:
-            close = did_you_mean(like, self.names(kind))
+            close = self._near(kind, like)
             raise self._problem(path, f"there is no {WORDS.get(kind, kind)} '{like}'", close)
+        if kind == "gpu" and _is_size(data.get("memory")):  # what the driver shows of the old size is void
+            base = {**base, "usable_memory": data["memory"]}
         return {**_deep(base, data), "id": name}
+
+    def _near(self, kind: str, word: str) -> str | None:
+        """The entry most likely meant by an unknown name."""
+        return catalog.meant(kind, word) or did_you_mean(word, self.names(kind))
 
     def _problem(self, path: KeyPath, message: str, suggestion: str | None = None) -> InputError:
         if self._source is None:
@@ -145,6 +153,14 @@ def _deep(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
         old = merged.get(key)
         merged[key] = _deep(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return merged
+
+
+def _is_size(value: object) -> bool:
+    """Whether ``value`` can be read as an amount of bytes; if not, its own error says so, once."""
+    try:
+        return isinstance(value, str) and parse(value, BYTES) >= 0
+    except UnitError:
+        return False
 
 
 def _checked(cls: type[Value], data: Mapping[str, Any], file: str) -> Value:

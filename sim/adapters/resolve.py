@@ -100,46 +100,71 @@ class _Resolver:
         self.source, self.scenario, self.folder = source, scenario, folder
         self.library = Library(scenario.define, source)
         self.problems: list[Problem] = []
+        self.drawn: tuple[Source, KeyPath] = source, ("cluster", "topology")
 
-    def _try(self, path: KeyPath, look_up: Callable[[], T]) -> T | None:
-        """The value, or None and a problem at ``path`` of the scenario."""
+    def _try(self, path: KeyPath, look_up: Callable[[], T], source: Source | None = None) -> T | None:
+        """The value, or None and a problem: at its own place if it has one, else at ``path`` of the scenario
+        (or of ``source``)."""
         try:
             return look_up()
         except InputError as error:
             for problem in error.problems:
-                if problem.file and problem.line:
+                if problem.file and (problem.line or problem.path):
                     self.problems.append(problem)
                 else:
-                    self.problems.append(self.source.problem(path, problem.message, problem.suggestion))
+                    found = (source or self.source).problem(path, problem.message, problem.suggestion)
+                    self.problems.append(found)
             return None
+
+    def _of_topology(self, name: str, look_up: Callable[[str], T]) -> T | None:
+        """What the topology calls ``name``; a problem is told where it does."""
+        source, path = self.drawn
+        data = source.data
+        for step in path:
+            data = data[step]
+        return self._try((*path, *_naming(data, name)), partial(look_up, name), source)
+
+    def _check_defined(self) -> None:
+        """The user's own entries, used or not: a mistake in one is not kept for the day it is used."""
+        library, define = self.library, self.scenario.define
+        look_ups: dict[str, Callable[[str], object]] = {
+            "gpus": library.gpu, "links": library.link, "models": library.model, "stacks": library.stack,
+            "lengths": library.lengths, "prices": library.price,
+        }  # fmt: skip
+        for field, look_up in look_ups.items():
+            for name in getattr(define, field):
+                self._try(("define", field, name), partial(look_up, name))
 
     def resolve(self) -> Resolved:
         """All values, or InputError."""
         scenario = self.scenario
         topology = self._topology()
-        where: KeyPath = ("cluster", "topology")
         gpus: dict[str, Gpu] = {}
         links: dict[str, LinkType] = {}
         if topology is not None:
             for name in topology.gpu_types:
-                if (gpu := self._try(where, partial(self.library.gpu, name))) is not None:
+                if (gpu := self._of_topology(name, self.library.gpu)) is not None:
                     gpus[name] = gpu
             for name in self._link_names(topology, gpus):
-                if (link := self._try(where, partial(self.library.link, name))) is not None:
+                if (link := self._of_topology(name, self.library.link)) is not None:
                     links[name] = link
         jobs = [self._job(i, job) for i, job in enumerate(scenario.jobs)]
         rent = None
         if scenario.cost is not None and scenario.cost.rental is not None and scenario.cost.rental.price:
             rent = self._rent(scenario.cost.rental.price)
+        self._check_defined()
+        fabrics = self._try(("define", "fabrics"), self.library.fabrics)
         if self.problems:
-            raise InputError(self.problems)
+            problems = dict.fromkeys(self.problems)
+            raise InputError(sorted(problems, key=lambda p: (p.file or "", p.line or 0, p.column or 0)))
         assert topology is not None
+        assert fabrics is not None
         return Resolved(
             scenario=scenario,
             topology=topology,
             gpus=gpus,
             links=links,
-            fabrics=self.library.fabrics(),
+            fabrics=fabrics,
             default_kernels=self.library.default_kernels(),
             jobs=tuple(job for job in jobs if job is not None),
             rental_price=rent,
@@ -155,7 +180,8 @@ class _Resolver:
             if not path.is_file():
                 raise InputError([self.source.problem(("cluster", "topology"), f"no such file: {topology}",
                                                       _near(path))])  # fmt: skip
-            found: TopologySpec = validate(TopologySpec, load_yaml(path))
+            self.drawn = load_yaml(path), ()
+            found: TopologySpec = validate(TopologySpec, self.drawn[0])
             return found
 
         return self._try(("cluster", "topology"), read)
@@ -209,6 +235,21 @@ class _Resolver:
         if price is not None and (price.usd is None or "GPU-h" not in price.unit):
             self.problems.append(self.source.problem(where, f"{name} is priced in {price.unit}, not by the GPU-hour"))
         return price
+
+
+#: Keys of a topology (and the place in a cable) whose value names a GPU or a link.
+_NAMING = ("type", "gpu", "link", "uplink", "socket_link", "pcie", 2)
+
+
+def _naming(data: object, name: str) -> KeyPath:
+    """Where a topology first names a GPU or link ``name``; () if a GPU's own entry does."""
+    items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    for key, value in items:
+        if value == name and key in _NAMING:
+            return (key,)
+        if within := _naming(value, name):
+            return (key, *within)
+    return ()
 
 
 def _near(path: Path) -> str | None:

@@ -45,6 +45,17 @@ def raw(kind: str, name: str) -> dict[str, Any]:
     return {"id": name, **_read(path)}
 
 
+def meant(kind: str, word: str) -> str | None:
+    """The id of the entry that people call ``word``, if that is known; for suggestions, not for looking up."""
+    return _aliases().get(kind, {}).get(word.casefold())
+
+
+@cache
+def _aliases() -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = _read(_root() / "aliases.yaml")
+    return found
+
+
 @cache
 def default_kernels() -> dict[str, Any]:
     """Kernel constants for GPUs that nobody measured: the median of those that were."""

@@ -55,7 +55,7 @@ def command(name: str, listing: bool, folder: Path, force: bool) -> None:
 def _copy(copies: list[tuple[Path, str]], force: bool) -> None:
     from sim.cli.common import write_file
 
-    there = [path for path, text in copies if path.exists() and path.read_text(encoding="utf-8") != text]
+    there = [path for path, text in copies if path.exists() and path.read_bytes() != text.encode()]
     if there and not force:
         message = "is already there (--force overwrites it)"
         raise InputError([Problem(str(path), None, None, "", message, None) for path in there])

@@ -19,9 +19,9 @@ class Price(Spec):
     provider: Prose = ""
     terms: Prose = ""
     unit: Prose
-    usd: float | None = None
-    usd_low: float | None = None
-    usd_high: float | None = None
+    usd: Annotated[float, Field(ge=0)] | None = None
+    usd_low: Annotated[float, Field(ge=0)] | None = None
+    usd_high: Annotated[float, Field(ge=0)] | None = None
     as_of: Prose
     source: Prose
     notes: Prose = ""

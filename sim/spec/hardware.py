@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sim.spec.base import Name, Prose, Spec
 from sim.units import Bandwidth, Bytes, BytesPerSecond, FlopRate, Fraction, Seconds, Watts
 
 Positive = Annotated[float, Field(gt=0, le=10)]
+SomeShare = Annotated[Fraction, Field(gt=0)]
+SomeRate = Annotated[FlopRate, Field(gt=0)]
 Origin = Literal["measured", "copied", "judged", "datasheet"]
 LinkKind = Literal[
     "nvlink", "pcie", "socket", "memory", "ethernet", "roce", "infiniband", "thunderbolt", "internet"
@@ -29,17 +31,17 @@ class KernelConstants(Spec):
     Elementwise kernels (norms, rotary, activation) were measured at 0.8 of bandwidth and 2 us each.
     """
 
-    gemm_compute_16: Fraction
-    gemm_compute_8: Fraction
-    gemm_compute_4: Fraction
-    gemm_memory: Fraction
+    gemm_compute_16: SomeShare
+    gemm_compute_8: SomeShare
+    gemm_compute_4: SomeShare
+    gemm_memory: SomeShare
     gemm_launch: Seconds
-    decode_memory: Fraction
+    decode_memory: SomeShare
     decode_launch: Seconds
-    prefill_compute: Fraction
+    prefill_compute: SomeShare
     prefill_launch: Seconds
     prefill_memory: Positive
-    elementwise_memory: Fraction = 0.8
+    elementwise_memory: SomeShare = 0.8
     elementwise_launch: Seconds = 2e-6
     origin: Origin
     source: Prose
@@ -52,14 +54,14 @@ class Flops(Spec):
     GeForce cards halve FP16 and BF16 when accumulating in FP32 (RTX 4090: 165.2, not 330.3).
     """
 
-    fp16: FlopRate
-    bf16: FlopRate | None = None
-    fp16_fp16acc: FlopRate | None = None
-    fp8: FlopRate | None = None
-    int8: FlopRate | None = None
-    fp4: FlopRate | None = None
-    tf32: FlopRate | None = None
-    fp32: FlopRate | None = None
+    fp16: SomeRate
+    bf16: SomeRate | None = None
+    fp16_fp16acc: SomeRate | None = None
+    fp8: SomeRate | None = None
+    int8: SomeRate | None = None
+    fp4: SomeRate | None = None
+    tf32: SomeRate | None = None
+    fp32: SomeRate | None = None
 
 
 class Gpu(Spec):
@@ -69,9 +71,9 @@ class Gpu(Spec):
     name: Prose
     vendor: Name
     architecture: Name
-    memory: Bytes
-    usable_memory: Bytes
-    memory_bandwidth: BytesPerSecond
+    memory: Annotated[Bytes, Field(gt=0)]
+    usable_memory: Annotated[Bytes, Field(gt=0)]
+    memory_bandwidth: Annotated[BytesPerSecond, Field(gt=0)]
     flops: Flops
     tdp: Watts
     idle_power: Watts
@@ -84,6 +86,12 @@ class Gpu(Spec):
     sources: dict[str, Prose] = Field(default_factory=dict)
     notes: Prose = ""
 
+    @model_validator(mode="after")
+    def _ordered(self) -> Gpu:
+        if self.idle_power > self.tdp:
+            raise ValueError("idle_power is above tdp")
+        return self
+
 
 class LinkType(Spec):
     """One kind of cable or bus.
@@ -94,8 +102,8 @@ class LinkType(Spec):
 
     id: Name
     kind: LinkKind
-    bandwidth: Bandwidth
-    efficiency: Fraction = 1.0
+    bandwidth: Annotated[Bandwidth, Field(gt=0)]
+    efficiency: SomeShare = 1.0
     latency: Seconds = 0.0
     message_overhead: Seconds = 0.0
     source: Prose

@@ -38,7 +38,7 @@ class ServingPlan(Spec):
     tp: Count = 1
     pp: Count = 1
     dp: Count = 1
-    micro_batches: Count | None = None
+    micro_batches: Annotated[int, Field(ge=1, le=1024, strict=True)] | None = None
     layers: Literal["even", "balanced"] | tuple[Annotated[int, Field(ge=1, le=2000)], ...] = "even"
     placement: tuple[Annotated[int, Field(ge=0)], ...] | None = None
 

@@ -23,7 +23,7 @@ Reference = Annotated[str, Field(min_length=1, max_length=400)]
 class NetworkOverride(Spec):
     """Changes to the links between nodes, for what-if questions without a new topology file."""
 
-    bandwidth: Bandwidth | None = None
+    bandwidth: Annotated[Bandwidth, Field(gt=0)] | None = None
     latency: Seconds | None = None
     message_overhead: Seconds | None = None
 
@@ -73,8 +73,8 @@ class ServingJob(Spec):
 class AssumedGpu(Spec):
     """Datasheet rates replaced by the reader's."""
 
-    flops: FlopRate | None = None
-    memory_bandwidth: BytesPerSecond | None = None
+    flops: Annotated[FlopRate, Field(gt=0)] | None = None
+    memory_bandwidth: Annotated[BytesPerSecond, Field(gt=0)] | None = None
 
 
 class Assume(Spec):

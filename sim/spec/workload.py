@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from sim.spec.base import Name, Prose, Spec
 from sim.units import Fraction, PerSecond, Seconds, Tokens
 
+Rate = Annotated[PerSecond, Field(gt=0)]
 Requests = Annotated[int, Field(ge=1, le=10_000_000, strict=True)]
 
 
@@ -84,28 +85,28 @@ class ClosedLoop(Spec):
 class Poisson(Spec):
     """Independent arrivals at a mean rate."""
 
-    rate: PerSecond
+    rate: Rate
 
 
 class GammaBurst(Spec):
     """Gamma inter-arrival times: ``cv`` is their coefficient of variation (1 is Poisson, above is bursty)."""
 
-    rate: PerSecond
+    rate: Rate
     cv: Annotated[float, Field(gt=0, le=100)]
 
 
 class Deterministic(Spec):
     """Arrivals at equal distances."""
 
-    rate: PerSecond
+    rate: Rate
 
 
 class Diurnal(Spec):
     """Poisson arrivals whose rate swings as a cosine between ``valley`` and ``peak`` over ``period``."""
 
-    peak: PerSecond
+    peak: Rate
     valley: PerSecond
-    period: Seconds = 86400.0
+    period: Annotated[Seconds, Field(gt=0)] = 86400.0
     peak_at: Seconds = 0.0
 
     @model_validator(mode="after")

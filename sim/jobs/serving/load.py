@@ -95,17 +95,17 @@ def _arrivals(load: Load, n: int, rng: np.random.Generator) -> Floats | None:
 
 
 def _diurnal(law: Diurnal, n: int, rng: np.random.Generator) -> Floats:
-    """Poisson arrivals by thinning: candidates at the peak rate, kept with probability rate/peak."""
-    kept: list[float] = []
-    now, mean, swing = 0.0, (law.peak + law.valley) / 2, (law.peak - law.valley) / 2
-    while len(kept) < n:
-        gaps = rng.exponential(1 / law.peak, n)
-        keep = rng.random(n)
-        for gap, u in zip(gaps, keep, strict=True):
-            now += gap
-            rate = mean + swing * np.cos(2 * pi * (now - law.peak_at) / law.period)
-            if u * law.peak <= rate:
-                kept.append(now)
-                if len(kept) == n:
-                    break
-    return np.array(kept)
+    """Poisson arrivals by inversion: arrivals at rate 1, moved to the instants by which so many are expected.
+
+    With w = 2 pi/period, mean + swing cos(w(t - peak_at)) gives  mean t + swing/w (sin(w(t - peak_at)) + sin(w peak_at))
+    by time t: it rises, lies between mean (t - period) and peak t, and is inverted by bisection.
+    """
+    mean, swing, w = (law.peak + law.valley) / 2, (law.peak - law.valley) / 2, 2 * pi / law.period
+    due = np.cumsum(rng.exponential(1.0, n))
+    early, late = due / law.peak, due / mean + law.period
+    for _ in range(64):
+        now = (early + late) / 2
+        expected = mean * now + swing / w * (np.sin(w * (now - law.peak_at)) + sin(w * law.peak_at))
+        early, late = np.where(expected < due, now, early), np.where(expected < due, late, now)
+    found: Floats = np.maximum.accumulate(late)
+    return found

@@ -1,0 +1,396 @@
+"""The documentation against the code: links, commands, paths and YAML that readers copy, and complete references.
+
+Code blocks say what they are: ``sh`` blocks are commands; a ``yaml`` block is followed by ``scenario`` (a whole one),
+``topology`` (a whole one), or ``top`` or ``job`` (keys laid over the flagship scenario or its job).
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import click
+import pytest
+import yaml
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from sim import errors
+from sim.adapters.lookup import Library
+from sim.adapters.resolve import resolve_file
+from sim.adapters.validation import validate
+from sim.adapters.yaml_source import load_yaml
+from sim.cli import VERBS, cli
+from sim.laws.arrange import layouts, topology_of
+from sim.laws.topology import build_topology
+from sim.results import schema
+from sim.results.assumptions import NOT_MODELLED
+from sim.results.definitions import LEDGER, METRICS
+from sim.results.tables import COLUMNS
+from sim.spec import economics, hardware, plan, scenario, stack, topology, transformer, workload
+from sim.units import Dimension, parse
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = [*sorted(DOCS.glob("*.md")), ROOT / "README.md"]
+FLAGSHIP = "scenarios/4090_pp_home.yaml"
+TRACE = "arrived_at,num_prefill_tokens,num_decode_tokens\n0,10,10\n1,20,20\n"
+WIDEST = 125
+
+by_name = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+class Block(NamedTuple):
+    """A fenced code block: what follows the fence, its text, and the line it starts at."""
+
+    info: str
+    text: str
+    line: int
+
+
+def blocks(page: Path) -> list[Block]:
+    """The fenced code blocks of a page."""
+    text = page.read_text(encoding="utf-8")
+    found = re.finditer(r"^```([^\n]*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    return [Block(m[1].strip(), m[2], text[: m.start()].count("\n") + 1) for m in found]
+
+
+def prose(page: Path) -> str:
+    """A page without its fenced code blocks."""
+    return re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """The arguments of every ``sim`` command in ``sh`` blocks and in inline code (there with arguments only)."""
+    lines = [line for block in blocks(page) if block.info == "sh" for line in block.text.splitlines()]
+    inline = [code for code in re.findall(r"`(sim [^`\n]+)`", prose(page)) if len(code.split()) > 2]
+    for line in (part.strip() for text in (*lines, *inline) for part in text.split("&&")):
+        if line.startswith("sim "):
+            yield shlex.split(line)[1:]
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the documented commands find their files."""
+    folder = tmp_path_factory.mktemp("docs")
+    for name in ("scenarios", "topologies"):
+        shutil.copytree(ROOT / name, folder / name)
+    for name in ("my_trace.csv", "my_requests.csv", "scenarios/my_trace.csv"):
+        (folder / name).write_text(TRACE)
+    for block in (block for page in PAGES for block in blocks(page) if block.info == "yaml scenario"):
+        name = yaml.safe_load(block.text)["name"]
+        (folder / f"{name}.yaml").write_text(block.text)
+    return folder
+
+
+# -- what readers click and copy ----------------------------------------------------------------------------
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ +(.*)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@by_name
+def test_links_resolve(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path) if path else page
+        assert file.exists(), f"{page.name} links to {target}"
+        assert not anchor or anchor in anchors(file), f"{page.name} links to {target}"
+
+
+def test_the_index_names_every_page() -> None:
+    index = (DOCS / "index.md").read_text(encoding="utf-8")
+    for page in DOCS.glob("*.md"):
+        assert page.name == "index.md" or f"({page.name})" in index, page.name
+
+
+@by_name
+def test_paths_of_scenarios_and_topologies_exist(page: Path) -> None:
+    for path in re.findall(r"\b(?:scenarios|topologies)/[\w.+-]+\.yaml", page.read_text(encoding="utf-8")):
+        assert (ROOT / path).is_file(), f"{page.name} names {path}"
+
+
+@by_name
+def test_commands_parse(page: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Options and arguments by click; scenarios with their ``--set`` by looking everything up."""
+    monkeypatch.chdir(workspace)
+    for args in commands(page):
+        if args[0].startswith("-"):
+            known = {option for parameter in cli.params for option in parameter.opts}
+            assert args[0] in known | {"-h", "--help"}, args
+            continue
+        verb = cli.get_command(click.Context(cli), args[0])
+        assert verb is not None, f"{page.name}: there is no sim {args[0]}"
+        context = verb.make_context(args[0], args[1:])
+        path = context.params.get("scenario")
+        if path is not None and path.is_file():
+            resolve_file(path, context.params["overrides"], context.params["seed"])
+
+
+@by_name
+def test_yaml_blocks_are_valid(page: Path, workspace: Path) -> None:
+    for number, block in enumerate(blocks(page)):
+        if block.info.split()[:1] != ["yaml"]:
+            continue
+        kind = block.info.partition(" ")[2]
+        file = workspace / "scenarios" / f"{page.stem}_{number}.yaml"
+        file.write_text(block.text if kind in ("scenario", "topology") else laid_over(block.text, kind))
+        if kind == "topology":
+            spec = validate(topology.TopologySpec, load_yaml(file))
+            library = Library()
+            built = build_topology(spec, gpu=library.gpu, link=library.link)
+            built.route(0, len(built.gpus) - 1)
+            continue
+        resolved = resolve_file(file)
+        if kind == "scenario":
+            layouts(resolved, topology_of(resolved))
+
+
+def laid_over(text: str, kind: str) -> str:
+    """The flagship with the keys of ``text`` at the top or in its job."""
+    assert kind in ("top", "job"), f"a yaml block must say what it is, not '{kind}'"
+    base = yaml.safe_load((ROOT / FLAGSHIP).read_text(encoding="utf-8"))
+    (base if kind == "top" else base["jobs"][0]).update(yaml.safe_load(text))
+    return yaml.safe_dump(base)
+
+
+@by_name
+def test_python_blocks_import_what_exists(page: Path) -> None:
+    for block in (block for block in blocks(page) if block.info == "python"):
+        for node in ast.walk(ast.parse(block.text)):
+            if isinstance(node, ast.ImportFrom):
+                module = importlib.import_module(node.module or "")
+                assert all(hasattr(module, alias.name) for alias in node.names), page.name
+
+
+@by_name
+def test_lines_are_wrapped(page: Path) -> None:
+    for line in prose(page).splitlines():
+        assert len(line) <= WIDEST or line.startswith("|"), f"{page.name}: {line}"
+
+
+# -- complete references ------------------------------------------------------------------------------------
+
+
+def sections(page: str) -> dict[str, str]:
+    """Heading -> text until the next heading."""
+    parts = re.split(r"^#+ +(.*)$", prose(DOCS / page), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of a section's table, without its head."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines[2:]]
+
+
+def keys(text: str) -> list[str]:
+    """The first column of a section's table."""
+    return [row[0].strip("`") for row in rows(text)]
+
+
+def reachable(roots: list[type[BaseModel]]) -> list[type[BaseModel]]:
+    """The models that these hold, however deep."""
+    found: list[type[BaseModel]] = []
+
+    def visit(annotation: Any) -> None:
+        if inspect.isclass(annotation) and issubclass(annotation, BaseModel) and annotation not in found:
+            found.append(annotation)
+            for field in annotation.model_fields.values():
+                visit(field.annotation)
+        for argument in get_args(annotation):
+            visit(argument)
+
+    for root in roots:
+        visit(root)
+    return found
+
+
+INPUTS: dict[str, dict[str, type[BaseModel]]] = {
+    "reference-scenario.md": {
+        "Scenario": scenario.Scenario,
+        "cluster": scenario.ClusterSpec,
+        "cluster.network": scenario.NetworkOverride,
+        "jobs": scenario.ServingJob,
+        "jobs.precision": plan.ServingPrecision,
+        "jobs.plan": plan.ServingPlan,
+        "jobs.batching": scenario.Batching,
+        "jobs.load": workload.Load,
+        "jobs.load.closed_loop": workload.ClosedLoop,
+        "jobs.load.poisson": workload.Poisson,
+        "jobs.load.gamma": workload.GammaBurst,
+        "jobs.load.deterministic": workload.Deterministic,
+        "jobs.load.diurnal": workload.Diurnal,
+        "jobs.load.trace": workload.Trace,
+        "Length models": workload.LengthModel,
+        "lognormal": workload.Lognormal,
+        "empirical": workload.Empirical,
+        "jobs.objectives": workload.Objectives,
+        "cost": economics.CostSpec,
+        "cost.capital": economics.CapitalItem,
+        "cost.power": economics.Power,
+        "cost.rental": economics.Rental,
+        "assume": scenario.Assume,
+        "assume.gpu": scenario.AssumedGpu,
+        "define": scenario.Define,
+    },
+    "reference-topology.md": {
+        "Topology": topology.TopologySpec,
+        "host_power": topology.HostPower,
+        "nodes": topology.NodeSpec,
+        "nodes.gpus": topology.GpuGroup,
+        "nodes.pcie": topology.PcieSpec,
+        "nodes.host_memory": topology.HostMemory,
+        "nodes.staging": topology.Staging,
+        "nodes.nvlink": topology.NvlinkSpec,
+        "nodes.nics": topology.NicSpec,
+        "network": topology.NetworkSpec,
+        "network.switches": topology.SwitchSpec,
+        "network.uplinks": topology.UplinkSpec,
+        "network.leaf_spine": topology.LeafSpine,
+        "vertices": topology.VertexSpec,
+        "edges": topology.EdgeSpec,
+    },
+    "reference-catalogue.md": {
+        "gpu": hardware.Gpu,
+        "gpu.flops": hardware.Flops,
+        "gpu.kernels": hardware.KernelConstants,
+        "link": hardware.LinkType,
+        "fabric": hardware.Fabric,
+        "model": transformer.Transformer,
+        "stack": stack.Stack,
+        "stack.memory": stack.StackMemory,
+        "lengths": workload.LengthDistribution,
+        "price": economics.Price,
+    },
+}
+CATALOGUE = [
+    hardware.Gpu, hardware.LinkType, hardware.Fabric, transformer.Transformer, stack.Stack,
+    workload.LengthDistribution, economics.Price,
+]  # fmt: skip
+
+RESULTS: dict[str, type[BaseModel]] = {
+    "Result": schema.Result,
+    "verdict": schema.Verdict,
+    "verdict.effects": schema.Effect,
+    "jobs": schema.JobResult,
+    "jobs.metrics": schema.ServingMetrics,
+    "spread": schema.Spread,
+    "jobs.cost": schema.Cost,
+    "jobs.cost.saturation": schema.Saturation,
+    "jobs.window": schema.Window,
+    "memory": schema.MemoryStage,
+    "devices": schema.DeviceClass,
+    "links": schema.LinkClass,
+    "timeline": schema.Timeline,
+    "timeline.spans": schema.Span,
+    "roofline": schema.RooflineDot,
+    "assumptions": schema.Assumption,
+}
+
+
+def test_every_model_has_its_section() -> None:
+    described = {model for page in INPUTS.values() for model in page.values()}
+    assert described == set(reachable([scenario.Scenario, *CATALOGUE]))
+    assert set(RESULTS.values()) == set(reachable([schema.Result]))
+
+
+@pytest.mark.parametrize(("page", "heading"), [(page, heading) for page in INPUTS for heading in INPUTS[page]])
+def test_every_key_a_user_may_write_is_described(page: str, heading: str) -> None:
+    model = INPUTS[page][heading]
+    table = {row[0].strip("`"): row for row in rows(sections(page)[heading])}
+    fields = {field.alias or name: field for name, field in model.model_fields.items()}
+    assert list(table) == list(fields)
+    for name, field in fields.items():
+        cell = table[name][2]
+        assert stands_for(cell, field), f"{heading}.{name}: the page says the default is {cell}"
+
+
+def stands_for(cell: str, field: FieldInfo) -> bool:
+    """Whether a table's cell is the field's default."""
+    default = field.get_default(call_default_factory=True)
+    if field.is_required() or cell == "required":
+        return field.is_required() and cell == "required"
+    if cell in ("–", "its defaults"):
+        return bool(default in (None, "", (), {}) if cell == "–" else default == type(default)())
+    dimension = next((item for item in field.metadata if isinstance(item, Dimension)), None)
+    if dimension is not None:
+        return parse(cell, dimension) == pytest.approx(default)
+    read = yaml.safe_load(cell)
+    return bool((tuple(read) if isinstance(read, list) else read) == default)
+
+
+def test_units_are_read_as_shown() -> None:
+    used = {
+        item
+        for model in reachable([scenario.Scenario, *CATALOGUE])
+        for field in model.model_fields.values()
+        for item in dimensions_of(field)
+    }
+    shown = {}
+    for _, example, others in rows(sections("reference-scenario.md")["Units"]):
+        shown[example.strip("`")] = re.findall(r"`([^`]+)`", others.partition(" (")[0])
+    assert set(shown) == {dimension.example for dimension in used} - {"70%"} | {"70%"}
+    for dimension in used:
+        for text in (dimension.example, *shown[dimension.example]):
+            parse(text, dimension)
+
+
+def dimensions_of(field: FieldInfo) -> Iterator[Dimension]:
+    """The units in which a field may be written."""
+    waiting: list[Any] = [*field.metadata, field.annotation]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, Dimension):
+            yield item
+        waiting += [*get_args(item), *getattr(item, "__metadata__", ())]
+
+
+@pytest.mark.parametrize("heading", RESULTS)
+def test_every_key_of_a_result_is_described(heading: str) -> None:
+    assert keys(sections("reference-result.md")[heading]) == list(RESULTS[heading].model_fields)
+
+
+def test_every_column_of_the_request_table_is_named() -> None:
+    named = re.findall(r"`(\w+)`", sections("reference-result.md")["requests.csv"])
+    assert tuple(named[: len(COLUMNS)]) == COLUMNS
+
+
+def test_every_metric_and_bucket_is_defined() -> None:
+    found = sections("reference-metrics.md")
+    metrics = keys(found["Per job"]) + keys(found["Money"])
+    assert sorted(metrics) == sorted(METRICS)
+    assert set(keys(found["Per job"])) == set(schema.ServingMetrics.model_fields)
+    assert keys(found["The ledger"]) == list(LEDGER)
+
+
+def test_every_verb_option_and_exit_code_is_described() -> None:
+    found = sections("reference-cli.md")
+    for name in VERBS:
+        verb = cli.get_command(click.Context(cli), name)
+        assert verb is not None
+        for parameter in verb.params:
+            option = max(parameter.opts, key=len)
+            word = option if isinstance(parameter, click.Option) else option.upper()
+            text = found[f"sim {name}"]
+            assert word in text or (name == "schema" and word == "KIND"), f"sim {name}: {word}"
+    kinds = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, errors.SimError)]
+    assert {row[0] for row in rows(found["Exit codes"])} == {"0", *(str(kind.exit_code) for kind in kinds)}
+
+
+def test_what_reports_call_not_modelled_is_explained() -> None:
+    page = " ".join((DOCS / "not-modelled.md").read_text(encoding="utf-8").replace("\n> ", " ").split())
+    for line in NOT_MODELLED:
+        assert line in page

@@ -1,0 +1,121 @@
+"""The fast path and every GPU as a process tell the same story, to nine digits, whatever the scenario.
+
+The two modes share the laws and the scheduler and differ in everything else: when batches form, how a pass
+walks through stages and links, and how seconds and bytes are summed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from .helpers import differences, only, resolved, scenario, simulate, topology, toy
+
+VARIED = {
+    "prompt_tokens": {"lognormal": {"median": 200, "p90": 600, "max": 1500}},
+    "output_tokens": {"lognormal": {"median": 40, "p90": 120, "max": 300}},
+}
+LONG = {"prompt_tokens": 1500, "output_tokens": {"lognormal": {"median": 300, "p90": 900, "max": 1500}}}
+HOME, HOME_1G = topology("home_8x4090_10gbe"), topology("home_8x4090_1gbe")
+DGX, PCIE = topology("dgx_h100_8"), topology("server_8x4090_pcie")
+TWO_SWITCHES = topology("home_2x4_two_switches")
+
+
+def poisson(rate: float, requests: int, lengths: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    return {"poisson": {"rate": f"{rate} req/s"}, "requests": requests, **(lengths or VARIED), **more}
+
+
+def closed(clients: int, requests: int, lengths: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    return {"closed_loop": {"clients": clients, **more}, "requests": requests, **(lengths or VARIED)}
+
+
+def mixed_desktops(*types: str) -> dict[str, Any]:
+    nodes = [{"name": f"n{i}", "gpus": [{"type": t}], "nics": [{"link": "ethernet-10g"}]} for i, t in enumerate(types)]
+    return {"topology": {"name": "mixed", "nodes": nodes, "network": {"switches": [{"name": "switch"}]}}}
+
+
+def mixed_box() -> dict[str, Any]:
+    node = {"name": "box", "gpus": [{"type": "rtx4090", "count": 2}, {"type": "rtx3090", "count": 2}],
+            "pcie": {"link": "pcie4-x16"}, "nics": [{"link": "ethernet-10g"}]}  # fmt: skip
+    return {"topology": {"name": "box", "nodes": [node]}}
+
+
+SMALL = {"model": "llama-3-8b"}
+CASES: dict[str, dict[str, Any]] = {
+    "one GPU": scenario(DGX, {"load": poisson(8, 60)}, **SMALL),
+    "tensor parallel": scenario(DGX, {"plan": {"tp": 8}, "load": poisson(20, 60)}),
+    "tensor parallel, staged": scenario(PCIE, {"plan": {"tp": 8}, "load": poisson(1, 20)}),
+    "replicas": scenario(DGX, {"plan": {"tp": 2, "dp": 4}, "precision": {"weights": "fp8"}, "load": poisson(15, 80)}),
+    "static": scenario(DGX, {"plan": {"tp": 8}, "batching": {"policy": "static", "batch_size": 8},
+                             "load": poisson(10, 45)}),
+    "clients who think": scenario(DGX, {"plan": {"tp": 8}, "load": closed(12, 70, think_time="0.3 s", ramp="1 s")}),
+    "ring, fewer micro-batches than stages": scenario(
+        HOME, {"plan": {"pp": 8, "micro_batches": 3}, "batching": {"max_batched_tokens": 64}, "load": closed(9, 20)}
+    ),
+    "ring, more micro-batches than stages": scenario(
+        HOME_1G, {"plan": {"pp": 8, "micro_batches": 12}, "batching": {"max_batched_tokens": 64},
+                  "load": poisson(0.6, 20)}
+    ),
+    "rings side by side": scenario(
+        HOME_1G, {"plan": {"pp": 4, "dp": 2}, "precision": {"weights": "int4"}, "batching": {"max_batched_tokens": 64},
+                  "load": poisson(0.8, 20)}
+    ),
+    "static ring": scenario(
+        HOME, {"plan": {"pp": 8}, "batching": {"policy": "static", "batch_size": 3}, "load": closed(8, 24)}
+    ),
+    "KV pressure": scenario(DGX, {"plan": {"tp": 1}, "load": closed(40, 60, LONG)}, model="llama-3-8b",
+                            define={"gpus": {"h100-sxm": {"like": "h100-sxm", "usable_memory": "24 GB"}}}),
+    "KV pressure in a ring": toy(
+        {"plan": {"pp": 4}, "batching": {"max_batched_tokens": 256}, "load": closed(16, 24, LONG)}, gpus=4,
+        gpu={"usable_memory": "0.35 GB"},
+    ),
+    "reserve": scenario(DGX, {"plan": {"tp": 2}, "load": closed(60, 90, LONG)}, stack="trtllm"),
+    "eager": scenario(DGX, {"plan": {"tp": 8}, "load": poisson(3, 20)}, stack="eager-2023"),
+    "two jobs on one cable": scenario(
+        TWO_SWITCHES,
+        *({"plan": {"pp": 4, "placement": p}, "precision": {"weights": "int4"}, "batching": {"max_batched_tokens": 256},
+           "load": closed(6, 12)} for p in ([0, 4, 1, 5], [2, 6, 3, 7])),
+    ),
+    "tensor groups in a pipeline": scenario(PCIE, {"plan": {"tp": 4, "pp": 2}, "load": poisson(0.5, 12)}),
+    "tensor groups on NVLink in a pipeline": scenario(DGX, {"plan": {"tp": 4, "pp": 2}, "load": poisson(6, 20)}),
+    "mixed cards in a pipeline": scenario(
+        mixed_desktops("rtx4090", "rtx3090", "rtx4090", "rtx3090"),
+        {"plan": {"pp": 4, "layers": "balanced"}, "precision": {"weights": "int4"}, "load": poisson(0.5, 12)},
+    ),
+    "mixed cards in a tensor group": scenario(mixed_box(), {"plan": {"tp": 4}, "load": poisson(3, 20)}, **SMALL),
+}  # fmt: skip
+
+
+def story(result: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A result without the mode's own facts, its time lines (rounded to six decimals) apart."""
+    for key in ("events", "detail", "run_info"):
+        result.pop(key)
+    return result, result.pop("timeline")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_both_modes_give_the_same_result(name: str) -> None:
+    fast, full = simulate(CASES[name]), simulate(CASES[name], detail="full")
+    assert fast.result.events <= full.result.events
+    (a, lines_a), (b, lines_b) = (story(o.result.model_dump()) for o in (fast, full))
+    assert list(differences(a, b, relative=1e-9, absolute=1e-12)) == []
+    assert list(differences(lines_a, lines_b, relative=1e-9, absolute=1.1e-6)) == []
+    tables = [o.recording.jobs[0].table for o in (fast, full)]
+    assert tables[0].finish == pytest.approx(tables[1].finish, rel=1e-9, nan_ok=True)
+
+
+def test_the_cases_are_what_they_are_called() -> None:
+    """Contention is played in detail by default, plain cases are not, and pressure pushes sequences out."""
+    in_detail = {name for name, case in CASES.items() if simulate(case).recording.detailed}
+    assert in_detail == {
+        "two jobs on one cable", "tensor groups on NVLink in a pipeline", "mixed cards in a tensor group",
+    }  # fmt: skip
+    for name in ("KV pressure", "KV pressure in a ring"):
+        metrics = only(simulate(CASES[name]).result).metrics
+        assert metrics.preemptions > 0
+        assert metrics.recomputed_tokens > 0
+    reserved = only(simulate(CASES["reserve"]).result).metrics
+    assert reserved.preemptions == 0
+    assert reserved.kv_blocked_fraction > 0.3
+    assert resolved(CASES["eager"]).jobs[0].stack.host_per_layer > 0
