@@ -10,7 +10,7 @@ member.
     broadcast                     s = n-1      w = S                 pipelined ring
     send_recv                     s = 1        w = S
 
-One fabric (KERNELS_AND_NETWORK section 7): the better of a low-latency and a bulk protocol,
+One fabric: the better of a low-latency and a bulk protocol,
 
     t = min(alpha + s step + w/B1,  alpha' + s step' + w/B2)
 
@@ -18,7 +18,7 @@ with B2 that of the switch (NVLS) for an all-reduce among more than 4, and with 
 B2 measured shares of the member's link, but never more than the graph leaves the ring: a shared uplink, a
 socket link or host memory binds by itself.
 
-Across k nodes of g members each (sections 5 and 7; SERVING_MODEL section 1): the same within the node, and
+Across k nodes of g members each (docs/model.md): the same within the node, and
 every member exchanges its 1/g over the cards, V = 2 (k-1)/k S/g for an all-reduce,
 
     small:  t = alpha + s(g) step + w(g)/B1 + A + s(k) L + V/Bn              one phase after the other

@@ -6,7 +6,7 @@
     USD/Mtok  = USD/hour / (tokens per hour) * 1e6
 
 Utilisation is the share of time a GPU computes or communicates; nameplate power is an upper bound (measured
-8 x A100 servers drew a median of 2.5 kW and a maximum of 6.6 kW, FAILURES_AND_COST s3).
+8 x A100 servers drew a median of 2.5 kW and a maximum of 6.6 kW, AcmeTrace).
 """
 
 from __future__ import annotations

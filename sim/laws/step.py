@@ -1,7 +1,7 @@
 """One pass of a pipeline stage: its time, and where the time goes, from the batch that rides on it.
 
 A pass carries ``nd`` decoding sequences, one token each, and pieces of prompts. For ``M`` tokens in all,
-one layer of a rank in a tensor group of ``tp`` costs (symbols of SERVING_MODEL s1)
+one layer of a rank in a tensor group of ``tp`` costs (docs/model.md)
 
     dense     = 4 t0 + knee( 2 M NK / rate , (wb NK + act) / BW' )        the layer's matrix products
     decode    = t0a + (sum of contexts) * 2 kv hd kvb / BW_a              reads of the KV cache, linear

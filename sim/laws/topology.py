@@ -15,7 +15,7 @@ so memory has weight 2 and a shared PCIe uplink is crossed up and down. Between 
     overhead   = message overhead of the sender's network link, or of its own first link
 
 Assumption: fluid links, shortest ways, equal ways between switches shared ideally.
-Source: KERNELS_AND_NETWORK sections 5-7; NVIDIA/nccl#1309 on GeForce cards and the doubled uplink.
+Source: docs/model.md; NVIDIA/nccl#1309 on GeForce cards and the doubled uplink.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ LinkKind = Literal[
 class KernelConstants(Spec):
     """Achieved fractions of the datasheet and launch times of one GPU's kernels.
 
-    Symbols of KERNELS_AND_NETWORK: ec (16/8/4 bit), em, t0 for matrix products; ema, t0a for decode
+    Symbols of docs/model.md: ec (16/8/4 bit), em, t0 for matrix products; ema, t0a for decode
     attention; ecp, t0p, x for prefill attention (x lumps softmax and rescaling work and may exceed 1).
     Elementwise kernels (norms, rotary, activation) were measured at 0.8 of bandwidth and 2 us each.
     """

@@ -84,7 +84,7 @@ class Staging(Spec):
     """A copy between GPUs through host memory, driven by the CPU, where P2P is off.
 
     Its halves (device to host, host to device) take turns, so a pair gets half of the link; the latency is
-    the middle of the 12-40 us seen with NCCL (KERNELS_AND_NETWORK sections 6-7; the rate is a judgement).
+    the middle of the 12-40 us seen with NCCL (NVIDIA/nccl#1530, tinygrad#17; the rate is a judgement).
     """
 
     efficiency: SomeShare = 0.5
@@ -122,7 +122,7 @@ class HostPower(Spec):
     """What a node draws besides its GPUs: CPU, memory, fans, cards, losses of the supply.
 
     The default is a desktop that feeds one GPU (judged). Servers draw far more: of the 5 kW of an 8x4090
-    server 1.4 kW are not the GPUs', of the 10 kW of an 8xH100 server 4.4 kW (REFERENCE_ARTICLE).
+    server 1.4 kW are not the GPUs', of the 10 kW of an 8xH100 server 4.4 kW (the article's servers).
     """
 
     idle: Watts = 60.0
