@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,12 @@ def simulate(described: Mapping[str, Any], detail: Detail = "auto") -> Outcome:
 def shipped(name: str, *overrides: str) -> Resolved:
     """A shipped scenario with ``--set`` overrides."""
     return resolve_file(SCENARIOS / f"{name}.yaml", overrides)
+
+
+@cache
+def played(name: str) -> Outcome:
+    """A shipped scenario as it stands, played once for all tests."""
+    return run_recorded(shipped(name), effects=False)
 
 
 def only(result: Result) -> JobResult:

@@ -4,8 +4,8 @@
 
 ``t0`` is the launch, ``ec`` and ``em`` the achieved fractions of the dense peak ``P`` and of the memory
 bandwidth ``BW``; ``p`` = 2.5 rounds the knee as measured kernels do, ``p = max`` is the textbook roofline.
-Three constants a GPU reproduce 22,000 measured matrix products to 3-7% median (aiconfigurator 0.12.0, docs/accuracy.md);
-tile quantisation adds less than a point and is left out.
+Three constants a GPU reproduce 22,000 measured matrix products to 3-7% median (aiconfigurator 0.12.0,
+docs/accuracy.md); tile quantisation adds less than a point and is left out.
 
 A law returns where the time goes: the launch to launch, the rest wholly to the larger of arithmetic and
 memory, so that buckets add up to time.

@@ -97,8 +97,9 @@ def _arrivals(load: Load, n: int, rng: np.random.Generator) -> Floats | None:
 def _diurnal(law: Diurnal, n: int, rng: np.random.Generator) -> Floats:
     """Poisson arrivals by inversion: arrivals at rate 1, moved to the instants by which so many are expected.
 
-    With w = 2 pi/period, mean + swing cos(w(t - peak_at)) gives  mean t + swing/w (sin(w(t - peak_at)) + sin(w peak_at))
-    by time t: it rises, lies between mean (t - period) and peak t, and is inverted by bisection.
+    With w = 2 pi/period a rate of mean + swing cos(w(t - peak_at)) lets
+    mean t + swing/w (sin(w(t - peak_at)) + sin(w peak_at))  arrive by time t. That rises, lies between
+    mean (t - period) and peak t, and is inverted by bisection.
     """
     mean, swing, w = (law.peak + law.valley) / 2, (law.peak - law.valley) / 2, 2 * pi / law.period
     due = np.cumsum(rng.exponential(1.0, n))
