@@ -2,8 +2,8 @@
 
 ``run(resolved) -> Result`` returns a value and writes nothing. What does *not* bind is found, not guessed:
 the same requests are played again on a cluster whose arithmetic, memory bandwidth, memory, links or host are
-better, and the change is reported. The re-runs are shortened to ``PROBE`` requests (or three times the
-clients) and compared with a baseline shortened alike.
+better, and the change is reported. The re-runs are shortened to ``PROBE`` requests (or ``ROUNDS`` times
+the clients) and compared with a baseline shortened alike.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
-from sim.adapters.resolve import Resolved
+from sim.adapters.resolve import Resolved, ResolvedJob
 from sim.errors import InfeasibleError
 from sim.jobs.play import Detail, Recording, play
 from sim.results.assemble import assemble, job_results
@@ -23,8 +23,13 @@ from sim.results.intervals import across_seeds
 from sim.results.schema import Cost, Effect, JobResult, Result, Saturation, ServingMetrics
 from sim.spec.hardware import Gpu, LinkType
 from sim.spec.workload import ClosedLoop, Load
+from sim.units import format_percent
 
 PROBE = 300
+# The first round fills the cluster and the last drains it: two are left to measure.
+ROUNDS = 4
+# Above this share of what the hardware can do, queueing times hang on the last percent of capacity.
+HIGH_LOAD = 0.9
 NETWORK_KINDS = ("ethernet", "roce", "infiniband", "thunderbolt", "internet")
 
 
@@ -175,11 +180,11 @@ def improvements(recording: Recording) -> Iterator[Improvement]:
 
 
 def _shortened(resolved: Resolved) -> Resolved:
-    """The same scenario with no more than ``PROBE`` requests a job, or three for each client."""
+    """The same scenario with no more than ``PROBE`` requests a job, or ``ROUNDS`` for each client."""
     jobs = []
     for job in resolved.jobs:
         load = job.spec.load
-        most = max(PROBE, 3 * load.closed_loop.clients if load.closed_loop else 0)
+        most = max(PROBE, ROUNDS * load.closed_loop.clients if load.closed_loop else 0)
         if job.trace is not None and len(job.trace.arrival) > most:
             job = replace(job, trace=job.trace.first(most))
         elif load.requests is not None and load.requests > most:
@@ -188,7 +193,7 @@ def _shortened(resolved: Resolved) -> Resolved:
     return replace(resolved, jobs=tuple(jobs))
 
 
-def _with_load(job: Any, load: Load) -> Any:
+def _with_load(job: ResolvedJob, load: Load) -> ResolvedJob:
     return replace(job, spec=job.spec.model_copy(update={"load": load}))
 
 
@@ -248,20 +253,27 @@ def _with_saturation(result: Result, resolved: Resolved) -> Result:
     jobs = []
     for job in short.jobs:
         clients = min(4000, _room_for(job, result))
-        requests = min(max(PROBE, 3 * clients), 12_000)
+        requests = min(max(PROBE, ROUNDS * clients), 16_000)
         load = job.spec.load
+        loop = ClosedLoop(clients=clients).model_copy(update={"ramp": _service_time(job, result)})
         if job.trace is not None:
             job = replace(job, trace=job.trace.cycled(requests))
-            load = load.model_copy(update={"trace": None, "closed_loop": ClosedLoop(clients=clients)})
+            load = load.model_copy(update={"trace": None, "closed_loop": loop})
         else:
             kinds = ("poisson", "gamma", "deterministic", "diurnal", "all_at_once")
             load = load.model_copy(update={
-                **dict.fromkeys(kinds), "closed_loop": ClosedLoop(clients=clients), "requests": requests,
+                **dict.fromkeys(kinds), "closed_loop": loop, "requests": requests,
             })  # fmt: skip
         jobs.append(_with_load(job, load))
     answers = _answers(replace(short, jobs=tuple(jobs)))
-    updated = []
-    for mine, full in zip(result.jobs, answers, strict=True):
+    updated, warn = [], list(result.verdict.warnings)
+    for mine, full, job in zip(result.jobs, answers, resolved.jobs, strict=True):
+        share = mine.metrics.output_tokens_per_s / (full.metrics.output_tokens_per_s or 1.0)
+        if job.spec.load.closed_loop is None and mine.state == "stable" and share > HIGH_LOAD:
+            warn.append(
+                f"{mine.name}: at {format_percent(share)} of what the hardware can do, times to first token hang on "
+                "the last percent of capacity: read them with the load"
+            )
         if mine.cost is None or full.cost is None:
             updated.append(mine)
             continue
@@ -271,10 +283,17 @@ def _with_saturation(result: Result, resolved: Resolved) -> Result:
         )
         updated.append(mine.model_copy(update={"cost": mine.cost.model_copy(update={"saturation": top})}))
     single: Cost | None = updated[0].cost if len(updated) == 1 else None
-    return result.model_copy(update={"jobs": updated, "cost": single})
+    verdict = result.verdict.model_copy(update={"warnings": warn})
+    return result.model_copy(update={"jobs": updated, "cost": single, "verdict": verdict})
 
 
-def _room_for(job: Any, result: Result) -> int:
+def _service_time(job: ResolvedJob, result: Result) -> float:
+    """Seconds a request took in the run, queueing left out: clients who come one by one over it do not march."""
+    metrics = next(j.metrics for j in result.jobs if j.name == job.spec.name)
+    return max(0.0, (metrics.latency_s.mean or 0.0) - (metrics.queue_s.mean or 0.0))
+
+
+def _room_for(job: ResolvedJob, result: Result) -> int:
     """Clients that keep every replica full: what the KV cache holds of the mean request, and a quarter more."""
     mine = next(j for j in result.jobs if j.name == job.spec.name)
     tokens = min(m.kv_tokens for m in result.memory if m.job == job.spec.name)
@@ -294,6 +313,10 @@ def _with_seeds(result: Result, resolved: Resolved, seeds: int, executor: Execut
     """Replace the intervals by those over ``seeds`` independent runs."""
     others = [_seeded(resolved, i) for i in range(1, seeds)]
     runs = list(executor.map(_answers, others)) if executor else [_answers(r) for r in others]
+    pairs = [pair for answers in runs for pair in zip(answers, result.jobs, strict=True)]
+    if all(answer.metrics == mine.metrics for answer, mine in pairs):
+        method = f"{result.intervals_method}; nothing in this load is random: all {seeds} seeds give the same run"
+        return result.model_copy(update={"intervals_method": method})
     intervals: dict[str, list[float]] = {}
     for i, mine in enumerate(result.jobs):
         values = across_seeds([mine.metrics] + [answers[i].metrics for answers in runs])

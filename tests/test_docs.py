@@ -12,7 +12,7 @@ import inspect
 import re
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -175,7 +175,7 @@ def test_python_blocks_import_what_exists(page: Path) -> None:
                 assert all(hasattr(module, alias.name) for alias in node.names), page.name
 
 
-@by_name
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)
 def test_lines_are_wrapped(page: Path) -> None:
     for line in prose(page).splitlines():
         assert len(line) <= WIDEST or line.startswith("|"), f"{page.name}: {line}"
@@ -201,7 +201,7 @@ def keys(text: str) -> list[str]:
     return [row[0].strip("`") for row in rows(text)]
 
 
-def reachable(roots: list[type[BaseModel]]) -> list[type[BaseModel]]:
+def reachable(roots: Sequence[type[BaseModel]]) -> list[type[BaseModel]]:
     """The models that these hold, however deep."""
     found: list[type[BaseModel]] = []
 
@@ -245,6 +245,9 @@ INPUTS: dict[str, dict[str, type[BaseModel]]] = {
         "assume": scenario.Assume,
         "assume.gpu": scenario.AssumedGpu,
         "define": scenario.Define,
+        "sweep": scenario.SweepSpec,
+        "sweep.random": scenario.SweepRandom,
+        "sweep.random.axes": scenario.SweepRange,
     },
     "reference-topology.md": {
         "Topology": topology.TopologySpec,
@@ -276,7 +279,7 @@ INPUTS: dict[str, dict[str, type[BaseModel]]] = {
         "price": economics.Price,
     },
 }
-CATALOGUE = [
+CATALOGUE: list[type[BaseModel]] = [
     hardware.Gpu, hardware.LinkType, hardware.Fabric, transformer.Transformer, stack.Stack,
     workload.LengthDistribution, economics.Price,
 ]  # fmt: skip

@@ -43,8 +43,13 @@ def command(scenario: Path, overrides: tuple[str, ...], seed: int | None, as_jso
 
 
 def _job(resolved: Resolved, job: ResolvedJob, layout: Layout, topology: Topology) -> dict[str, Any]:
+    from sim.laws.layout import check_shortest
+
     spec = job.spec
     unchecked = resolved.scenario.assume.kv_capacity == "unchecked"
+    prompt, output = spec.load.prompt_tokens, spec.load.output_tokens
+    if isinstance(prompt, int) and isinstance(output, int):  # drawn lengths are known once they are drawn
+        check_shortest(spec.name, job.model, layout, prompt + output, unchecked=unchecked)
     stages = []
     for stage in layout.replicas[0]:
         for gpu, memory in stage.memory.items():

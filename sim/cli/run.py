@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -66,7 +67,7 @@ def command(
 
 
 def _command(scenario: Path, argv: list[str]) -> str:
-    return " ".join(["sim", *argv[1:]]) if len(argv) > 1 else f"sim run {scenario}"
+    return shlex.join(["sim", *argv[1:]] if len(argv) > 1 else ["sim", "run", str(scenario)])
 
 
 def _write(folder: Path, outcome: Outcome, result: Result) -> None:
@@ -88,7 +89,7 @@ def _print(result: Result, as_json: bool, folder: Path | None) -> None:
         return
     from sim.report.terminal import render_text
 
-    click.echo(render_text(result, colour=sys.stdout.isatty()), color=sys.stdout.isatty())
+    click.echo(render_text(result, colour=sys.stdout.isatty()), nl=False, color=sys.stdout.isatty())
     if folder is not None:
         click.echo(f"report      {folder / 'index.html'}")
 

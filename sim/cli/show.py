@@ -24,7 +24,7 @@ def command(result: Path, html: Path | None, as_json: bool) -> None:
     else:
         from sim.report.terminal import render_text
 
-        click.echo(render_text(found, colour=sys.stdout.isatty()), color=sys.stdout.isatty())
+        click.echo(render_text(found, colour=sys.stdout.isatty()), nl=False, color=sys.stdout.isatty())
     if html is not None:
         from sim.report.page import render_html
 

@@ -63,12 +63,13 @@ class Transfer(simpy.Event):
     """One message; the event succeeds with its `TransferRecord` when the last byte arrives.
 
     `rate` is the present rate in bytes/s (0 while queued, and until the solve at the end of this instant).
+    `pieces` are (start, end, bytes) of the stretches of one rate so far, without the present one.
     Like a SimPy `Timeout` it counts as triggered, but not as processed, once its arrival is known.
     """
 
     __slots__ = (
         "demand", "finish", "group", "label", "latency", "overhead",
-        "queue", "rate", "remaining", "send_start", "size", "start", "updated",
+        "pieces", "queue", "rate", "remaining", "send_start", "size", "start", "updated",
     )  # fmt: skip
 
     def __init__(
@@ -90,6 +91,7 @@ class Transfer(simpy.Event):
         self.group: _Group | None = None
         self.start = env.now
         self.send_start = inf
+        self.pieces: list[tuple[float, float, float]] = []
         self.rate = 0.0
         self.remaining = size  # bytes, as of `updated`
         self.updated = self.start
@@ -272,6 +274,7 @@ class Network:
                 self._touch(link)
             else:
                 self._busy[link] += now - self._busy_since[link]
+        flow.pieces.append((flow.updated, now, flow.remaining))
         flow.rate = flow.remaining = 0.0
 
     def _complete(self, flow: Transfer) -> None:
@@ -404,7 +407,10 @@ class Network:
         for flow, rate in zip(component, rates, strict=True):
             flow.group = group
             if rate != flow.rate:
-                flow.remaining = max(0.0, flow.remaining - flow.rate * (now - flow.updated))
+                moved = min(flow.remaining, flow.rate * (now - flow.updated))
+                if moved > 0.0:
+                    flow.pieces.append((flow.updated, now, moved))
+                flow.remaining -= moved
                 flow.updated = now
                 flow.rate = rate
                 flow.finish = now + flow.remaining / rate if rate > 0.0 else inf

@@ -16,7 +16,6 @@ from sim.adapters.resolve import Resolved, ResolvedJob
 from sim.engine.clock import Clock
 from sim.engine.network import Network
 from sim.engine.timeline import ChannelTrack
-from sim.errors import InfeasibleError
 from sim.jobs.serving.batching import Limits
 from sim.jobs.serving.build import ReplicaBuilder, contended_links, flows_of, needs_network
 from sim.jobs.serving.detailed import DetailedReplica
@@ -26,7 +25,7 @@ from sim.jobs.serving.requests import ClosedFeed, Feed, OpenFeed, RequestTable, 
 from sim.jobs.serving.ring import play_ring
 from sim.jobs.serving.single import play_single
 from sim.laws.arrange import layouts, topology_of
-from sim.laws.layout import Layout, budget_rows
+from sim.laws.layout import Layout, check_shortest
 from sim.laws.topology import Topology
 from sim.spec.workload import Trace
 
@@ -114,7 +113,8 @@ def _prepare(
         prompt = [max(1, min(p, context - o)) for p, o in zip(prompt, drawn.output, strict=True)]
     table = RequestTable(prompt, drawn.output, drawn.arrival)
     unchecked = resolved.scenario.assume.kv_capacity == "unchecked"
-    _refuse_if_nothing_fits(job, layout, table, unchecked)
+    shortest = min(p + o for p, o in zip(table.prompt, table.output, strict=True))
+    check_shortest(spec.name, job.model, layout, shortest, unchecked=unchecked)
     builder = ReplicaBuilder(resolved, job, topology)
     dp, tickets = spec.plan.dp, Tickets(len(table))
     replicas = []
@@ -141,22 +141,6 @@ def _feed(job: ResolvedJob, table: RequestTable, number: int, limits: Limits, ti
         starts = [loop.ramp * client / loop.clients for client in range(number, loop.clients, dp)]
         return ClosedFeed(table, number, fits, tickets, starts, loop.think_time)
     return OpenFeed(table, number, fits, range(number, len(table), dp))
-
-
-def _refuse_if_nothing_fits(job: ResolvedJob, layout: Layout, table: RequestTable, unchecked: bool) -> None:
-    """Raise InfeasibleError when not one request could be served."""
-    shortest = min(p + o for p, o in zip(table.prompt, table.output, strict=True))
-    name, model = job.spec.name, job.model
-    if shortest > model.context:
-        raise InfeasibleError(
-            f"job {name}: the shortest request has {shortest} tokens, {model.id} reads at most {model.context}"
-        )
-    if shortest > max(layout.tokens) and not unchecked:
-        raise InfeasibleError(
-            f"job {name}: the shortest request has {shortest} tokens, "
-            f"the KV cache of a replica holds {max(layout.tokens)}",
-            budget_rows(layout.replicas[0]),
-        )
 
 
 def _answered(jobs: tuple[JobRecording, ...]) -> float:

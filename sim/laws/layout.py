@@ -228,6 +228,20 @@ def _advice(stages: Sequence[StageLayout]) -> str:
     )
 
 
+def check_shortest(job: str, model: Transformer, layout: Layout, shortest: int, *, unchecked: bool = False) -> None:
+    """Raise InfeasibleError when not even the shortest request, of ``shortest`` tokens, could be served."""
+    if shortest > model.context:
+        raise InfeasibleError(
+            f"job {job}: the shortest request has {shortest} tokens, {model.id} reads at most {model.context}"
+        )
+    if shortest > max(layout.tokens) and not unchecked:
+        raise InfeasibleError(
+            f"job {job}: the shortest request has {shortest} tokens, "
+            f"the KV cache of a replica holds {max(layout.tokens)}",
+            budget_rows(layout.replicas[0]),
+        )
+
+
 def budget_rows(stages: Sequence[StageLayout]) -> list[tuple[str, ...]]:
     """A table of the memory budget, a row a stage and GPU type, header first."""
     rows: list[tuple[str, ...]] = [

@@ -73,7 +73,6 @@ def render_html(result: Result) -> str:
             state_sign=STATES.get(result.verdict.state, ""),
             sentence=result.verdict.sentence.removeprefix(result.verdict.state).lstrip(),
             yaml=yaml.safe_dump(result.resolved_scenario, sort_keys=False, allow_unicode=True, width=100),
-            file=_file(result),
             command=_command(result),
             max_rows=MAX_ROWS,
             css=Markup(template_file("page.css")),
@@ -102,6 +101,9 @@ def _file(result: Result) -> str:
 
 
 def _command(result: Result) -> str:
+    said = (result.run_info or {}).get("command")
+    if isinstance(said, str):
+        return said
     return shlex.join(["sim", "run", _file(result), "--seed", str(result.seed), "--detail", result.detail])
 
 

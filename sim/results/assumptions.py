@@ -82,6 +82,9 @@ def assumptions_of(recording: Recording) -> list[Assumption]:
         m = job.job.model
         shape = f"{m.parameters / 1e9:.2f} B, {m.layers} layers, {m.heads} heads, {m.kv_heads} KV heads"
         rows.append(Assumption(name=f"model {m.id}", value=shape, origin="published", source=m.source))
+    cost = resolved.scenario.cost
+    if cost is not None and cost.prices_as_of:
+        rows.append(Assumption(name="prices", value=f"as of {cost.prices_as_of}", origin="user", source="the scenario"))
     rows += _links(recording)
     return rows
 

@@ -3,7 +3,7 @@
 The measured window leaves out the filling and the draining of the cluster. In a closed loop it opens when
 as many requests are answered as there are clients, otherwise after a tenth of the requests has come; it
 closes when the last request comes. Where that leaves fewer than ``FEWEST`` requests, or less time than
-``LIVES`` requests are served one after another, the whole run counts.
+one request is served, the whole run counts.
 
 A request's tokens count evenly between its first and its last token, so throughput over any window is a
 function of the table alone, whichever way the run was played. Latencies are those of the requests that came
@@ -25,7 +25,6 @@ from sim.spec.workload import Load, Objectives
 
 Floats = NDArray[np.float64]
 FEWEST = 20
-LIVES = 2
 PERCENTILES = (50, 90, 99)
 
 
@@ -105,10 +104,10 @@ def measured_window(load: Load, table: Table) -> Window:
         opens = f"opens with request {int(share * n) + 1} of {n}"
     inside = int(((table.arrival >= start) & (table.arrival <= end)).sum())
     service = float(np.median(table.finish - table.scheduled))
-    if inside < FEWEST or end - start < LIVES * service:
+    if inside < FEWEST or end - start < service:
         rule = (
             f"the whole run, filling and draining included: between them lie fewer than {FEWEST} requests, or less "
-            f"than {LIVES} times the time that one is served"
+            "time than one is served"
         )
         return Window(start_s=0.0, end_s=whole_end, rule=rule)
     return Window(start_s=start, end_s=end, rule=f"{opens}, closes when the last request comes")

@@ -18,6 +18,10 @@ from sim.units import Bandwidth, BytesPerSecond, FlopRate, Seconds
 
 # A catalogue id, or a path to a local Hugging Face config.json.
 Reference = Annotated[str, Field(min_length=1, max_length=400)]
+# A path as --set takes it, and the values it takes in turn.
+AxisPath = Annotated[str, Field(min_length=1, max_length=400)]
+AxisValues = Annotated[tuple[Any, ...], Field(min_length=1, max_length=100_000)]
+Number = Annotated[int, Field(strict=True)] | Annotated[float, Field(strict=True)] | Annotated[str, Field(max_length=100)]
 
 
 class NetworkOverride(Spec):
@@ -107,6 +111,51 @@ class Define(Spec):
     prices: dict[Name, dict[str, Any]] = Field(default_factory=dict)
 
 
+class SweepRange(Spec):
+    """Values drawn between two ends, written alike: numbers, or text with one unit ("1 Gbps", "25 Gbps").
+
+    Two whole numbers give whole numbers. ``scale: log`` draws as many from 1 to 10 as from 10 to 100.
+    """
+
+    min: Number
+    max: Number
+    scale: Literal["linear", "log"] = "linear"
+
+
+class SweepRandom(Spec):
+    """``samples`` different points, each axis drawn from its list or its range. The seed is the draw's own."""
+
+    samples: Annotated[int, Field(ge=1, le=100_000, strict=True)]
+    axes: Annotated[dict[AxisPath, SweepRange | AxisValues], Field(min_length=1)]
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1, strict=True)] = 0
+
+
+class SweepSpec(Spec):
+    """What ``sim sweep`` varies: paths of this scenario, as in ``--set``, and their values.
+
+    ``grid`` takes every combination, the lists of ``zip`` go in step, ``random`` is drawn; where more than one
+    is given, every combination of their points is taken.
+    """
+
+    grid: dict[AxisPath, AxisValues] = Field(default_factory=dict)
+    zip: dict[AxisPath, AxisValues] = Field(default_factory=dict)
+    random: SweepRandom | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SweepSpec:
+        paths = [*self.grid, *self.zip, *(self.random.axes if self.random else ())]
+        if not paths:
+            raise ValueError("nothing varies: give grid, zip or random")
+        twice = sorted({path for path in paths if paths.count(path) > 1})
+        if twice:
+            raise ValueError(f"{', '.join(twice)} is varied twice")
+        lengths = {path: len(values) for path, values in self.zip.items()}
+        if len(set(lengths.values())) > 1:
+            found = ", ".join(f"{path} has {n}" for path, n in lengths.items())
+            raise ValueError(f"lists of zip go in step and must be of one length: {found}")
+        return self
+
+
 class Scenario(Spec):
     """Everything a run depends on."""
 
@@ -119,6 +168,7 @@ class Scenario(Spec):
     cost: CostSpec | None = None
     assume: Assume = Assume()
     define: Define = Define()
+    sweep: SweepSpec | None = None
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
 
     @model_validator(mode="after")

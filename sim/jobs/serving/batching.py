@@ -5,7 +5,7 @@ pass the policy forms the slot's batch. ``continuous`` gives every running seque
 prompts in pieces within the token budget, and admits waiting requests first come, first served while KV
 blocks last; a sequence that needs a block when none is free pushes the newest one out, which is computed
 again later (or, under ``reserve``, blocks for the whole answer are set aside at admission and nothing is
-pushed out). ``static`` fills a batch, and everyone waits for its longest answer.
+pushed out). ``static`` fills a batch and sets its blocks aside, and everyone waits for its longest answer.
 
 Blocks hold ``block_tokens`` tokens. A running sequence takes a new block every ``block_tokens`` passes, and
 which pass that is never changes: a histogram of that phase tells how many blocks any run of passes needs.
@@ -164,8 +164,6 @@ class Scheduler:
         slot.prefills[r] = [0, tokens]
         if table.scheduled[r] != table.scheduled[r]:
             table.scheduled[r] = now
-        else:
-            table.recomputed += tokens
         return r
 
     def admissible(self) -> bool:
@@ -257,13 +255,16 @@ class Scheduler:
         r = next(reversed(slot.members))
         table = self.table
         if r in slot.prefills:
-            self.free += self.blocks(slot.prefills.pop(r)[1])
+            computed, tokens = slot.prefills.pop(r)
+            self.free += self.blocks(tokens)
         else:
             table.generated[r] = slot.passes - slot.base[r]
             table.paused[r] = slot.returned
             context = table.prompt[r] + table.generated[r]
             self._stop_decoding(slot, r, context)
-            self.free += self.blocks(context - 1)
+            computed = context - 1
+            self.free += self.blocks(computed)
+        table.recomputed += computed
         del slot.members[r]
         self.running -= 1
         table.preempted[r] += 1

@@ -57,7 +57,7 @@ class ReplicaBuilder:
             max_sequences=b.max_sequences or stack.max_sequences,
             batch_size=b.batch_size or 1,
             slots=slots,
-            reserve=stack.admission == "reserve",
+            reserve=stack.admission == "reserve" or b.policy == "static",
             block_tokens=stack.memory.block_tokens,
             blocks=blocks,
             watermark=int(stack.memory.watermark * blocks) if blocks < UNBOUNDED // 1000 else 0,

@@ -165,7 +165,7 @@ class DetailedReplica:
         hop = stage.hop
         assert hop is not None
         size = hop.size(batch)
-        record = yield self.network.transfer(
+        message = self.network.transfer(
             size,
             links=hop.track.links,
             cap=hop.cap,
@@ -174,9 +174,11 @@ class DetailedReplica:
             queue=hop.queue,
             label=hop.track.name,
         )
+        record = yield message
         assert isinstance(record, TransferRecord)
         sent = record.send_end - hop.overhead
-        hop.track.record(record.send_start, sent, size)
+        for piece in message.pieces:
+            hop.track.record(*piece)
         hop.track.spans.add("send", record.send_start, sent, batch.sequences, batch.tokens, slot.number)
 
     def _return(self, slot: Slot, batch: Batch, start: float, transit: float) -> None:
