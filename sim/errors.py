@@ -115,8 +115,9 @@ def _bare(word: str) -> str:
 def did_you_mean(word: str, candidates: Iterable[str]) -> str | None:
     """The candidate the user most likely meant by `word`, or None when nothing comes close.
 
-    Spelling variants (case, blanks, hyphens) come first, then a candidate that contains the word or is
-    contained in it, then the closest by difflib. Among equals the one listed first wins.
+    Spelling variants (case, blanks, hyphens) come first, then one that differs by a letter or two of many, then
+    a candidate that contains the word or is contained in it, then the closest by difflib. Among equals the one
+    listed first wins.
     """
     if len(word) > 200:  # difflib is quadratic, and nobody misspells a name at such length
         return None
@@ -129,9 +130,8 @@ def did_you_mean(word: str, candidates: Iterable[str]) -> str | None:
     inside = [c for c in long if bare[c] in wanted or wanted in bare[c]]
     # Two letters of which one is right ('GX' for 'GB') score 0.5; longer words must agree in more.
     cutoff = 0.5 if len(wanted) <= 3 else 0.6
-    pool = inside or list(bare)
-    scores = {c: difflib.SequenceMatcher(None, bare[c], wanted, autojunk=False).ratio() for c in pool}
+    scores = {c: difflib.SequenceMatcher(None, name, wanted, autojunk=False).ratio() for c, name in bare.items()}
     best = max(scores, key=lambda c: scores[c], default=None)
-    if best is None or (not inside and scores[best] < cutoff):
-        return None
-    return best
+    if inside and best is not None and scores[best] < 0.95:
+        return max(inside, key=lambda c: scores[c])
+    return None if best is None or scores[best] < cutoff else best

@@ -71,16 +71,20 @@ def _command(scenario: Path, argv: list[str]) -> str:
 
 
 def _write(folder: Path, outcome: Outcome, result: Result) -> None:
-    """The page, the document and its side tables."""
+    """The page, the document and its side tables: all made before the first is written."""
     from sim.report.page import render_html
     from sim.report.trace import chrome_trace
     from sim.results.tables import requests_csv, trace_tables
 
-    write_file(folder / "result.json", result.model_dump_json(indent=1))
-    write_file(folder / "requests.csv", requests_csv(outcome.recording))
     tables = trace_tables(outcome.recording, min(job.window.start_s for job in result.jobs))
-    write_file(folder / "trace.json", chrome_trace(tables.tracks, tables.spans, tables.counters))
-    write_file(folder / "index.html", render_html(result))
+    files = {
+        "result.json": result.model_dump_json(indent=1),
+        "requests.csv": requests_csv(outcome.recording),
+        "trace.json": chrome_trace(tables.tracks, tables.spans, tables.counters),
+        "index.html": render_html(result),
+    }
+    for name, content in files.items():
+        write_file(folder / name, content)
 
 
 def _print(result: Result, as_json: bool, folder: Path | None) -> None:

@@ -163,6 +163,6 @@ def _failures(sweep: Sweep, failed: Sequence[int]) -> str:
 
     def line(why: tuple[str, str], points: list[int]) -> str:
         some = ", ".join(map(str, points[:8])) + (f" and {len(points) - 8:,} more" if len(points) > 8 else "")
-        return printable(f"  {why[0]}: {why[1]} (points {some})")
+        return printable(f"  {why[0]}: {why[1]} (point{'s' if len(points) > 1 else ''} {some})")
 
     return "\n".join(["Failed", *starmap(line, reasons.items())]) if reasons else ""

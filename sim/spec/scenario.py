@@ -21,7 +21,9 @@ Reference = Annotated[str, Field(min_length=1, max_length=400)]
 # A path as --set takes it, and the values it takes in turn.
 AxisPath = Annotated[str, Field(min_length=1, max_length=400)]
 AxisValues = Annotated[tuple[Any, ...], Field(min_length=1, max_length=100_000)]
-Number = Annotated[int, Field(strict=True)] | Annotated[float, Field(strict=True)] | Annotated[str, Field(max_length=100)]
+Number = (
+    Annotated[int, Field(strict=True)] | Annotated[float, Field(strict=True)] | Annotated[str, Field(max_length=100)]
+)
 
 
 class NetworkOverride(Spec):

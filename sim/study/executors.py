@@ -83,13 +83,14 @@ def _settle() -> None:
 @contextmanager
 def _dask(name: str) -> Iterator[tuple[Executor, int]]:
     try:
-        from distributed import Client
+        import distributed
     except ImportError:
         message = "needs Dask: pip install 'gpu-cluster-sim[cluster]'"
         raise InputError([Problem(f"--executor {name}", None, None, None, message)]) from None
     address = name.removeprefix(DASK)
+    connect: Any = distributed.Client  # its methods carry no types
     try:
-        client = Client(f"tcp://{address}", timeout=10, set_as_default=False)
+        client = connect(f"tcp://{address}", timeout=10, set_as_default=False)
     except (OSError, ValueError) as error:
         raise RunError(f"no Dask scheduler answers at {address} ({type(error).__name__})") from None
     with client:

@@ -82,6 +82,8 @@ def prepare(
     source = apply_overrides(load_yaml(path), settings)
     spec = vary or _own(source)
     design = design_of(spec)
+    if any(path.partition(".")[0].strip() == "sweep" for path in design.paths):
+        raise InputError([Problem(None, None, None, "sweep", "a sweep cannot vary itself")])
     places = places_of(spec, None if vary else source)
     resolver = PointResolver(source, Path(path).parent)
     tasks: list[tuple[Task, ...]] = []
@@ -123,31 +125,45 @@ def _refuse_wrong_values(
     if not refused:
         return
     found: list[Problem] = []
-    if len(refused) == len(design.points):
-        for problems in refused.values():
-            found += problems
-    else:
-        for column, path in enumerate(design.paths):
-            used: dict[str, list[int]] = {}
-            for number, point in enumerate(design.points):
-                used.setdefault(json.dumps(point[column]), []).append(number)
-            for value, numbers in used.items():
-                if all(number in refused for number in numbers):
-                    found += _alone(resolver, f"{path}={value}", refused[numbers[0]])
-    if any(path.partition(".")[0].strip() == "sweep" for path in design.paths):
-        found.append(Problem(None, None, None, "sweep", "a sweep cannot vary itself"))
+    always = _without_axes(resolver)
+    for column, path in enumerate(design.paths):
+        used: dict[str, list[int]] = {}
+        for number, point in enumerate(design.points):
+            used.setdefault(json.dumps(point[column]), []).append(number)
+        for value, numbers in used.items():
+            if all(number in refused for number in numbers):
+                found += _alone(resolver, path, json.loads(value), refused[numbers[0]], always)
+    if not found and len(refused) == len(design.points):
+        found = [problem for problems in refused.values() for problem in problems]
     if found:
         labels = _labels(design)
         raise InputError(list(dict.fromkeys(_placed(problem, labels, places) for problem in found)))
 
 
-def _alone(resolver: PointResolver, setting: str, seen: Sequence[Problem]) -> list[Problem]:
+def _without_axes(resolver: PointResolver) -> tuple[Problem, ...]:
+    """What is wrong with the scenario itself."""
+    try:
+        resolver.resolve([])
+    except InputError as error:
+        return error.problems
+    return ()
+
+
+def _alone(
+    resolver: PointResolver, path: str, value: Any, seen: Sequence[Problem], always: Sequence[Problem]
+) -> list[Problem]:
     """What is wrong with a value without the others; nothing if it is only wrong together with them."""
+    (setting,) = _settings([path], [value])
+    label = f"--set {setting}"
     try:
         resolver.resolve([setting])
     except InputError as error:
-        label = f"--set {setting}"
-        return [p for p in error.problems if p.file == label or p in seen]
+        cause = f" (with {path}={text(value)})"
+        return [
+            p if p.file == label or p in always else replace(p, message=p.message + cause)
+            for p in error.problems
+            if p.file == label or p in seen
+        ]
     return []
 
 

@@ -131,7 +131,7 @@ def _binned(dimension: Dimension, levels: list[Values]) -> list[Values]:
         part = ranked[quarter * len(ranked) // 4 : (quarter + 1) * len(ranked) // 4]
         first, last = (text(levels[part[end][1]][0]) for end in (0, -1))
         for _, i in part:
-            binned[i] = (f"{first} to {last}",)
+            binned[i] = (first if first == last else f"{first}..{last}",)
     return binned
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from sim.adapters.validation import validate
 from sim.adapters.yaml_source import Place, Source, parse_yaml
 from sim.errors import InputError, Problem
-from sim.spec.scenario import SweepRange, SweepRandom, SweepSpec
+from sim.spec.scenario import SweepRandom, SweepRange, SweepSpec
 
 MAX_POINTS: Final = 1_000_000
 """More points than this are a slip of the pen."""
