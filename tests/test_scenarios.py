@@ -84,7 +84,7 @@ def test_what_the_comments_promise() -> None:
     assert h100.output_tokens_per_s > 2 * a100.output_tokens_per_s
     assert h100.output_tokens_per_s > 10 * home.output_tokens_per_s
     staged = played("4090_tp_pcie").result.ledger
-    assert staged["communication: staged"] / sum(staged.values()) == pytest.approx(0.75, abs=0.05)
+    assert staged["communication: PCIe through host memory"] / sum(staged.values()) == pytest.approx(0.75, abs=0.05)
 
 
 def test_overload_says_so_and_says_what_its_latencies_mean() -> None:

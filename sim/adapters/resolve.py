@@ -114,7 +114,9 @@ class _Resolver:
                 else:
                     found = (source or self.source).problem(path, problem.message, problem.suggestion)
                     self.problems.append(found)
-            return None
+        except OSError as error:  # a path that the system does not even look at, such as one too long
+            self.problems.append(self.source.problem(path, f"cannot be read ({error.strerror or error})"))
+        return None
 
     def _of_topology(self, name: str, look_up: Callable[[str], T]) -> T | None:
         """What the topology calls ``name``; a problem is told where it does."""

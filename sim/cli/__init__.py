@@ -6,6 +6,7 @@ failed, 2 bad input, 3 the configuration cannot exist, 4 a stated objective was 
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import sys
@@ -63,6 +64,8 @@ def cli() -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point: every failure is a clear line and an exit code, never a traceback (unless SIM_DEBUG is set)."""
+    # Start-up makes thousands of objects and no garbage; verbs that run for long turn the collector on again.
+    gc.disable()
     try:
         code = cli.main(args=argv, prog_name="sim", standalone_mode=False)
         sys.stdout.flush()

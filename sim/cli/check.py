@@ -50,18 +50,20 @@ def _job(resolved: Resolved, job: ResolvedJob, layout: Layout, topology: Topolog
     prompt, output = spec.load.prompt_tokens, spec.load.output_tokens
     if isinstance(prompt, int) and isinstance(output, int):  # drawn lengths are known once they are drawn
         check_shortest(spec.name, job.model, layout, prompt + output, unchecked=unchecked)
-    stages = []
-    for stage in layout.replicas[0]:
-        for gpu, memory in stage.memory.items():
-            stages.append({
-                "stage": stage.number, "gpu": gpu, "gpus": list(stage.gpus), "layers": stage.layers,
-                "capacity_bytes": memory.capacity, "parts": memory.parts(max(0, layout.tokens[0])),
-            })  # fmt: skip
+    stages: dict[tuple[object, ...], dict[str, Any]] = {}
+    for replica, tokens in zip(layout.replicas, layout.tokens, strict=True):
+        for stage in replica:
+            for gpu, memory in stage.memory.items():
+                row = stages.setdefault((stage.number, gpu, stage.layers, tokens), {
+                    "stage": stage.number, "gpu": gpu, "gpus": [], "layers": stage.layers,
+                    "capacity_bytes": memory.capacity, "parts": memory.parts(max(0, tokens)),
+                })  # fmt: skip
+                row["gpus"] += [g for g in stage.gpus if topology.gpus[g].gpu == gpu]
     return {
         "name": spec.name, "model": job.model.id, "parameters": job.model.parameters, "stack": job.stack.id,
         "weights": spec.precision.weights, "kv": spec.precision.kv, "tp": spec.plan.tp, "pp": spec.plan.pp,
-        "dp": spec.plan.dp, "kv_checked": not unchecked, "kv_tokens_per_replica": max(0, layout.tokens[0]),
-        "context": job.model.context, "memory": stages, "routes": _routes(layout, topology),
+        "dp": spec.plan.dp, "kv_checked": not unchecked, "kv_tokens_per_replica": max(0, min(layout.tokens)),
+        "context": job.model.context, "memory": list(stages.values()), "routes": _routes(layout, topology),
     }  # fmt: skip
 
 
@@ -113,7 +115,8 @@ def _text(job: dict[str, Any]) -> str:
     tokens = job["kv_tokens_per_replica"]
     requests = f"{tokens // job['context']} requests of the full {job['context']:,} tokens of context"
     checked = "" if job["kv_checked"] else " (not checked in the run: assumed)"
-    lines.append(f"KV cache    {tokens:,} tokens a replica, {requests}{checked}")
+    least = "at least " if len({s["gpu"] for s in job["memory"]}) > 1 else ""
+    lines.append(f"KV cache    {least}{tokens:,} tokens a replica, {requests}{checked}")
     lines += [f"route       {row['what']}: {row['way']}" for row in job["routes"]]
     return "\n".join(lines)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import platform
 import shlex
 import sys
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 @click.option("--seeds", type=click.IntRange(1, 10_000), default=1, show_default=True,
               help="Independent runs; intervals are then over them.")
 @click.option("-j", "--jobs", "workers", type=click.IntRange(1, 256), default=1, show_default=True,
-              help="Processes for --seeds.")
+              help="Processes for --seeds and for the re-runs that find what binds.")
 @click.option("--fail-on", type=click.Choice(["objectives", "overload"]), multiple=True,
               help="Exit with 4 if a stated objective is missed, or if the cluster is overloaded.")  # fmt: skip
 def command(
@@ -44,8 +45,10 @@ def command(
 
     began = time.perf_counter()
     resolved = load(scenario, overrides, seed)
+    gc.freeze()
+    gc.enable()
     with progress() as hear:
-        pool = ProcessPoolExecutor(workers) if workers > 1 and seeds > 1 else None
+        pool = ProcessPoolExecutor(workers) if workers > 1 else None
         try:
             outcome = run_recorded(
                 resolved, detail="full" if detail == "full" else "auto", effects=not no_effects, seeds=seeds,

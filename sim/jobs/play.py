@@ -41,6 +41,7 @@ class JobRecording:
     table: RequestTable
     replicas: tuple[Replica, ...]
     too_long: int
+    cut: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,7 @@ def _prepare(
     prompt, context = drawn.prompt, job.model.context
     if isinstance(spec.load.trace, Trace) and spec.load.trace.too_long == "truncate":
         prompt = [max(1, min(p, context - o)) for p, o in zip(prompt, drawn.output, strict=True)]
+    cut = sum(p != q for p, q in zip(prompt, drawn.prompt, strict=True))
     table = RequestTable(prompt, drawn.output, drawn.arrival)
     unchecked = resolved.scenario.assume.kv_capacity == "unchecked"
     shortest = min(p + o for p, o in zip(table.prompt, table.output, strict=True))
@@ -125,7 +127,7 @@ def _prepare(
 
         replicas.append(builder.build(number, layout, table, feed_of))
     too_long = sum(p + o > context for p, o in zip(table.prompt, table.output, strict=True))
-    return JobRecording(job, layout, table, tuple(replicas), too_long)
+    return JobRecording(job, layout, table, tuple(replicas), too_long, cut)
 
 
 def _feed(job: ResolvedJob, table: RequestTable, number: int, limits: Limits, tickets: Tickets) -> Feed:

@@ -108,8 +108,9 @@ def lay_out(
             )
             for s in range(plan.pp)
         )
-        fit = tokens_that_fit([m for stage in stages for m in stage.memory.values()])
-        if fit < stack.memory.block_tokens and not unchecked:
+        block = stack.memory.block_tokens
+        fit = tokens_that_fit([m for stage in stages for m in stage.memory.values()]) // block * block
+        if fit <= 0 and not unchecked:
             raise InfeasibleError(
                 f"job {job}: {model.id} with {precision.weights} weights does not fit: {_advice(stages)}",
                 budget_rows(stages),

@@ -34,7 +34,7 @@ def job_results(
         results.append(JobResult(
             name=spec.name, kind="serving", model=job.job.model.id, stack=job.job.stack.id,
             plan=_plan_text(plan.tp, plan.pp, plan.dp), gpus=gpus,
-            state=state_of(table, window, spec.load.closed_loop is not None),
+            state=state_of(table, window, spec.load.closed_loop is not None, _idle(mine, recording.end)),
             metrics=metrics, cost=collect.cost_of(recording, job, metrics, devices), window=window,
             objectives=check_objectives(metrics, spec.objectives),
             cdf=collect.latency_cdf(table, window.start_s, window.end_s), notes=[],
@@ -45,6 +45,12 @@ def job_results(
             if single:
                 intervals[f"metrics.{name}"] = interval
     return results, tables, intervals
+
+
+def _idle(devices: list[DeviceClass], end: float) -> float:
+    """Share of the job's GPU time without work."""
+    seconds = sum(d.count for d in devices) * end
+    return sum(d.ledger["waiting for work"] for d in devices) / seconds if seconds else 0.0
 
 
 def _plan_text(tp: int, pp: int, dp: int) -> str:

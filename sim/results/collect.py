@@ -121,18 +121,22 @@ def cost_of(
 
 
 def memory_stages(recording: Recording) -> list[MemoryStage]:
-    """Bytes on one GPU of each stage (replica 0 stands for its equals)."""
-    rows = []
+    """Bytes on one GPU of each stage; equal stages of several replicas share a row."""
+    rows: dict[tuple[object, ...], MemoryStage] = {}
     for job in recording.jobs:
-        tokens = job.layout.tokens[0]
-        for stage in job.layout.replicas[0]:
-            for gpu, memory in stage.memory.items():
-                rows.append(MemoryStage(
-                    job=job.job.spec.name, stage=stage.number, gpu=gpu,
-                    count=sum(recording.topology.gpus[g].gpu == gpu for g in stage.gpus) * len(job.layout.replicas),
-                    capacity_bytes=memory.capacity, parts=memory.parts(max(0, tokens)), kv_tokens=max(0, tokens),
-                ))  # fmt: skip
-    return rows
+        for stages, tokens in zip(job.layout.replicas, job.layout.tokens, strict=True):
+            held = max(0, tokens)
+            for stage in stages:
+                for gpu, memory in stage.memory.items():
+                    key = (job.job.spec.name, stage.number, gpu, stage.layers, held)
+                    count = sum(recording.topology.gpus[g].gpu == gpu for g in stage.gpus)
+                    if key in rows:
+                        count += rows[key].count
+                    rows[key] = MemoryStage(
+                        job=job.job.spec.name, stage=stage.number, gpu=gpu, count=count,
+                        capacity_bytes=memory.capacity, parts=memory.parts(held), kv_tokens=held,
+                    )  # fmt: skip
+    return list(rows.values())
 
 
 # -- links --------------------------------------------------------------------------------------------------

@@ -21,13 +21,14 @@ METRICS: dict[str, str] = {
     "kv_occupancy_peak": "largest share of the KV cache in use, in a bin of the timeline",
     "kv_blocked_fraction": "share of the run in which a request waited only because no KV block was free",
     "utilisation_mean": "share of GPU time of the run spent computing (compute-bound, memory-bound and launches)",
-    "slo_attainment": "share of measured requests whose own TTFT, TPOT and latency are within the objectives",
+    "slo_attainment": "share of requests that came in the measured window and whose own TTFT, TPOT and latency are "
+    "within the objectives; a refused request is not",
     "goodput_requests_per_s": "finished requests per second that attained the objectives",
     "tokens_per_s_per_user": "1 / median TPOT: the speed one user sees",
     "preemptions": "times in the run that a sequence gave up its KV blocks and was computed again later",
     "recomputed_tokens": "tokens of the run computed again after a preemption",
     "usd_per_hour": "amortised purchase, electricity (at the mean power of the run) and hosting, or rent, per hour",
-    "usd_per_million_tokens": "cost of the measured window divided by the tokens generated in it",
+    "usd_per_million_tokens": "USD per hour divided by the tokens generated per hour of the measured window",
     "tokens_per_usd": "the inverse: generated tokens per dollar",
 }
 

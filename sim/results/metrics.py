@@ -97,7 +97,8 @@ def measured_window(load: Load, table: Table) -> Window:
     if load.closed_loop is not None:
         share = load.warm_up if load.warm_up is not None else min(load.closed_loop.clients / n, 0.5)
         start = float(np.sort(table.finish)[min(n - 1, max(0, int(share * n) - 1))])
-        opens = f"opens when {int(share * n)} requests are answered (every client once, at most half)"
+        why = "as stated" if load.warm_up is not None else "every client once, at most half"
+        opens = f"opens when {int(share * n)} requests are answered ({why})"
     else:
         share = load.warm_up if load.warm_up is not None else 0.1
         start = float(table.arrival[min(n - 1, int(share * n))])
@@ -109,6 +110,8 @@ def measured_window(load: Load, table: Table) -> Window:
             f"the whole run, filling and draining included: between them lie fewer than {FEWEST} requests, or less "
             "time than one is served"
         )
+        if load.warm_up is not None:
+            rule += "; the stated warm-up is not applied"
         return Window(start_s=0.0, end_s=whole_end, rule=rule)
     return Window(start_s=start, end_s=end, rule=f"{opens}, closes when the last request comes")
 
@@ -196,13 +199,24 @@ def serving_metrics(recording: JobRecording, end: float, utilisation: float) -> 
         kv_occupancy_peak=kv_peak,
         kv_blocked_fraction=sum(t.blocked for t in tallies) / (len(tallies) * end) if end else 0.0,
         utilisation_mean=utilisation,
-        slo_attainment=None if ok is None or not mine.any() else float(ok[mine].mean()),
+        slo_attainment=_attainment(recording.table, ok, mine, window),
         goodput_requests_per_s=None if ok is None else rate(float((finished & ok).sum())),
         tokens_per_s_per_user=1 / tpot.p50 if tpot.p50 else None,
         preemptions=sum(recording.table.preempted),
         recomputed_tokens=recording.table.recomputed,
     )
     return metrics, window, table
+
+
+def _attainment(
+    requests: RequestTable, ok: NDArray[np.bool_] | None, mine: NDArray[np.bool_], window: Window
+) -> float | None:
+    """Share of the window's requests that attained the objectives; a refused one did not."""
+    if ok is None:
+        return None
+    refused = sum(window.start_s <= requests.arrival[r] <= window.end_s for r in requests.rejected)
+    asked = int(mine.sum()) + refused
+    return float(ok[mine].sum()) / asked if asked else None
 
 
 def _kv_occupancy(recording: JobRecording, start: float, end: float) -> tuple[float, float]:

@@ -1,10 +1,11 @@
 """The verdict: is it stable, what binds, what does not, and what to beware of.
 
-State. *Overloaded*: requests come faster than they are answered (over the window fewer than 95% of the
-arrivals were answered and the queue grew). *Saturated*: a request waited to be let in for more than half of
-the window. *Stable* otherwise.
+State, over the time in which requests come, its first tenth left out (closed loops: the measured window).
+*Overloaded*: fewer than 95% of the arrivals were answered and the queue grew. *Saturated*: a request waited to be
+let in for more than half of the time, though the GPUs had work for four fifths of it. *Stable* otherwise.
 
-What binds is read off the ledger; what does not is found by running again with one resource improved.
+What binds is read off the ledger and ranked by what relieving it was found to give; what does not bind is found
+by running again with one resource improved.
 """
 
 from __future__ import annotations
@@ -25,13 +26,23 @@ BINDS = {
     "launch and host": "kernel launches and the host",
     "pipeline bubble": "pipeline bubbles",
 }
+# What binds -> the improvement that would relieve it.
+RELIEF = {
+    "KV memory": "memory capacity", "GPU arithmetic": "GPU arithmetic", "HBM bandwidth": "memory bandwidth",
+    "network: nvlink": "nvlink bandwidth", "network: pcie": "pcie bandwidth",
+    "network: PCIe": "pcie bandwidth", "network: ethernet": "network bandwidth",
+}  # fmt: skip
 
 
-def state_of(table: Table, window: Window, closed: bool) -> State:
-    """Stable, saturated or overloaded (the rules are the module's)."""
+def state_of(table: Table, window: Window, closed: bool, idle: float) -> State:
+    """Stable, saturated or overloaded (the rules are the module's); ``idle``: share of time without work."""
     a, b = window.start_s, window.end_s
-    if b <= a:
-        return "stable"
+    if not len(table):
+        return "overloaded"
+    if not closed:
+        a, b = float(table.arrival[len(table) // 10]), float(table.arrival[-1])
+        if b <= a:
+            return "saturated"
     came = float(((table.arrival > a) & (table.arrival <= b)).sum())
     left = float(((table.finish > a) & (table.finish <= b)).sum())
     edges = np.array([a, b])
@@ -39,7 +50,7 @@ def state_of(table: Table, window: Window, closed: bool) -> State:
     grew = float(waiting[1] - waiting[0])
     if not closed and came and left < 0.95 * came and grew > max(5.0, 0.02 * came):
         return "overloaded"
-    if _covered(table, a, b) > 0.5 * (b - a):
+    if idle < 0.2 and _covered(table, a, b) > 0.5 * (b - a):
         return "saturated"
     return "stable"
 
@@ -75,15 +86,32 @@ def binding(ledger: dict[str, float], metrics: list[ServingMetrics], states: lis
     return found or ["nothing: no GPU worked"]
 
 
+def ranked(binds: list[str], effects: list[Effect]) -> list[str]:
+    """The same, those first whose relief was found to help most; one that does not help alone says so."""
+    found_by = {e.resource: e for e in effects}
+    found = []
+    for line in binds:
+        relief = next((better for name, better in RELIEF.items() if line.startswith(name)), "")
+        effect = found_by.get(relief)
+        gain = max(effect.relative, -(effect.tpot_p50_relative or 0.0)) if effect else 0.0
+        if effect is not None and _is_nothing(effect):
+            line += f", though {effect.resource} {effect.change} alone changes nothing"
+        found.append((gain, line))
+    return [line for _, line in sorted(found, key=lambda pair: -pair[0])]
+
+
+def _is_nothing(effect: Effect) -> bool:
+    changes = [effect.relative, effect.ttft_p50_relative or 0.0, effect.tpot_p50_relative or 0.0]
+    return all(abs(c) < NOTHING for c in changes)
+
+
 def not_binding(effects: list[Effect]) -> list[str]:
     """One line for each improvement that changes neither throughput nor latency by a percent."""
-    lines = []
-    for e in effects:
-        changes = [e.relative, e.ttft_p50_relative or 0.0, e.tpot_p50_relative or 0.0]
-        if all(abs(c) < NOTHING for c in changes):
-            lines.append(f"{e.resource} {e.change} changes tok/s by {_signed(e.relative)}, TPOT by "
-                         f"{_signed(e.tpot_p50_relative or 0.0)}")  # fmt: skip
-    return lines
+    return [
+        f"{e.resource} {e.change} changes tok/s by {_signed(e.relative)}, TPOT by {_signed(e.tpot_p50_relative or 0.0)}"
+        for e in effects
+        if _is_nothing(e)
+    ]
 
 
 def _signed(change: float) -> str:
@@ -109,6 +137,11 @@ def warnings_of(recording: Recording, jobs: list[tuple[JobRecording, ServingMetr
                 f"{spec.name}: {job.too_long:,} of {len(job.table):,} requests exceed the {job.job.model.context:,} "
                 f"tokens of context of {job.job.model.id} and are rejected"
             )
+        if job.cut:
+            lines.append(
+                f"{spec.name}: {job.cut:,} of {len(job.table):,} prompts are cut so that prompt and answer fit the "
+                f"{job.job.model.context:,} tokens of context"
+            )
         others = metrics.rejected_requests - job.too_long
         if others > 0:
             lines.append(f"{spec.name}: {others:,} requests are larger than the whole KV cache and are rejected")
@@ -126,7 +159,7 @@ def warnings_of(recording: Recording, jobs: list[tuple[JobRecording, ServingMetr
                 f"{spec.name}: prompts travel in pieces of up to {chunk} tokens over at most 1 Gbit/s; pieces of "
                 "32-128 (batching.prefill_chunk) keep them from blocking the pipeline"
             )
-        if any(s.link == "staged" for r in job.replicas for s in r.stages):
+        if any(s.link == "PCIe through host memory" for r in job.replicas for s in r.stages):
             lines.append(
                 f"{spec.name}: tensor parallelism without P2P goes through host memory; its bandwidth is a judgement "
                 "(4-12 GB/s), not a measurement"
@@ -147,7 +180,7 @@ def verdict_of(
     """The answer in a few lines."""
     order: list[State] = ["stable", "saturated", "overloaded"]
     state = max(states, key=order.index)
-    binds = binding(ledger, metrics, states)
+    binds = ranked(binding(ledger, metrics, states), effects)
     rate = sum(m.requests_per_s for m in metrics)
     sentence = f"{state} at {format_count(rate)} req/s; bound by {', then '.join(binds[:2])}"
     return Verdict(

@@ -19,14 +19,13 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Final
 
-from sim import __version__
 from sim.adapters.validation import validate
 from sim.adapters.yaml_source import Source, apply_overrides, load_yaml
 from sim.errors import InputError, Problem, RunError
 from sim.spec.scenario import SweepSpec
 from sim.study.sweep_axes import Design, Places, design_of, places_of, text
 from sim.study.sweep_metrics import Outcome, outcome_of
-from sim.study.sweep_points import Answer, PointResolver, Task, answer_chunk, tasks_of
+from sim.study.sweep_points import Answer, PointResolver, Task, answer_chunk, edition, tasks_of
 from sim.study.sweep_store import Journal
 from sim.units import format_seconds
 
@@ -231,7 +230,7 @@ def _play(
             while groups and len(running) < 2 * slots:
                 chunk = _take(groups, size)
                 work = [[task.resolved for task in group] for group in chunk]
-                running[executor.submit(answer_chunk, __version__, work)] = chunk
+                running[executor.submit(answer_chunk, edition(), work)] = chunk
                 if slots == 1 and all(future.done() for future in running):
                     break
             done, _ = wait(running, return_when=FIRST_COMPLETED)

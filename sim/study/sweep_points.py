@@ -5,8 +5,8 @@ version of the simulator plays it alike. What names stand for is looked up once 
 things; only numbers of the plan, the batching, the load, the network, the seed and the purchase may differ.
 
 The key is the SHA-256 of everything an answer depends on: the scenario, the values behind its names and the
-simulator's version. Points that differ only in what is bought and at what price share their requests' story: it
-is played once and priced for each.
+simulator's version and source. Points that differ only in what is bought and at what price share their requests'
+story: it is played once and priced for each.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
@@ -49,6 +51,17 @@ class Task:
     key: str
     story: str
     resolved: Resolved
+
+
+@cache
+def edition() -> str:
+    """The simulator's version and a digest of the source that answers come from."""
+    package, text = Path(str(files("sim"))), hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        place = path.relative_to(package)
+        if place.parts[0] not in ("cli", "report", "study") or place.stem == "sweep_points":
+            text.update(f"{place.as_posix()}\n".encode() + path.read_bytes().replace(b"\r\n", b"\n"))
+    return f"{__version__}+{text.hexdigest()[:12]}"
 
 
 # -- from values to tasks -----------------------------------------------------------------------------------
@@ -85,10 +98,10 @@ def tasks_of(resolved: Resolved, digest: str, seeds: int) -> list[Task]:
     for seed in range(first, first + seeds):
         scenario = resolved.scenario.model_copy(update={"seed": seed})
         dump = scenario.model_dump(mode="json", exclude={"about"})
-        key = _digest([FORMAT, __version__, digest, dump])
+        key = _digest([FORMAT, edition(), digest, dump])
         if scenario.cost is not None and scenario.cost.rental is None:
             dump["cost"] = None
-        story = _digest([FORMAT, __version__, digest, dump])
+        story = _digest([FORMAT, edition(), digest, dump])
         tasks.append(Task(key, story, replace(resolved, scenario=scenario)))
     return tasks
 
@@ -138,13 +151,13 @@ def _plain(value: Any) -> Any:
 # -- from tasks to answers ----------------------------------------------------------------------------------
 
 
-def answer_chunk(version: str, chunk: Sequence[Sequence[Resolved]]) -> tuple[float, list[list[Answer]]]:
+def answer_chunk(wanted: str, chunk: Sequence[Sequence[Resolved]]) -> tuple[float, list[list[Answer]]]:
     """Play each group's common story and price it for every member; the seconds it took, and the answers.
 
-    Runs on a worker, which may be another machine: raises RunError if its version differs.
+    Runs on a worker, which may be another machine: raises RunError if its ``edition`` is not the one ``wanted``.
     """
-    if version != __version__:
-        raise RunError(f"a worker runs version {__version__} of the simulator, the sweep was started by {version}")
+    if wanted != edition():
+        raise RunError(f"a worker runs version {edition()} of the simulator, the sweep was started by {wanted}")
     began = perf_counter()
     answers = [_answers(group) for group in chunk]
     return perf_counter() - began, answers

@@ -113,11 +113,19 @@ class Scheduler:
     def form(self, slot: Slot, now: float) -> Batch | None:
         """The slot's next batch, with KV blocks for one pass, or None if it has nothing to do.
 
-        Afterwards ``blocked`` tells whether a request waits only for KV blocks.
+        ``blocked`` tells whether a request waits only for KV blocks: from an admission that failed until one
+        succeeds, blocks come free, or nobody waits.
         """
-        self.feed.take(now, self.waiting)
-        self.blocked = self.pushed_out = False
+        self.take(now)
+        self.pushed_out = False
         return self._form(self, slot, now)
+
+    def take(self, now: float) -> int:
+        """Let in the queue whoever has come; the number of requests that wait."""
+        self.feed.take(now, self.waiting)
+        if not self.waiting:
+            self.blocked = False
+        return len(self.waiting)
 
     def blocks(self, tokens: int) -> int:
         """Blocks that hold ``tokens`` tokens."""
@@ -156,6 +164,7 @@ class Scheduler:
     def admit(self, slot: Slot, now: float) -> int:
         """Move the first waiting request into the slot; its number. The caller checked that it fits."""
         r = self.waiting.popleft()
+        self.blocked = False
         table = self.table
         tokens = table.prompt[r] + table.generated[r]
         self.free -= self._claim(r)
@@ -245,6 +254,7 @@ class Scheduler:
     def _leave(self, slot: Slot, r: int, now: float, held: int) -> None:
         table = self.table
         self.free += self._claim(r) if self.limits.reserve else held
+        self.blocked = False
         self.running -= 1
         del slot.members[r]
         table.finish[r] = now

@@ -100,11 +100,18 @@ class ReplicaBuilder:
         )  # fmt: skip
         link, channel = "", None
         if parameters is not None:
-            link = self.topology.site(stage.gpus).kind
+            link = self._link(stage.gpus)
             cap = max(rate for _, rate in self._rates(parameters))
             channel = ChannelTrack(f"{name} collectives", link, self._capped(parameters.link_load, cap))
         hop = None if following is None else self._hop(name, stage, following)
         return Stage(members, link, channel, hop)
+
+    def _link(self, gpus: Sequence[int]) -> str:
+        """The kind of link a group's collectives wait for, in a reader's words."""
+        kind = self.topology.site(gpus).kind
+        if kind == "network":
+            return self.topology.route(gpus[0], gpus[-1]).kind
+        return "PCIe through host memory" if kind == "staged" else str(kind)
 
     def _collectives(self, gpus: Sequence[int]) -> CollectiveParameters | None:
         if len(gpus) == 1:

@@ -20,7 +20,7 @@ from sim.engine.devices import Device
 from sim.engine.network import Network, TransferRecord
 from sim.engine.timeline import DeviceTrack
 from sim.jobs.serving.batching import Batch, Slot
-from sim.jobs.serving.replica import Replica, Stage, settle_gap, slowest
+from sim.jobs.serving.replica import Replica, Stage, slowest, split_gap
 from sim.laws.step import Pass
 
 INF = float("inf")
@@ -63,6 +63,7 @@ class DetailedReplica:
                 self.alarm_at, self.alarm = due, clock.timeout(max(0.0, due - clock.now))
             if self.ready and self.turns[0].count == 0:
                 transit, slot = self.ready.popleft()
+                tally.held(slot, clock.now)
                 batch = scheduler.form(slot, clock.now)
                 tally.formed(clock.now, scheduler.blocked)
                 if batch is None:
@@ -92,9 +93,12 @@ class DetailedReplica:
         self.under_way += 1
 
     def _rouse(self) -> None:
-        for slot in self.asleep:
+        """As many sleeping slots as requests wait look again whether there is something to do."""
+        scheduler = self.replica.scheduler
+        wanted = scheduler.take(self.clock.now) if not scheduler.blocked else 0
+        for slot in self.asleep[:wanted]:
             self.ready.append((0.0, slot))
-        self.asleep.clear()
+        del self.asleep[:wanted]
 
     def _travel(self, slot: Slot, batch: Batch, transit: float, turn: simpy.Event) -> Story:
         """One pass through the pipeline and back."""
@@ -119,7 +123,7 @@ class DetailedReplica:
         """Compute on all GPUs of the stage, then its collectives."""
         clock, start = self.clock, self.clock.now
         if start > self.free[i]:
-            settle_gap(stage, start - self.free[i], self.idle_total - self.idle_seen[i], transit, link)
+            self._settle(stage, start - self.free[i], self.idle_total - self.idle_seen[i], transit, link)
         self.idle_seen[i] = self.idle_total
         costs = [m.law.cost(batch.decoding, batch.context, batch.chunks) for m in stage.members]
         kernels = [
@@ -141,6 +145,16 @@ class DetailedReplica:
         if i == 0:
             lead = costs[0]
             self.replica.tally.phase(batch.kind, lead.flops, lead.bytes, slowest(costs))
+
+    @staticmethod
+    def _settle(stage: Stage, gap: float, idle: float, transit: float, link: str) -> None:
+        """Book the gap before a stage's pass."""
+        waiting, moving, bubble = split_gap(gap, idle, transit)
+        for member in stage.members:
+            member.track.waiting += waiting
+            member.track.bubble += bubble
+            if moving > 0.0:
+                member.track.wait(link, moving)
 
     def _book(self, stage: Stage, track: DeviceTrack, cost: Pass, seconds: float) -> None:
         """A rank's own work; the rest of the pass it waited for the others or for the wire."""

@@ -92,6 +92,14 @@ class Tally:
             self.blocked += now - self._last
         self._last, self._was_blocked = now, blocked
 
+    def held(self, slot: Slot, now: float) -> None:
+        """A slot that came back waited until ``now`` for the first stage, its sequences with it."""
+        seconds = now - slot.returned
+        if slot.members and seconds > 0.0:
+            cached = slot.context + sum(past for past, _ in slot.prefills.values())
+            self.running.add(slot.returned, now, len(slot.members) * seconds)
+            self.cached.add(slot.returned, now, cached * seconds)
+
     def passed(self, batch: Batch, start: float, end: float) -> None:
         """A batch was under way in one pass."""
         seconds = end - start
@@ -133,20 +141,17 @@ class Replica:
                 member.track.bubble += end - since
 
 
-def settle_gap(stage: Stage, gap: float, idle: float, transit: float, link: str) -> None:
-    """Put the ``gap`` before a stage's pass into buckets.
+def split_gap(gap: float, idle: float, transit: float) -> tuple[float, float, float]:
+    """The ``gap`` before a stage's pass as (waiting for work, communication, pipeline bubble).
 
     ``idle`` of it the replica had no work; up to ``transit`` of the rest the batch was on its way; what is
-    left is pipeline bubble.
+    left is bubble.
     """
-    idle = min(idle, gap)
-    moving = min(gap - idle, transit)
-    for member in stage.members:
-        track = member.track
-        track.waiting += idle
-        if moving > 0.0:
-            track.wait(link, moving)
-        track.bubble += gap - idle - moving
+    if idle > gap:
+        idle = gap
+    rest = gap - idle
+    moving = transit if transit < rest else rest
+    return idle, moving, rest - moving
 
 
 def slowest(costs: list[Pass]) -> float:

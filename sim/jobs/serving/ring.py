@@ -20,7 +20,7 @@ from collections.abc import Generator
 from sim.engine.clock import Clock
 from sim.engine.timeline import KINDS
 from sim.jobs.serving.batching import Batch, Slot
-from sim.jobs.serving.replica import Hop, Replica
+from sim.jobs.serving.replica import Hop, Replica, split_gap
 from sim.laws.step import Pass
 
 INF = float("inf")
@@ -83,10 +83,12 @@ class _Ring:
         return (hop.bytes_per_token, hop.bytes_per_sequence, hop.cap, hop.latency, hop.overhead, hop.gather)
 
     def wake(self, now: float) -> None:
-        """Sleeping slots look again whether there is something to do."""
-        for slot in self.asleep:
+        """As many sleeping slots as requests wait look again whether there is something to do."""
+        scheduler = self.replica.scheduler
+        wanted = scheduler.take(now) if not scheduler.blocked else 0
+        for slot in self.asleep[:wanted]:
             self.ready.append((now, 0.0, slot))
-        self.asleep.clear()
+        del self.asleep[:wanted]
 
     def send(self, slot: Slot, batch: Batch, start: float, transit: float) -> None:
         """Walk one pass through the stages (max-plus) and put its return into ``moving``."""
@@ -104,7 +106,10 @@ class _Ring:
         for i, law in enumerate(self.law_of):
             begin = free[i]
             if arrival > begin:
-                self._gap(i, arrival - begin, idle, transit)
+                waiting, moving, bubble = split_gap(arrival - begin, idle, transit)
+                self.waited[i] += waiting
+                self.moved[i] += moving
+                self.bubble[i] += bubble
                 begin = arrival
             end = free[i] = begin + totals[law]
             out = link_free[i]
@@ -137,17 +142,6 @@ class _Ring:
         first = costs[self.law_of[0]]
         tally.phase(batch.kind, first.flops, first.bytes, first.busy)
         self.moving.append((arrival, transit, slot, batch))
-
-    def _gap(self, i: int, gap: float, idle: float, transit: float) -> None:
-        """The same rule as :func:`settle_gap`, into this ring's own sums."""
-        if idle > gap:
-            idle = gap
-        rest = gap - idle
-        if transit > rest:
-            transit = rest
-        self.waited[i] += idle
-        self.moved[i] += transit
-        self.bubble[i] += rest - transit
 
     def flush(self) -> None:
         """Bin the buffered intervals."""
@@ -209,6 +203,7 @@ def play_ring(clock: Clock, replica: Replica) -> Story:
             ring.wake(now)
         else:
             _, transit, slot = ring.ready.popleft()
+            tally.held(slot, now)
             formed = scheduler.form(slot, now)
             tally.formed(now, scheduler.blocked)
             if formed is None:
