@@ -14,6 +14,8 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -41,9 +43,14 @@ cost: {capital: 20000 USD, electricity: 0.10 USD/kWh}
 
 
 def call(*args):
-    """Exit code, standard output and standard error of a command run in this process."""
+    """Exit code, standard output and standard error of a command run in this process (without progress lines)."""
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as left:
+    with (
+        mock.patch("sim.cli.common.time", SimpleNamespace(monotonic=lambda: 0.0)),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.raises(SystemExit) as left,
+    ):
         main([str(arg) for arg in args])
     return left.value.code, out.getvalue(), err.getvalue()
 
@@ -454,7 +461,7 @@ def assert_clear(code, out, err, *files):
 
 
 patient = [HealthCheck.too_slow, HealthCheck.data_too_large]
-fuzz = settings(max_examples=1500, deadline=None, suppress_health_check=patient)
+fuzz = settings(max_examples=120, deadline=None, suppress_health_check=patient)
 
 
 @pytest.fixture(scope="module")
@@ -507,7 +514,7 @@ EXTREMES = {
 }
 
 
-@settings(max_examples=600, deadline=None, suppress_health_check=patient)
+@settings(max_examples=60, deadline=None, suppress_health_check=patient)
 @given(chosen=st.dictionaries(st.sampled_from(sorted(EXTREMES)), st.integers(0, 3), max_size=4))
 def test_extreme_values_run_or_are_refused(folder, chosen):
     """Values at the edge of what is accepted, up to four at once: an answer in finite numbers, or a clear refusal."""

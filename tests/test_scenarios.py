@@ -16,7 +16,7 @@ EXPECTED = {
     "4090_pp_home_azure": ("stable", "HBM bandwidth"),
     "4090_pp_home_ideal": ("stable", "pipeline bubbles"),
     "4090_pp_home_overload": ("overloaded", "HBM bandwidth"),
-    "4090_tp_pcie": ("saturated", "network: staged"),
+    "4090_tp_pcie": ("saturated", "network: PCIe through host memory"),
     "a100_tp8": ("stable", "GPU arithmetic"),
     "a100_tp8_azure": ("stable", "GPU arithmetic"),
     "h100_tp8": ("stable", "network: nvlink"),

@@ -20,6 +20,7 @@ from sim.errors import SimError
 VERBS = {
     "run": "Simulate a scenario, print the verdict and write its report.",
     "check": "Say whether a scenario fits, without simulating: memory, routes, plan, assumptions.",
+    "sweep": "Simulate a scenario at many values: Pareto front, what each axis moves, resumable.",
     "show": "Draw the report of a result.json again.",
     "catalog": "List what is known - GPUs, links, models, stacks, prices, lengths - with sources.",
     "schema": "Print the JSON Schema of scenarios or topologies, for editors.",

@@ -5,7 +5,9 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
+from unittest import mock
 
 import pytest
 
@@ -67,10 +69,15 @@ class Answer(NamedTuple):
         return json.loads(self.out)
 
 
-def call(*args: object) -> Answer:
-    """``sim ARGS`` in this process."""
+def call(*args: object, clock: Callable[[], float] = lambda: 0.0) -> Answer:
+    """``sim ARGS`` in this process; for its progress lines time stands still, however slow the machine."""
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as left:
+    with (
+        mock.patch("sim.cli.common.time", SimpleNamespace(monotonic=clock)),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.raises(SystemExit) as left,
+    ):
         main([str(arg) for arg in args])
     assert isinstance(left.value.code, int)
     return Answer(left.value.code, out.getvalue(), err.getvalue())

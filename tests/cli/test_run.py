@@ -1,6 +1,8 @@
 """``sim run``: what it writes and where, what it prints and where, seeds, processes and exit codes."""
 
 import csv
+import io
+import itertools
 import json
 import os
 import shlex
@@ -112,29 +114,28 @@ def test_json_is_the_document_and_nothing_else(desk, sim, tmp_path):
 
 
 @pytest.fixture
-def slow_clock(monkeypatch):
+def slow():
     """A wall clock on which ten seconds pass between any two looks."""
-    now = iter(range(0, 10**9, 10))
-    monkeypatch.setattr("sim.cli.common.time", SimpleNamespace(monotonic=lambda: float(next(now))))
+    now = itertools.count(0.0, 10.0)
+    return lambda: next(now)
 
 
-def test_progress_goes_to_standard_error_only(desk, sim, slow_clock, tmp_path):
-    answer = sim("run", desk.scenario, "--json", "--out", tmp_path / "out")
+def test_progress_goes_to_standard_error_only(desk, sim, slow, tmp_path):
+    answer = sim("run", desk.scenario, "--json", "--out", tmp_path / "out", clock=slow)
     assert answer.json["scenario"] == "small"
     assert any(line.startswith("what binds: ") for line in answer.complaints)
     assert any(line.startswith("writing the report: 100% ") for line in answer.complaints)
     assert "\x1b" not in answer.err
 
 
-def test_a_terminal_gets_a_bar(slow_clock, monkeypatch):
-    from io import StringIO
-
+def test_a_terminal_gets_a_bar(slow, monkeypatch):
     from sim.cli.common import progress
 
-    class Terminal(StringIO):
+    class Terminal(io.StringIO):
         def isatty(self):
             return True
 
+    monkeypatch.setattr("sim.cli.common.time", SimpleNamespace(monotonic=slow))
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("TERM", "xterm")
@@ -191,16 +192,23 @@ def test_full_detail_gives_the_same_metrics(desk):
 # ---- Several seeds
 
 
-def test_seeds_give_intervals_over_runs(desk):
+def test_seeds_give_means_and_intervals_over_runs(desk):
     answer = desk.run("--json", RANDOM, "--seeds", "3", "--seed", "10").json
-    assert answer["intervals_method"] == "95%, Student's t over 3 runs with seeds 10 to 12"
+    assert answer["intervals_method"].startswith("95%, Student's t over 3 runs with seeds 10 to 12")
     low, high = answer["intervals"]["metrics.output_tokens_per_s"]
     alone = [desk.run("--json", RANDOM, "--seed", seed).json["metrics"]["output_tokens_per_s"] for seed in (10, 11, 12)]
     mean = sum(alone) / 3
     deviation = (sum((x - mean) ** 2 for x in alone) / 2) ** 0.5
     assert (low + high) / 2 == pytest.approx(mean)
     assert (high - low) / 2 == pytest.approx(4.303 * deviation / 3**0.5)
-    assert answer["metrics"]["output_tokens_per_s"] == alone[0]
+    assert answer["metrics"]["output_tokens_per_s"] == pytest.approx(mean)
+    assert answer["jobs"][0]["metrics"] == answer["metrics"]
+
+
+def test_seeds_of_a_load_without_chance_say_so(desk):
+    alone, three = desk.run("--json").json, desk.run("--json", "--seeds", "3").json
+    assert "nothing in this load is random" in three["intervals_method"]
+    assert three["metrics"] == alone["metrics"]
 
 
 def test_processes_change_nothing(desk, tmp_path):

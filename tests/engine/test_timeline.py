@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import ceil
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sim.engine import timeline
@@ -36,6 +36,7 @@ def close(bins: Bins, expected: list[float], scale: float) -> bool:
     return bins.values == pytest.approx(expected, rel=1e-6, abs=1e-9 * max(1.0, scale))
 
 
+@settings(max_examples=40)
 @given(st.lists(PIECES, min_size=1, max_size=8))
 def test_add_spreads_evenly_and_merging_keeps_totals(raw: list[tuple[float, float, float]]) -> None:
     pieces = [(start, start + length, amount) for start, length, amount in raw]
@@ -48,6 +49,7 @@ def test_add_spreads_evenly_and_merging_keeps_totals(raw: list[tuple[float, floa
     assert close(bins, naive(pieces), total)
 
 
+@settings(max_examples=40)
 @given(st.lists(PIECES, min_size=1, max_size=30))
 def test_add_many_is_add_for_each(raw: list[tuple[float, float, float]]) -> None:
     pieces = [(start, start + length / 100, amount) for start, length, amount in raw]
@@ -65,6 +67,7 @@ def test_add_many_of_nothing() -> None:
     assert sum(bins.values) == 0.0
 
 
+@settings(max_examples=40)
 @given(STARTS, RUNS, AMOUNTS)
 def test_add_run_is_add_for_each_pass(start: float, run: Run, amount: float) -> None:
     bins = Bins()
@@ -73,6 +76,7 @@ def test_add_run_is_add_for_each_pass(start: float, run: Run, amount: float) -> 
     assert close(bins, naive(edges), amount * run.passes)
 
 
+@settings(max_examples=40)
 @given(STARTS, RUNS, st.integers(0, 10_000), st.integers(0, 300))
 def test_add_level_is_a_rising_level_times_seconds(start: float, run: Run, level: int, rise: int) -> None:
     bins = Bins()
@@ -84,6 +88,7 @@ def test_add_level_is_a_rising_level_times_seconds(start: float, run: Run, level
     assert close(bins, naive(edges), sum(amount for _, _, amount in edges))
 
 
+@settings(max_examples=40)
 @given(st.lists(PIECES, min_size=1, max_size=6), STARTS, STARTS)
 def test_between_takes_edge_bins_in_proportion(raw: list[tuple[float, float, float]], a: float, b: float) -> None:
     assume(a < b)

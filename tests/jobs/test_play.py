@@ -92,7 +92,7 @@ def test_measured_and_datasheet_links_cannot_share_a_cluster() -> None:
 
 
 def test_progress_hears_shares_up_to_the_end_and_changes_nothing() -> None:
-    described = resolved(toy({"load": {"closed_loop": {"clients": 3}, "requests": 3000, "prompt_tokens": 10,
+    described = resolved(toy({"load": {"closed_loop": {"clients": 3}, "requests": 1200, "prompt_tokens": 10,
                                        "output_tokens": {"lognormal": {"median": 20, "p90": 60}}}}))  # fmt: skip
     heard: list[float] = []
     loud, quiet = play(described, "full", heard.append), play(described, "full")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from sim.adapters.lookup import Library
 from sim.laws.memory import StageMemory, kv_bytes_per_token, stage_memory, tokens_that_fit
 from sim.spec.stack import StackMemory
+from sim.spec.transformer import Transformer
 
 LIBRARY = Library()
 LLAMA = LIBRARY.model("llama-2-70b")
@@ -17,9 +20,11 @@ VLLM = StackMemory(rule="of_total", fraction=0.9, reserve="1.24 GB")
 TRT = StackMemory(rule="of_free", fraction=0.9, reserve="4.4 GB")
 
 
-def budget(capacity: float, rule: StackMemory = VLLM, **keys: object) -> StageMemory:
-    facts = {"layers": 80, "tp": 8, "first": True, "last": True, "weight_bytes": 2.0, "kv_bytes": 2.0}
-    return stage_memory(LLAMA, rule, capacity, **(facts | keys))  # type: ignore[arg-type]
+def budget(capacity: float, rule: StackMemory = VLLM, model: Transformer = LLAMA, **keys: Any) -> StageMemory:
+    facts: dict[str, Any] = {
+        "layers": 80, "tp": 8, "first": True, "last": True, "weight_bytes": 2.0, "kv_bytes": 2.0,
+    }  # fmt: skip
+    return stage_memory(model, rule, capacity, **(facts | keys))
 
 
 def test_llama_70b_in_fp16_is_138_gb() -> None:
@@ -46,9 +51,9 @@ def test_tensorrt_takes_its_fraction_of_what_is_free() -> None:
 
 
 @pytest.mark.parametrize(("model", "gigabytes"), [(MHA, 85.9), (LLAMA, 10.7)])
-def test_kv_of_eight_prompts_of_4096_tokens(model: object, gigabytes: float) -> None:
+def test_kv_of_eight_prompts_of_4096_tokens(model: Transformer, gigabytes: float) -> None:
     """REFERENCE_ARTICLE KV-01: 80 GiB with multi-head attention, an eighth of it with eight KV heads."""
-    assert 8 * 4096 * kv_bytes_per_token(model, 80, 1, 2.0) / 1e9 == pytest.approx(gigabytes, abs=0.05)  # type: ignore[arg-type]
+    assert 8 * 4096 * kv_bytes_per_token(model, 80, 1, 2.0) / 1e9 == pytest.approx(gigabytes, abs=0.05)
 
 
 def test_kv_splits_over_stages_ranks_and_formats() -> None:
@@ -65,15 +70,14 @@ def test_tables_sit_on_the_first_and_the_last_stage() -> None:
              ((True, False), (False, False), (False, True), (True, True))]  # fmt: skip
     assert sizes == [table, 0, table, 2 * table]
     tied = LLAMA.model_copy(update={"tied_embeddings": True})
-    both = stage_memory(tied, VLLM, 80e9, layers=80, tp=1, first=True, last=True, weight_bytes=2.0, kv_bytes=2.0)
-    ends = stage_memory(tied, VLLM, 80e9, layers=40, tp=1, first=False, last=True, weight_bytes=2.0, kv_bytes=2.0)
+    both = budget(80e9, model=tied, tp=1)
+    ends = budget(80e9, model=tied, tp=1, layers=40, first=False)
     assert both.embeddings == ends.embeddings == table
 
 
 def test_learned_positions_lie_beside_the_token_table() -> None:
     opt = LIBRARY.model("opt-175b")
-    facts = {"layers": 12, "tp": 1, "last": False, "weight_bytes": 2.0, "kv_bytes": 2.0}
-    first = stage_memory(opt, VLLM, 80e9, first=True, **facts)  # type: ignore[arg-type]
+    first = budget(80e9, model=opt, layers=12, tp=1, last=False)
     assert first.embeddings == 2.0 * (opt.embedding_parameters + opt.context * opt.hidden)
 
 

@@ -136,28 +136,34 @@ def test_goodput_and_objectives_of_a_run() -> None:
 
 # ---- states
 
+WINDOW = Window(start_s=10, end_s=99, rule="")
+
 
 def test_a_queue_that_empties_is_stable() -> None:
-    assert state_of(regular(100, wait=0.3), Window(start_s=10, end_s=99, rule=""), closed=False) == "stable"
+    assert state_of(regular(100, wait=0.3), WINDOW, closed=False, idle=0.0) == "stable"
 
 
-def test_somebody_always_waiting_is_saturated() -> None:
+def test_somebody_always_waiting_at_a_busy_cluster_is_saturated() -> None:
     rows = regular(100, wait=1.5)
-    window = Window(start_s=10, end_s=99, rule="")
-    assert state_of(rows, window, closed=False) == "saturated"
-    assert state_of(rows, window, closed=True) == "saturated"
+    assert state_of(rows, WINDOW, closed=False, idle=0.1) == "saturated"
+    assert state_of(rows, WINDOW, closed=True, idle=0.1) == "saturated"
+    assert state_of(rows, WINDOW, closed=False, idle=0.5) == "stable"
 
 
 def test_a_queue_that_grows_is_overloaded_unless_its_clients_are_closed() -> None:
     """One arrival a second, one answer every two seconds."""
     rows = table(*((float(i), 2.0 * i, 2.0 * i + 1, 2.0 * i + 2, 5) for i in range(200)))
     window = Window(start_s=20, end_s=199, rule="")
-    assert state_of(rows, window, closed=False) == "overloaded"
-    assert state_of(rows, window, closed=True) == "saturated"
+    assert state_of(rows, window, closed=False, idle=0.0) == "overloaded"
+    assert state_of(rows, window, closed=True, idle=0.0) == "saturated"
 
 
-def test_nothing_measured_is_stable() -> None:
-    assert state_of(regular(1), Window(start_s=0, end_s=0, rule=""), closed=False) == "stable"
+def test_overload_shows_in_runs_too_short_for_a_window() -> None:
+    """The queue grows while requests come; that the run goes on until all are answered hides nothing."""
+    rows = table(*((0.1 * i, 3.0 * i, 3.0 * i + 1, 3.0 * i + 50, 5) for i in range(60)))
+    whole = measured_window(POISSON, rows)
+    assert whole.start_s == 0.0
+    assert state_of(rows, whole, closed=False, idle=0.0) == "overloaded"
 
 
 # ---- intervals

@@ -331,10 +331,11 @@ def form_static(s: Scheduler, slot: Slot, now: float) -> Batch | None:
         longest = max(longest, table.output[r])
         width = max(table.prompt[s.waiting[i]] for i in range(count + 1)) + longest
         if s.blocks(width) * (count + 1) > room:
-            s.blocked = True
             break
         count += 1
+    cut = count < min(want, len(s.waiting))
     if count == 0:
+        s.blocked = cut
         return None
     for i in range(count):
         table.length[s.waiting[i]] = max(table.output[s.waiting[j]] for j in range(count))
@@ -343,6 +344,7 @@ def form_static(s: Scheduler, slot: Slot, now: float) -> Batch | None:
         r = s.admit(slot, now)
         chunks.append(Chunk(slot.prefills[r][1], 0))
         pieces.append((r, slot.prefills[r][1]))
+    s.blocked = cut
     return Batch(0, 0, chunks, pieces)
 
 
