@@ -182,7 +182,7 @@ BATCHING = st.one_of(
 
 # A run takes too long to shrink; an example that fails is small as it is.
 @settings(
-    max_examples=15, deadline=None, derandomize=True, phases=[Phase.generate],
+    max_examples=30, deadline=None, derandomize=True, phases=[Phase.generate],
     suppress_health_check=[HealthCheck.too_slow],
 )  # fmt: skip
 @given(
