@@ -85,8 +85,8 @@ class Bins:
 
     def add_many(
         self,
-        starts: Sequence[float],
-        ends: Sequence[float],
+        starts: Sequence[float] | NDArray[np.float64],
+        ends: Sequence[float] | NDArray[np.float64],
         amounts: Sequence[float] | NDArray[np.float64],
         split: Callable[[int], None] | None = None,
     ) -> None:
@@ -101,7 +101,7 @@ class Bins:
         self.values = (np.array(self.values) + sums).tolist()
         for k in np.flatnonzero(~whole).tolist():
             if split is None:
-                self.add(starts[k], ends[k], float(amounts[k]))
+                self.add(float(starts[k]), float(ends[k]), float(amounts[k]))
             else:
                 split(k)
 

@@ -29,15 +29,22 @@ def test_percentiles_are_right_to_a_quarter_of_a_percent(values: list[tuple[floa
 
 
 @given(
-    st.floats(1e-4, 1.0), st.sampled_from([0.0, 1e-9, 1e-5, 1e-3]), st.integers(1, 400), st.integers(1, 5)
+    st.lists(
+        st.tuples(
+            st.floats(1e-4, 1.0), st.sampled_from([0.0, 1e-9, 1e-5, 1e-3]), st.integers(1, 400), st.integers(1, 5)
+        ),
+        min_size=1,
+        max_size=5,
+    )
 )
-def test_a_run_is_its_passes(first: float, growth: float, count: int, times: int) -> None:
-    run = Run(first, growth, count)
+def test_runs_are_their_passes(runs: list[tuple[float, float, int, int]]) -> None:
     together, singly = Durations(), Durations()
-    together.add_run(run, times)
-    for i in range(count):
-        singly.add(run.seconds_of(i), times)
-    assert together.number == singly.number == count * times
+    first, growth, passes, times = (np.array(column) for column in zip(*runs, strict=True))
+    together.add_runs(first, growth, passes, times)
+    for a, g, count, n in runs:
+        for i in range(count):
+            singly.add(Run(a, g, count).seconds_of(i), n)
+    assert together.number == singly.number == int((passes * times).sum())
     assert together.total == pytest.approx(singly.total)
     for a, b in zip(percentiles(together, (10, 50, 90)) or [], percentiles(singly, (10, 50, 90)) or [], strict=True):
         assert a == pytest.approx(b, rel=0.0051)  # a value on a bin's edge may fall to either side

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 
 from sim.engine.histogram import Durations
-from sim.engine.timeline import Run
 from sim.jobs.serving.requests import Feed, RequestTable
 from sim.laws.step import Chunk
 
@@ -193,14 +192,14 @@ class Scheduler:
 
     # -- after a pass ----------------------------------------------------------------------------------
 
-    def advance(self, slot: Slot, batch: Batch, now: float, run: Run | None = None) -> None:
-        """Account for a pass of ``batch`` that ends at ``now``, or for a ``run`` of passes."""
-        passes = 1
-        if run is not None:
-            passes = run.passes
-            self.gaps.add_run(run, batch.decoding)
-        elif batch.decoding:
+    def passed(self, slot: Slot, batch: Batch, now: float) -> None:
+        """Account for a pass of ``batch`` that ends at ``now``."""
+        if batch.decoding:
             self.gaps.add(now - slot.returned, batch.decoding)
+        self.advance(slot, batch, now)
+
+    def advance(self, slot: Slot, batch: Batch, now: float, passes: int = 1) -> None:
+        """Account for ``passes`` passes of ``batch`` that end at ``now``, but for the times between tokens."""
         slot.returned = now
         slot.passes += passes
         slot.context += slot.decoding * passes

@@ -199,7 +199,7 @@ class DetailedReplica:
         """The pass is over: tokens are out, sequences come and go, the slot is free for its next batch."""
         now = self.clock.now
         self.replica.tally.passed(batch, start, now)
-        self.replica.scheduler.advance(slot, batch, now)
+        self.replica.scheduler.passed(slot, batch, now)
         self.under_way -= 1
         if not self.under_way:
             self.idle_since = now

@@ -192,7 +192,7 @@ def play_ring(clock: Clock, replica: Replica) -> Story:
             _, transit, slot, batch = ring.moving.popleft()
             if _changes(slot, batch) and now > clock.now:
                 yield clock.timeout(now - clock.now)
-            scheduler.advance(slot, batch, now)
+            scheduler.passed(slot, batch, now)
             if not ring.moving:
                 ring.idle_since = now
             ring.ready.append((now, transit, slot))

@@ -11,7 +11,6 @@ and are one event. An arrival is met at the end of the pass it falls into.
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import NamedTuple
 
 import numpy as np
 
@@ -55,7 +54,7 @@ def play_single(clock: Clock, replica: Replica) -> Story:
             run = _run(replica, stage, slot, batch, base, now)
             book.add(now, batch, run, base)
             yield clock.timeout(run.begun(run.passes))
-            scheduler.advance(slot, batch, clock.now, run)
+            scheduler.advance(slot, batch, clock.now, run.passes)
     book.flush()
     replica.close([clock.now], clock.now)
 
@@ -77,34 +76,21 @@ def _run(replica: Replica, stage: Stage, slot: Slot, batch: Batch, base: Pass, n
     return Run(first, growth, k)
 
 
-class _Row(NamedTuple):
-    """A run of passes to be booked. ``level`` is the tokens cached in its first pass, ``rise`` more a pass."""
-
-    start: float
-    end: float
-    kind: int
-    sequences: int
-    tokens: int
-    level: int
-    rise: int
-    run: Run
-    cost: Pass
-
-
 class _Book:
     """Keeps runs in a list and books them by the thousand: all sums are linear in passes and contexts."""
 
     def __init__(self, replica: Replica, stage: Stage) -> None:
         self.replica, self.stage = replica, stage
-        self.rows: list[_Row] = []
+        #: start, end, kind, sequences, decoding, tokens cached in the first pass, more a pass, run, cost
+        self.rows: list[tuple[float, float, int, int, int, int, int, Run, Pass]] = []
 
     def add(self, start: float, batch: Batch, run: Run, cost: Pass) -> None:
         """Passes of ``batch``; ``cost`` leaves out the KV reads of decode-only passes, which are linear."""
         kind, rise = (KINDS.index(batch.kind), 0) if batch.chunks else (DECODE, batch.decoding)
         end = start + run.begun(run.passes)
-        row = _Row(start, end, kind, batch.sequences, batch.tokens, batch.cached, rise, run, cost)
-        self.stage.track.spans.add(KINDS[kind], start, end, row.sequences, row.tokens, 0)
-        self.rows.append(row)
+        sequences = batch.sequences
+        self.stage.track.spans.add(KINDS[kind], start, end, sequences, batch.tokens, 0)
+        self.rows.append((start, end, kind, sequences, batch.decoding, batch.cached, rise, run, cost))
         if len(self.rows) >= BUFFERED:
             self.flush()
 
@@ -113,10 +99,11 @@ class _Book:
         rows, law = self.rows, self.stage.law
         if not rows:
             return
-        starts, ends = [row.start for row in rows], [row.end for row in rows]
-        kinds, sequences, levels, rises = (np.array([row[i] for row in rows], dtype=float) for i in (2, 3, 5, 6))
-        first, growth, k = (np.array(column, dtype=float) for column in zip(*(row.run for row in rows), strict=True))
-        compute, memory, launch, comm, flops, nbytes, wire = np.array([row.cost for row in rows]).T
+        begun, done, *columns, runs, costs = zip(*rows, strict=True)
+        starts, ends = np.array(begun), np.array(done)
+        kinds, sequences, decoding, levels, rises = (np.array(column, dtype=float) for column in columns)
+        first, growth, k = np.array(runs, dtype=float).T
+        compute, memory, launch, comm, flops, nbytes, wire = np.array(costs).T
         # Decode-only passes (those that rise) read the KV cache on top of their base cost.
         linear = (rises > 0) & (not law.eager)
         pairs = k * (k - 1) / 2
@@ -127,10 +114,11 @@ class _Book:
         flops = k * flops + contexts * law.decode_flops
         nbytes = k * nbytes + contexts * law.decode_bytes
         track, tally = self.stage.track, self.replica.tally
-        columns = (k * compute, memory, launch, k * comm, flops, nbytes)
-        track.work(Pass._make([*(float(x.sum()) for x in columns), 0.0]), 1, self.stage.link)
+        sums = (k * compute, memory, launch, k * comm, flops, nbytes)
+        track.work(Pass._make([*(float(x.sum()) for x in sums), 0.0]), 1, self.stage.link)
         track.passes += int(k.sum()) - 1
-        seconds = np.array(ends) - np.array(starts)
+        seconds = ends - starts
+        self.replica.scheduler.gaps.add_runs(first, growth, k.astype(np.int64), decoding.astype(np.int64))
         track.bins.add_many(starts, ends, seconds)
         busy = k * compute + memory + launch
         for number in np.unique(kinds).astype(int).tolist():
@@ -149,10 +137,10 @@ class _Book:
         rows.clear()
 
     def _split_cached(self, i: int) -> None:
-        row = self.rows[i]
-        self.replica.tally.cached.add_level(row.start, row.run, row.level, row.rise)
+        start, _, _, _, _, level, rise, run, _ = self.rows[i]
+        self.replica.tally.cached.add_level(start, run, level, rise)
 
     def _split_wire(self, i: int) -> None:
-        row = self.rows[i]
+        start, *_, run, cost = self.rows[i]
         assert self.stage.collectives is not None
-        self.stage.collectives.bins.add_run(row.start, row.run, row.cost.wire)
+        self.stage.collectives.bins.add_run(start, run, cost.wire)
