@@ -16,39 +16,48 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sim.engine.clock import Clock
 from sim.engine.timeline import KINDS
 from sim.jobs.serving.batching import Batch, Slot
-from sim.jobs.serving.replica import Hop, Replica, split_gap
+from sim.jobs.serving.replica import Hop, Replica
 from sim.laws.step import Pass
 
 INF = float("inf")
+Floats = NDArray[Any]
 Story = Generator[object, object, None]
 SEND = KINDS.index("send")
 # Passes whose intervals wait in lists before they are binned together.
 BUFFERED = 2048
 
 
-class _Way:
-    """Hops with the same numbers: one message's size and times serve them all."""
+class _Pass(NamedTuple):
+    """One pass as it is kept until it is booked; ``times`` are (begin, sent) of each stage in turn."""
 
-    def __init__(self, hop: Hop) -> None:
-        self.hop = hop
-        self.sizes: list[float] = []
-
-    def message(self, batch: Batch) -> tuple[float, float]:
-        """(seconds on the wire, seconds from the sender's release to the arrival) of a batch's message."""
-        size = self.hop.size(batch)
-        self.sizes.append(size)
-        return size / self.hop.cap, self.hop.delay(size)
+    start: float
+    back: float
+    transit: float
+    idle: float
+    kind: int
+    sequences: int
+    tokens: int
+    slot: int
+    cached: int
+    costs: tuple[Pass, ...]
+    wires: tuple[float, ...]
+    sizes: tuple[float, ...]
+    times: list[float]
 
 
 class _Ring:
     """The pipeline's state between passes: when each stage and each sender is free, and what is under way.
 
-    Sums over passes are kept here, by stage, and handed to the tracks in blocks: a pass through eight stages
-    has to cost microseconds.
+    A pass through eight stages has to cost microseconds: only what the recursion needs is computed at once,
+    the rest is booked by the thousand.
     """
 
     def __init__(self, replica: Replica) -> None:
@@ -56,31 +65,22 @@ class _Ring:
         stages = replica.stages
         n = len(stages)
         self.free, self.link_free = [0.0] * n, [0.0] * n
-        self.bubble, self.moved, self.waited = [0.0] * n, [0.0] * n, [0.0] * n
+        self.booked = np.zeros(n)
         self.idle_since: float | None = 0.0
         self.ready: deque[tuple[float, float, Slot]] = deque()
         self.asleep: list[Slot] = list(replica.slots)
         self.moving: deque[tuple[float, float, Slot, Batch]] = deque()
+        # Stages with the same law, and hops with the same numbers, are worked out once a pass.
         laws = {id(stage.law): stage.law for stage in stages}
         self.laws = list(laws.values())
-        index = {key: i for i, key in enumerate(laws)}
-        self.law_of = [index[id(stage.law)] for stage in stages]
-        self.sums = [[0.0] * 6 for _ in self.laws]
+        self.law_of = [list(laws).index(id(stage.law)) for stage in stages]
         self.hops: list[Hop] = [stage.hop for stage in stages if stage.hop is not None]
-        ways = {self._numbers(hop): _Way(hop) for hop in self.hops}
+        ways = {_numbers(hop): hop for hop in self.hops}
         self.ways = list(ways.values())
-        order = list(ways)
-        self.way_of = [order.index(self._numbers(hop)) for hop in self.hops]
-        self.groups = [i for i, stage in enumerate(stages) if stage.collectives is not None]
-        self.begins: list[list[float]] = [[] for _ in stages]
-        self.ends: list[list[float]] = [[] for _ in stages]
-        self.outs: list[list[float]] = [[] for _ in stages]
-        self.sents: list[list[float]] = [[] for _ in stages]
-        self.notes: tuple[list[int], ...] = ([], [], [], [])
-
-    @staticmethod
-    def _numbers(hop: Hop) -> tuple[object, ...]:
-        return (hop.bytes_per_token, hop.bytes_per_sequence, hop.cap, hop.latency, hop.overhead, hop.gather)
+        self.way_of = [list(ways).index(_numbers(hop)) for hop in self.hops]
+        overheads = [hop.overhead for hop in self.hops]
+        self.plan = tuple(zip(range(n), self.law_of, self.way_of, overheads, strict=True))
+        self.passes: list[_Pass] = []
 
     def wake(self, now: float) -> None:
         """As many sleeping slots as requests wait look again whether there is something to do."""
@@ -95,85 +95,104 @@ class _Ring:
         idle = 0.0
         if self.idle_since is not None:
             idle, self.idle_since = start - self.idle_since, None
-        costs = [law.cost(batch.decoding, batch.context, batch.chunks) for law in self.laws]
-        for sums, cost in zip(self.sums, costs, strict=True):
-            for k in range(6):
-                sums[k] += cost[k]
+        costs = tuple([law.cost(batch.decoding, batch.context, batch.chunks) for law in self.laws])
         totals = [cost.total for cost in costs]
-        messages = [way.message(batch) for way in self.ways]
-        free, link_free = self.free, self.link_free
-        arrival = start
-        for i, law in enumerate(self.law_of):
+        sizes = tuple([hop.size(batch) for hop in self.ways])
+        wires = tuple([size / hop.cap for size, hop in zip(sizes, self.ways, strict=True)])
+        delays = [hop.delay(size) for size, hop in zip(sizes, self.ways, strict=True)]
+        free, link_free, times = self.free, self.link_free, []
+        arrival, end = start, 0.0
+        for i, law, way, overhead in self.plan:
             begin = free[i]
             if arrival > begin:
-                waiting, moving, bubble = split_gap(arrival - begin, idle, transit)
-                self.waited[i] += waiting
-                self.moved[i] += moving
-                self.bubble[i] += bubble
                 begin = arrival
             end = free[i] = begin + totals[law]
             out = link_free[i]
             if end > out:
                 out = end
-            way = self.way_of[i]
-            wire, delay = messages[way]
-            sent = out + wire
-            overhead = self.hops[i].overhead
-            link_free[i] = sent + overhead
-            arrival = sent + overhead + delay
-            transit = arrival - end
-            self.begins[i].append(begin)
-            self.ends[i].append(end)
-            self.outs[i].append(out)
-            self.sents[i].append(sent)
-        for i in self.groups:
-            track = self.replica.stages[i].collectives
-            assert track is not None
-            track.record(self.begins[i][-1], self.ends[i][-1], costs[self.law_of[i]].wire)
-        kinds, batches, tokens, slots = self.notes
-        kinds.append(KINDS.index(batch.kind))
-        batches.append(batch.sequences)
-        tokens.append(batch.tokens)
-        slots.append(slot.number)
-        if len(kinds) >= BUFFERED:
-            self.flush()
-        tally = self.replica.tally
-        tally.passed(batch, start, arrival)
-        first = costs[self.law_of[0]]
-        tally.phase(batch.kind, first.flops, first.bytes, first.busy)
-        self.moving.append((arrival, transit, slot, batch))
+            sent = out + wires[way]
+            released = link_free[i] = sent + overhead
+            arrival = released + delays[way]
+            times.append(begin)
+            times.append(sent)
+        kind = KINDS.index(batch.kind)
+        self.passes.append(
+            _Pass(
+                start, arrival, transit, idle, kind, batch.sequences, batch.tokens, slot.number, batch.cached,
+                costs, wires, sizes, times,
+            )
+        )  # fmt: skip
+        self.moving.append((arrival, arrival - end, slot, batch))
+        if len(self.passes) >= BUFFERED:
+            self.book()
 
-    def flush(self) -> None:
-        """Bin the buffered intervals."""
+    def book(self) -> None:
+        """Hand the passes kept so far to the tracks."""
+        if not self.passes:
+            return
+        starts, backs, transit, idle, kinds, sequences, tokens, slots, cached, costs, wires, sizes, times = (
+            np.array(column) for column in zip(*self.passes, strict=True)
+        )
+        self.passes.clear()
+        begins, sents = times[:, 0::2], times[:, 1::2]
+        totals = costs[:, :, :4].sum(axis=2)
+        ends = begins + totals[:, self.law_of]
+        self._book_gaps(begins, ends, transit, idle)
+        notes = [column.tolist() for column in (kinds, sequences, tokens, slots)]
+        send = [[SEND] * len(starts), *notes[1:]]
         for i, stage in enumerate(self.replica.stages):
-            begins, ends = self.begins[i], self.ends[i]
-            stage.track.bins.add_many(begins, ends, [b - a for a, b in zip(begins, ends, strict=True)])
-            hop, sizes = self.hops[i], self.ways[self.way_of[i]].sizes
-            hop.track.bytes += sum(sizes)
-            hop.track.bins.add_many(self.outs[i], self.sents[i], sizes)
-            stage.track.spans.extend(begins, ends, *self.notes)
-            kinds, *rest = self.notes
-            hop.track.spans.extend(self.outs[i], self.sents[i], [SEND] * len(kinds), *rest)
-            for buffer in (begins, ends, self.outs[i], self.sents[i]):
-                buffer.clear()
-        for way in self.ways:
-            way.sizes.clear()
-        for note in self.notes:
-            note.clear()
+            mine = costs[:, self.law_of[i]]
+            track, hop, way = stage.track, self.hops[i], self.way_of[i]
+            track.work(Pass._make(mine.sum(axis=0).tolist()), 1, stage.link)
+            track.passes += len(starts) - 1
+            track.bins.add_many(begins[:, i], ends[:, i], ends[:, i] - begins[:, i])
+            track.spans.extend(begins[:, i].tolist(), ends[:, i].tolist(), *notes)
+            if stage.collectives is not None:
+                stage.collectives.bytes += float(mine[:, 6].sum())
+                stage.collectives.bins.add_many(begins[:, i], ends[:, i], mine[:, 6])
+            outs = sents[:, i] - wires[:, way]
+            hop.track.bytes += float(sizes[:, way].sum())
+            hop.track.bins.add_many(outs, sents[:, i], sizes[:, way])
+            hop.track.spans.extend(outs.tolist(), sents[:, i].tolist(), *send)
+        self._tally(starts, backs, kinds, sequences, cached, costs[:, self.law_of[0]])
+
+    def _book_gaps(self, begins: Floats, ends: Floats, transit: Floats, idle: Floats) -> None:
+        """What each stage did between its passes (the rule of :func:`split_gap`)."""
+        before = np.vstack((self.booked, ends[:-1]))
+        gaps = np.maximum(begins - before, 0.0)
+        self.booked = ends[-1]
+        waiting = np.minimum(gaps, idle[:, None])
+        # A stage that waited began when its batch arrived: it had been on its way since the stage before was done.
+        moving = np.hstack((transit[:, None], begins[:, 1:] - ends[:, :-1]))
+        moving = np.minimum(moving, gaps - waiting)
+        bubbles = gaps - waiting - moving
+        for i, stage in enumerate(self.replica.stages):
+            stage.track.waiting += float(waiting[:, i].sum())
+            stage.track.bubble += float(bubbles[:, i].sum())
+            if (seconds := float(moving[:, i].sum())) > 0.0:
+                stage.track.wait(self.hops[i - 1].kind, seconds)
+
+    def _tally(
+        self, starts: Floats, backs: Floats, kinds: Floats, sequences: Floats, cached: Floats, costs: Floats
+    ) -> None:
+        tally, seconds = self.replica.tally, backs - starts
+        tally.passes += len(starts)
+        tally.pass_seconds += float(seconds.sum())
+        tally.sequence_seconds += float((sequences * seconds).sum())
+        tally.running.add_many(starts, backs, sequences * seconds)
+        tally.cached.add_many(starts, backs, cached * seconds)
+        for number in np.unique(kinds).tolist():
+            flops, nbytes, busy = (costs[kinds == number][:, columns].sum() for columns in ([4], [5], [0, 1, 2]))
+            tally.phase(KINDS[number], float(flops), float(nbytes), float(busy))
 
     def close(self, now: float) -> None:
-        """Hand everything to the tracks."""
-        self.flush()
-        for i, stage in enumerate(self.replica.stages):
-            compute, memory, launch, communication, flops, nbytes = self.sums[self.law_of[i]]
-            track = stage.track
-            track.work(Pass(compute, memory, launch, communication, flops, nbytes, 0.0), 1, stage.link)
-            track.passes = self.replica.tally.passes
-            track.waiting += self.waited[i]
-            track.bubble += self.bubble[i]
-            if self.moved[i]:
-                track.wait(self.hops[i - 1].kind, self.moved[i])
+        """Book what is left; the rest until ``now`` the stages waited for the last batches."""
+        self.book()
         self.replica.close(self.free, now)
+
+
+def _numbers(hop: Hop) -> tuple[object, ...]:
+    return (hop.bytes_per_token, hop.bytes_per_sequence, hop.cap, hop.latency, hop.overhead, hop.gather)
 
 
 def play_ring(clock: Clock, replica: Replica) -> Story:
