@@ -7,12 +7,12 @@ cleaned of control characters before they reach a terminal.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Final
 
-from sim.report.values import interval_text, pair, printable, shares, used_parts, write
-from sim.results.schema import Cost, JobResult, MemoryStage, Result
-from sim.units import format_bytes, format_percent
+from sim.report.values import interval_text, pair, printable, shares, write
+from sim.results.schema import Cost, JobResult, Result
+from sim.units import format_percent
 
 LABEL: Final = 12
 """Columns of a label."""
@@ -44,74 +44,6 @@ def render_text(result: Result, width: int = 100, colour: bool = False) -> str:
     if result.intervals:
         page.line("intervals", [result.intervals_method], "  ")
     return page.text()
-
-
-def render_memory_table(rows: Sequence[MemoryStage], width: int = 100) -> str:
-    """Memory per GPU of each stage, by part, against capacity; equal neighbours share a line."""
-    if not rows:
-        return ""
-    parts = list(dict.fromkeys(part for stage in rows for part in used_parts(stage)))
-    header = ["stage", "GPU", *parts, "total", "capacity", "used", "KV tokens"]
-    lines = [header] + [_memory_cells(group, parts) for group in _groups(rows)]
-    table = _aligned([[printable(cell) for cell in line] for line in lines])
-    if max(map(len, table)) <= width:
-        return "\n".join(table) + "\n"
-    return _memory_list(rows, width)
-
-
-def _memory_cells(group: list[MemoryStage], parts: list[str]) -> list[str]:
-    stage = group[0]
-    total = sum(used_parts(stage).values())
-    amounts = [format_bytes(stage.parts.get(part, 0.0)) for part in parts]
-    used = format_percent(total / stage.capacity_bytes) if stage.capacity_bytes else "n/a"
-    over = " OVER" if total > stage.capacity_bytes else ""
-    sizes = [*amounts, format_bytes(total), format_bytes(stage.capacity_bytes), used + over]
-    return [_stage_name(group), _gpu_name(stage), *sizes, f"{stage.kv_tokens:,}"]
-
-
-def _memory_list(rows: Sequence[MemoryStage], width: int) -> str:
-    """The same facts, one paragraph a stage, for narrow terminals."""
-    page = _Page(max(width, 40), colour=False)
-    for group in _groups(rows):
-        stage = group[0]
-        cells = _memory_cells(group, list(used_parts(stage)))
-        parts = [f"{name} {amount}" for name, amount in zip(used_parts(stage), cells[2:-4], strict=True)]
-        total = f"total {cells[-4]} of {cells[-3]} ({cells[-2]})"
-        page.line(cells[0], [cells[1], *parts, total, f"{cells[-1]} KV tokens"], ", ")
-    return page.text()
-
-
-def _groups(rows: Sequence[MemoryStage]) -> list[list[MemoryStage]]:
-    """Neighbouring stages that hold the same."""
-    groups: list[list[MemoryStage]] = []
-    for stage in rows:
-        same = groups and groups[-1][0].model_copy(update={"stage": stage.stage}) == stage
-        if same:
-            groups[-1].append(stage)
-        else:
-            groups.append([stage])
-    return groups
-
-
-def _stage_name(group: list[MemoryStage]) -> str:
-    first, last = group[0].stage, group[-1].stage
-    return f"{group[0].job} {first}" + (f"-{last}" if last != first else "")
-
-
-def _gpu_name(stage: MemoryStage) -> str:
-    return f"{stage.gpu} x{stage.count}" if stage.count != 1 else stage.gpu
-
-
-def _aligned(lines: list[list[str]]) -> list[str]:
-    """Cells in columns: two columns of names to the left, figures to the right."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(size) if index < 2 else cell.rjust(size)
-            for index, (cell, size) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
 
 
 def _one_job(page: _Page, result: Result, job: JobResult) -> None:

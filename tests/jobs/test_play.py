@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from sim.engine import timeline
 from sim.errors import InfeasibleError
 from sim.jobs.play import play
 from sim.jobs.serving.build import Flow, contended_links
 from sim.jobs.serving.replica import Replica
+from sim.laws.step import Chunk
 
 from ..helpers import resolved, scenario, simulate, topology, toy
 
@@ -60,6 +62,28 @@ def test_equal_stages_share_one_law() -> None:
 def test_the_return_hop_carries_token_numbers_to_the_first_stage() -> None:
     hops = [s.hop for s in replica(toy({"load": ONE, "plan": {"pp": 3}}, gpus=3, model={"layers": 3})).stages]
     assert [(h.bytes_per_token, h.bytes_per_sequence) for h in hops if h] == [(2048, 0), (2048, 0), (0, 4)]
+
+
+def test_token_numbers_come_from_the_first_rank_and_activations_from_all() -> None:
+    found = play(resolved(scenario(topology("dgx_h100_8"), {"plan": {"tp": 4, "pp": 2}, "load": ONE})))
+    forward, back = (stage.hop for stage in found.jobs[0].replicas[0].stages)
+    assert forward is not None
+    assert back is not None
+    routes = [{link for link, _ in found.topology.route(a, a + 4).links} for a in range(4)]
+    assert {link for link, _ in forward.track.links} == set().union(*routes)
+    assert {link for link, _ in back.track.links} == {link for link, _ in found.topology.route(4, 0).links}
+
+
+@pytest.mark.parametrize("width", [1e-3, 1e6])
+def test_cached_tokens_over_time_are_contexts_times_seconds(monkeypatch: pytest.MonkeyPatch, width: float) -> None:
+    """KV reads make passes longer as the context grows; whether a bin cuts the run or holds it whole."""
+    monkeypatch.setattr(timeline, "FIRST_WIDTH", width)
+    load = {"all_at_once": True, "prompt_tokens": 20, "output_tokens": 3000, "requests": 1}
+    found = replica(toy({"load": load}, model={"intermediate": 1}))
+    cost = found.stages[0].law.cost
+    expected = 20 * cost(0, 0, [Chunk(20, 0)]).total
+    expected += sum((20 + k) * cost(1, 20 + k).total for k in range(1, 3000))
+    assert sum(found.tally.cached.values) == pytest.approx(expected, rel=1e-9)
 
 
 def test_the_host_works_for_every_pass_and_more_in_a_pipeline() -> None:

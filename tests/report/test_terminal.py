@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sim.report.terminal import render_memory_table, render_text
+from sim.report.terminal import render_text
 from sim.results.schema import Result
 
 from .factory import hostile_result, make_result
@@ -63,25 +63,3 @@ def test_nothing_measured_is_said_so(bare: Result) -> None:
 def test_assumptions_that_physics_forbids_are_shown(result: Result) -> None:
     banner = result.model_copy(update={"banners": ["KV reads are free"]})
     assert line(render_text(banner), "ASSUMED").endswith("KV reads are free")
-
-
-def test_memory_table_folds_equal_stages(result: Result) -> None:
-    rows = render_memory_table(result.memory).splitlines()
-    assert rows[0].split() == [
-        *("stage", "GPU", "weights", "KV", "cache", "activations", "runtime", "total"),
-        *("capacity", "used", "KV", "tokens"),
-    ]
-    assert [row.split("  ")[0] for row in rows[1:]] == ["chat 0", "chat 1-6", "chat 7"]
-    assert "23 GB     24 GB  95.8%" in rows[2]
-
-
-def test_memory_table_names_what_does_not_fit(result: Result) -> None:
-    stage = result.memory[0].model_copy(update={"parts": {"weights": 35e9}})
-    assert "146% OVER" in render_memory_table([stage])
-
-
-def test_memory_table_becomes_a_list_on_a_narrow_terminal(result: Result) -> None:
-    text = render_memory_table(result.memory, 60)
-    assert max(map(len, text.splitlines())) <= 60
-    assert "total 23 GB of 24 GB (95.8%)" in text
-    assert render_memory_table([]) == ""

@@ -8,6 +8,7 @@ can play many identical passes as one event and still meet every arrival.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
@@ -46,21 +47,21 @@ class RequestTable:
         return len(self.prompt)
 
 
-class Feed:
+class Feed(ABC):
     """Requests for one replica. ``fits`` says whether a request can be served at all."""
 
     def __init__(self, table: RequestTable, replica: int, fits: Callable[[int], bool]) -> None:
         self.table, self.replica, self.fits = table, replica, fits
 
+    @abstractmethod
     def next_time(self) -> float:
         """When the next request comes, as far as is known now; infinity if none is on its way."""
-        raise NotImplementedError
 
+    @abstractmethod
     def take(self, now: float, waiting: deque[int]) -> None:
         """Append the requests that have come by ``now`` to ``waiting``; refuse those that cannot fit."""
-        raise NotImplementedError
 
-    def finished(self, request: int, now: float) -> None:
+    def finished(self, request: int, now: float) -> None:  # noqa: B027 (an open feed does not care)
         """A request of this replica was answered (or refused)."""
 
 
