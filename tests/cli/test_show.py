@@ -29,6 +29,13 @@ def test_json_is_the_document_and_nothing_else(flagship, sim, tmp_path):
     assert answer.err == f"report      {tmp_path / 'page.html'}\n"
 
 
+def test_the_trace_holds_the_documents_spans(flagship, sim, tmp_path):
+    trace = tmp_path / "trace.json"
+    assert sim("show", flagship.folder, "--trace", trace).code == 0
+    drawn = [event for event in json.loads(trace.read_text())["traceEvents"] if event["ph"] == "X"]
+    assert len(drawn) == len(flagship.document["timeline"]["spans"])
+
+
 @pytest.fixture
 def altered(flagship, tmp_path):
     """A result.json with some keys changed (or, where the value is None, left out)."""
