@@ -275,6 +275,20 @@ def test_the_ring_is_bound_by_its_stages_its_links_and_its_way_round() -> None:
     assert bounds == {"stages", "links", "way"}
 
 
+@pytest.mark.parametrize("link", LINKS)
+def test_where_a_stage_spends_its_time_with_one_micro_batch(link: str) -> None:
+    """In each round a stage computes s, waits a hop for the message sent to it, and is idle for the other rounds'."""
+    bandwidth, latency, overhead = LINKS[link]
+    outcome = ring(1, 1000, LINKS[link])
+    hop, rounds = 2048 / bandwidth + overhead + latency, 1000
+    for device in outcome.result.devices:
+        network = device.ledger["communication: ethernet"]
+        assert network == pytest.approx(rounds * hop, rel=0.002)  # the first message starts the clock
+        assert device.ledger["memory-bound"] == pytest.approx(rounds * STAGE, rel=0.002)
+        assert device.ledger["pipeline bubble"] == pytest.approx(3 * rounds * (STAGE + hop), rel=0.002)
+        assert device.ledger["waiting for work"] == 0.0
+
+
 def test_one_slow_micro_batch_slows_all(tmp_path: Path) -> None:
     """SERVING_MODEL 1d: with m = pp the whole cycle becomes pp (s1 + occ1 + lat), for nobody overtakes.
 

@@ -161,6 +161,11 @@ def test_the_watermark_keeps_blocks_for_those_who_run() -> None:
     assert kept.blocked
 
 
+def test_the_watermark_does_not_keep_out_a_request_that_is_alone() -> None:
+    s = scheduler([28], [2], blocks=8, watermark=3)
+    assert shape(s.form(s.slots[0], 0.0)) == (0, [(28, 0)])
+
+
 def test_nobody_is_admitted_in_the_pass_that_pushed_somebody_out() -> None:
     s = scheduler([10, 10, 1], [8, 8, 8], blocks=6, max_sequences=2)
     for i, batch in enumerate(passes(s, 4)):

@@ -134,6 +134,20 @@ def test_goodput_and_objectives_of_a_run() -> None:
     assert job.metrics.latency_s.mean == pytest.approx(5.5 * 10 * pass_s, rel=1e-3)
 
 
+def test_replicas_alike_are_blocked_as_long_as_one() -> None:
+    """Two replicas with twice the clients do the same twice."""
+    found = []
+    for dp in (1, 2):
+        load = {"closed_loop": {"clients": 12 * dp}, "prompt_tokens": 1500, "output_tokens": 100, "requests": 60 * dp}
+        described = toy({"plan": {"dp": dp}, "load": load}, gpus=dp, gpu={"usable_memory": "0.8 GB"})
+        found.append(only(simulate(described).result).metrics)
+    one, two = found
+    assert one.kv_blocked_fraction > 0.5
+    for name in ("kv_blocked_fraction", "kv_occupancy_mean", "batch_size_mean", "utilisation_mean"):
+        assert getattr(two, name) == pytest.approx(getattr(one, name), rel=1e-9)
+    assert two.output_tokens_per_s == pytest.approx(2 * one.output_tokens_per_s, rel=1e-9)
+
+
 # ---- states
 
 WINDOW = Window(start_s=10, end_s=99, rule="")
