@@ -278,9 +278,10 @@ def test_the_ring_is_bound_by_its_stages_its_links_and_its_way_round() -> None:
 @pytest.mark.parametrize("link", LINKS)
 def test_where_a_stage_spends_its_time_with_one_micro_batch(link: str) -> None:
     """In each round a stage computes s, waits a hop for the message sent to it, and is idle for the other rounds'."""
-    bandwidth, latency, overhead = LINKS[link]
-    outcome = ring(1, 1000, LINKS[link])
-    hop, rounds = 2048 / bandwidth + overhead + latency, 1000
+    outcome, rounds = ring(1, 1000, LINKS[link]), 1000
+    sent = replica_of(outcome).stages[0].hop
+    assert sent is not None
+    hop = sent.bytes_per_token / sent.cap + sent.overhead + sent.latency
     for device in outcome.result.devices:
         network = device.ledger["communication: ethernet"]
         assert network == pytest.approx(rounds * hop, rel=0.002)  # the first message starts the clock
