@@ -70,6 +70,11 @@ CASES: dict[str, dict[str, Any]] = {
         {"plan": {"pp": 4}, "batching": {"max_batched_tokens": 256}, "load": closed(16, 24, LONG)}, gpus=4,
         gpu={"usable_memory": "0.35 GB"},
     ),
+    "arrivals at a full cache while micro-batches sleep": toy(
+        {"plan": {"pp": 2, "micro_batches": 4},
+         "load": {"deterministic": {"rate": "100 req/s"}, "requests": 12, "prompt_tokens": 300, "output_tokens": 40}},
+        gpus=2, gpu={"usable_memory": "0.2186 GB"}, stack={"links": "measured"},
+    ),
     "reserve": scenario(DGX, {"plan": {"tp": 2}, "load": closed(60, 90, LONG)}, stack="trtllm"),
     "eager": scenario(DGX, {"plan": {"tp": 8}, "load": poisson(3, 20)}, stack="eager-2023"),
     "two jobs on one cable": scenario(

@@ -95,7 +95,8 @@ class DetailedReplica:
     def _rouse(self) -> None:
         """As many sleeping slots as requests wait look again whether there is something to do."""
         scheduler = self.replica.scheduler
-        wanted = scheduler.take(self.clock.now) if not scheduler.blocked else 0
+        waiting = scheduler.take(self.clock.now)
+        wanted = 0 if scheduler.blocked else waiting
         for slot in self.asleep[:wanted]:
             self.ready.append((0.0, slot))
         del self.asleep[:wanted]

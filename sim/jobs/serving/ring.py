@@ -85,7 +85,8 @@ class _Ring:
     def wake(self, now: float) -> None:
         """As many sleeping slots as requests wait look again whether there is something to do."""
         scheduler = self.replica.scheduler
-        wanted = scheduler.take(now) if not scheduler.blocked else 0
+        waiting = scheduler.take(now)
+        wanted = 0 if scheduler.blocked else waiting
         for slot in self.asleep[:wanted]:
             self.ready.append((now, 0.0, slot))
         del self.asleep[:wanted]
