@@ -31,6 +31,9 @@ MAX_BYTES = 5_000_000
 MAX_DEPTH = 50
 MAX_NODES = 100_000
 MAX_ALIAS_DEPTH = 20
+_TOO_DEEP = f"nested more than {MAX_DEPTH} deep"
+#: What libyaml itself says of nesting far beyond that (from 0.2.6 on).
+_PARSER_TOO_DEEP = "exceeded maximum nesting depth"
 
 
 class Place(NamedTuple):
@@ -168,6 +171,8 @@ def _read(text: str, file: str) -> Source | None:
         root = builder.document()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
+        if error.problem == _PARSER_TOO_DEEP:
+            raise _refusal(file, (mark.line + 1, mark.column + 1) if mark else None, _TOO_DEEP) from None
         message = _HINTS.get(error.problem or "", error.problem or "no reason known")
         if error.context and error.context_mark and error.context_mark.line != getattr(mark, "line", None):
             message += f", {error.context} that starts at line {error.context_mark.line + 1}"
@@ -212,7 +217,7 @@ class _Builder:
         node = _Node(self.position(event))
         self.count += 1
         if self.count > 2 * MAX_NODES or depth > MAX_DEPTH:  # keys are nodes here, but not values
-            what = f"nested more than {MAX_DEPTH} deep" if depth > MAX_DEPTH else f"over {MAX_NODES:,} values"
+            what = _TOO_DEEP if depth > MAX_DEPTH else f"over {MAX_NODES:,} values"
             raise _refusal(self.file, node.position, what)
         if isinstance(event, yaml.AliasEvent):
             node.target = self.anchors.get(event.anchor or "")
