@@ -21,6 +21,7 @@ from sim.spec.economics import Price
 from sim.spec.hardware import Fabric, Gpu, KernelConstants, LinkType
 from sim.spec.scenario import Define
 from sim.spec.stack import Stack
+from sim.spec.training_stack import TrainingStack
 from sim.spec.transformer import Transformer
 from sim.spec.workload import LengthDistribution
 from sim.units import BYTES, UnitError, parse
@@ -30,10 +31,10 @@ Value = TypeVar("Value", bound=Spec)
 #: Catalogue kind -> the field of ``define`` that holds the user's entries.
 FIELDS = {
     "gpu": "gpus", "link": "links", "fabric": "fabrics", "model": "models", "stack": "stacks",
-    "lengths": "lengths", "price": "prices",
+    "training-stack": "training_stacks", "lengths": "lengths", "price": "prices",
 }  # fmt: skip
 #: What a user calls each kind.
-WORDS = {"lengths": "length distribution"}
+WORDS = {"lengths": "length distribution", "training-stack": "training stack"}
 
 
 class Library:
@@ -55,6 +56,17 @@ class Library:
     def stack(self, name: str) -> Stack:
         """A stack by id."""
         return self._get("stack", name, Stack)
+
+    def training_stack(self, name: str) -> TrainingStack:
+        """A training stack by id. Of a serving stack's name the error says what it is."""
+        try:
+            return self._get("training-stack", name, TrainingStack)
+        except InputError:
+            if name in self.names("training-stack") or name not in self.names("stack"):
+                raise
+            near = ", ".join(self.names("training-stack"))
+            message = f"stack '{name}' serves requests and trains nothing: name a training stack ({near})"
+            raise InputError([Problem("", None, None, "", message, None)]) from None
 
     def lengths(self, name: str) -> LengthDistribution:
         """A named length distribution."""

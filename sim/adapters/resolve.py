@@ -6,7 +6,7 @@ After this nothing refers to a file or an id: a ``Resolved`` scenario can be sim
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -20,6 +20,8 @@ from sim.spec.hardware import Fabric, Gpu, KernelConstants, LinkType
 from sim.spec.scenario import Scenario, ServingJob
 from sim.spec.stack import Stack
 from sim.spec.topology import TopologySpec
+from sim.spec.training import TrainingJob
+from sim.spec.training_stack import TrainingStack
 from sim.spec.transformer import Transformer
 from sim.spec.workload import ARRIVALS, OF_A_TRACE, LengthDistribution, Load, Trace
 
@@ -30,14 +32,35 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class ResolvedJob:
-    """A job with its model, its stack and its requests at hand."""
+class ResolvedServing:
+    """A serving job with its model, its stack and its requests at hand."""
 
     spec: ServingJob
     model: Transformer
     stack: Stack
     trace: RequestTrace | None
     lengths: LengthDistribution | None
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedTraining:
+    """A training job with its model and its stack at hand."""
+
+    spec: TrainingJob
+    model: Transformer
+    stack: TrainingStack
+
+
+ResolvedJob = ResolvedServing | ResolvedTraining
+
+
+def with_spec(job: ResolvedJob, spec: ServingJob | TrainingJob) -> ResolvedJob:
+    """The same job described otherwise; what its names stand for stays."""
+    if isinstance(job, ResolvedServing):
+        assert isinstance(spec, ServingJob)
+        return replace(job, spec=spec)
+    assert isinstance(spec, TrainingJob)
+    return replace(job, spec=spec)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +79,11 @@ class Resolved:
     def kernels(self, gpu: Gpu) -> KernelConstants:
         """The GPU's measured constants, or the median of the measured GPUs."""
         return gpu.kernels or self.default_kernels
+
+    @property
+    def serving(self) -> tuple[ResolvedServing, ...]:
+        """The jobs that serve requests."""
+        return tuple(job for job in self.jobs if isinstance(job, ResolvedServing))
 
 
 def resolve_file(path: str | Path, overrides: Sequence[str] = (), seed: int | None = None) -> Resolved:
@@ -131,7 +159,7 @@ class _Resolver:
         library, define = self.library, self.scenario.define
         look_ups: dict[str, Callable[[str], object]] = {
             "gpus": library.gpu, "links": library.link, "models": library.model, "stacks": library.stack,
-            "lengths": library.lengths, "prices": library.price,
+            "training_stacks": library.training_stack, "lengths": library.lengths, "prices": library.price,
         }  # fmt: skip
         for field, look_up in look_ups.items():
             for name in getattr(define, field):
@@ -193,7 +221,7 @@ class _Resolver:
         own = [gpu.pcie for gpu in gpus.values() if gpu.pcie]
         return list(dict.fromkeys([*topology.link_types, *own]))
 
-    def _job(self, i: int, spec: ServingJob) -> ResolvedJob | None:
+    def _job(self, i: int, spec: ServingJob | TrainingJob) -> ResolvedJob | None:
         scenario, at = self.scenario, ("jobs", i)
         name = spec.model or scenario.model
         if name is None:
@@ -202,7 +230,14 @@ class _Resolver:
         where: KeyPath = (*at, "model") if spec.model else ("model",)
         model = self._try(where, lambda: self.library.model(name, self._path(where, name)))
         stack_path: KeyPath = (*at, "stack") if spec.stack else ("stack",)
-        stack = self._try(stack_path, lambda: self.library.stack(spec.stack or scenario.stack))
+        wanted = spec.stack or scenario.stack
+        if isinstance(spec, TrainingJob):
+            framework = self._try(stack_path, lambda: self.library.training_stack(wanted))
+            return ResolvedTraining(spec, model, framework) if model is not None and framework is not None else None
+        stack = self._try(stack_path, lambda: self.library.stack(wanted))
+        if model is not None and model.experts:
+            self.problems.append(self.source.problem(where, f"{model.id} is a mixture of experts, which serving jobs "
+                                                     "do not model yet (training jobs do)"))  # fmt: skip
         trace, lengths = None, None
         if spec.load.trace is not None:
             of_trace: KeyPath = (*at, "load", "trace")
@@ -212,7 +247,7 @@ class _Resolver:
             lengths = self._try((*at, "load", "lengths"), lambda: self.library.lengths(lengths_name))
         if model is None or stack is None:
             return None
-        return ResolvedJob(spec, model, stack, trace, lengths)
+        return ResolvedServing(spec, model, stack, trace, lengths)
 
     def _path(self, where: KeyPath, name: str) -> Path:
         """A path counts from the file that names it: the scenario's folder, or here if the command line does."""

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 #: Kinds with one file an entry, and kinds with one file for all.
-FOLDERS = {"gpu": "gpus", "model": "models", "stack": "stacks", "lengths": "lengths"}
+FOLDERS = {"gpu": "gpus", "model": "models", "stack": "stacks", "training-stack": "training_stacks", "lengths": "lengths"}
 LISTS = {"link": "links", "fabric": "fabrics"}
 KINDS = (*FOLDERS, *LISTS, "price")
 

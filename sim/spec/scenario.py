@@ -13,6 +13,7 @@ from sim.spec.base import Name, Prose, Spec
 from sim.spec.economics import CostSpec
 from sim.spec.plan import ServingPlan, ServingPrecision
 from sim.spec.topology import TopologySpec
+from sim.spec.training import TrainingJob
 from sim.spec.workload import Load, Objectives
 from sim.units import Bandwidth, BytesPerSecond, FlopRate, Seconds
 
@@ -76,6 +77,9 @@ class ServingJob(Spec):
     objectives: Objectives = Objectives()
 
 
+Job = Annotated[ServingJob | TrainingJob, Field(discriminator="kind")]
+
+
 class AssumedGpu(Spec):
     """Datasheet rates replaced by the reader's."""
 
@@ -92,6 +96,7 @@ class Assume(Spec):
     gpu: AssumedGpu | None = None
     parameters: Annotated[float, Field(gt=1e6, le=1e14)] | None = None
     kv_capacity: Literal["checked", "unchecked"] = "checked"
+    memory: Literal["checked", "unchecked"] = "checked"
     kv_reads: Literal["counted", "free"] = "counted"
     tp_volume: Literal["ring", "one_copy"] = "ring"
     tp_latency: Seconds | None = None
@@ -99,7 +104,7 @@ class Assume(Spec):
 
 
 class Define(Spec):
-    """The user's own GPUs, links, fabrics, models, stacks, lengths and prices, by id.
+    """The user's own GPUs, links, fabrics, models, stacks (serving and training), lengths and prices, by id.
 
     An entry with ``like: ID`` starts from that catalogue entry and changes the keys it names.
     """
@@ -109,6 +114,7 @@ class Define(Spec):
     fabrics: dict[Name, dict[str, Any]] = Field(default_factory=dict)
     models: dict[Name, dict[str, Any]] = Field(default_factory=dict)
     stacks: dict[Name, dict[str, Any]] = Field(default_factory=dict)
+    training_stacks: dict[Name, dict[str, Any]] = Field(default_factory=dict)
     lengths: dict[Name, dict[str, Any]] = Field(default_factory=dict)
     prices: dict[Name, dict[str, Any]] = Field(default_factory=dict)
 
@@ -166,7 +172,7 @@ class Scenario(Spec):
     cluster: ClusterSpec
     model: Reference | None = None
     stack: Name = "generic"
-    jobs: Annotated[tuple[ServingJob, ...], Field(min_length=1, max_length=64)]
+    jobs: Annotated[tuple[Job, ...], Field(min_length=1, max_length=64)]
     cost: CostSpec | None = None
     assume: Assume = Assume()
     define: Define = Define()

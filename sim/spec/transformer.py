@@ -1,7 +1,8 @@
 """The shape of a decoder-only transformer: what fixes its bytes and its floating-point operations.
 
 ``kv_heads`` is the true count (multi-head, grouped-query or multi-query attention): it scales the KV cache
-by up to ``heads``. ``gated`` MLPs (SwiGLU) have three matrices, plain ones two.
+by up to ``heads``. ``gated`` MLPs (SwiGLU) have three matrices, plain ones two. In a mixture of ``experts`` each token
+meets ``experts_per_token`` of them and all ``shared_experts``; they are ``expert_intermediate`` wide.
 """
 
 from __future__ import annotations
@@ -31,6 +32,11 @@ class Transformer(Spec):
     tied_embeddings: bool = False
     learned_positions: bool = False
     context: Width
+    experts: Annotated[int, Field(ge=0, le=4096, strict=True)] = 0
+    experts_per_token: Annotated[int, Field(ge=0, le=4096, strict=True)] = 0
+    shared_experts: Annotated[int, Field(ge=0, le=64, strict=True)] = 0
+    expert_intermediate: Width | None = None
+    dense_layers: Annotated[int, Field(ge=0, le=2000, strict=True)] = 0
     source: Prose
     notes: Prose = ""
 
@@ -38,6 +44,12 @@ class Transformer(Spec):
     def _heads_divide(self) -> Transformer:
         if self.heads % self.kv_heads:
             raise ValueError(f"{self.heads} attention heads are not a multiple of {self.kv_heads} kv_heads")
+        if self.experts and not 1 <= self.experts_per_token <= self.experts:
+            raise ValueError(f"experts_per_token must be from 1 to {self.experts} experts")
+        if not self.experts and (self.experts_per_token or self.shared_experts or self.expert_intermediate):
+            raise ValueError("experts is missing: how many each mixture layer has")
+        if self.dense_layers > self.layers or (self.dense_layers and not self.experts):
+            raise ValueError("dense_layers counts the layers of a mixture of experts that have a plain MLP")
         return self
 
     @property
@@ -47,14 +59,38 @@ class Transformer(Spec):
         return self.hidden * (q + 2 * self.kv_heads * self.head_dim) + q * self.hidden
 
     @property
+    def matrices(self) -> int:
+        """Matrices of an MLP: three when gated, else two."""
+        return 3 if self.gated else 2
+
+    @property
     def mlp_parameters(self) -> int:
-        """Weights of one layer's MLP: three matrices when gated, else two."""
-        return (3 if self.gated else 2) * self.hidden * self.intermediate
+        """Weights of one dense layer's MLP."""
+        return self.matrices * self.hidden * self.intermediate
+
+    @property
+    def expert_parameters(self) -> int:
+        """Weights of one expert; 0 in a dense model."""
+        return self.matrices * self.hidden * (self.expert_intermediate or self.intermediate) if self.experts else 0
 
     @property
     def layer_parameters(self) -> int:
-        """Matrix weights of one layer (norms and biases are below 0.1% and left out)."""
+        """Matrix weights of one dense layer (norms and biases are below 0.1% and left out)."""
         return self.attention_parameters + self.mlp_parameters
+
+    @property
+    def mixture_layer_parameters(self) -> int:
+        """Matrix weights of one layer with experts, its router included."""
+        return (
+            self.attention_parameters
+            + (self.experts + self.shared_experts) * self.expert_parameters
+            + self.hidden * self.experts
+        )
+
+    @property
+    def mixture_layers(self) -> int:
+        """Layers with experts; the first ``dense_layers`` have a plain MLP."""
+        return self.layers - self.dense_layers if self.experts else 0
 
     @property
     def embedding_parameters(self) -> int:
@@ -66,4 +102,11 @@ class Transformer(Spec):
         """All weights: layers, token table, output head and learned positions."""
         tables = self.embedding_parameters * (1 if self.tied_embeddings else 2)
         positions = self.context * self.hidden if self.learned_positions else 0
-        return self.layers * self.layer_parameters + tables + positions
+        dense = (self.layers - self.mixture_layers) * self.layer_parameters
+        return dense + self.mixture_layers * self.mixture_layer_parameters + tables + positions
+
+    @property
+    def active_parameters(self) -> int:
+        """Weights that one token meets: all of a dense model, the chosen and shared experts of a mixture."""
+        idle = self.experts - self.experts_per_token if self.experts else 0
+        return self.parameters - self.mixture_layers * idle * self.expert_parameters
