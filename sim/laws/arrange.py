@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from sim.adapters.resolve import Resolved, ResolvedJob
+from sim.adapters.resolve import Resolved, ResolvedServing, ResolvedTraining
 from sim.errors import InfeasibleError
 from sim.laws.layout import Layout, lay_out, place
 from sim.laws.topology import Topology, build_topology
+from sim.laws.training.layout import TrainingLayout, lay_out_training
 
 
-def parameter_scale(resolved: Resolved, job: ResolvedJob) -> float:
+def parameter_scale(resolved: Resolved, job: ResolvedServing) -> float:
     """Factor on weights that makes what a pass reads equal to an assumed round parameter count."""
     wanted = resolved.scenario.assume.parameters
     if wanted is None:
@@ -31,11 +32,21 @@ def topology_of(resolved: Resolved) -> Topology:
     )
 
 
-def layouts(resolved: Resolved, topology: Topology) -> list[Layout]:
+def layouts(resolved: Resolved, topology: Topology) -> list[Layout | TrainingLayout]:
     """Every job on its GPUs. Raises InfeasibleError where a plan does not fit."""
     taken: set[int] = set()
-    found = []
+    found: list[Layout | TrainingLayout] = []
+    unchecked = resolved.scenario.assume.kv_capacity == "unchecked"
     for job in resolved.jobs:
+        if isinstance(job, ResolvedTraining):
+            trained = lay_out_training(
+                job.spec, job.model, job.stack, topology, taken, lambda g: resolved.gpus[g],
+                unchecked=resolved.scenario.assume.memory == "unchecked",
+                parameters=resolved.scenario.assume.parameters,
+            )  # fmt: skip
+            taken.update(trained.gpus)
+            found.append(trained)
+            continue
         spec = job.spec
         gpus = place(spec.plan, taken, len(topology.gpus), spec.name)
         taken.update(gpus)
@@ -49,7 +60,7 @@ def layouts(resolved: Resolved, topology: Topology) -> list[Layout]:
                 gpus,
                 lambda g: resolved.gpus[topology.gpus[g].gpu],
                 scale=parameter_scale(resolved, job),
-                unchecked=resolved.scenario.assume.kv_capacity == "unchecked",
+                unchecked=unchecked,
             )
         )
     return found

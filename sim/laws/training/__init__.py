@@ -1,0 +1,1 @@
+"""Laws of a training step: pure functions, no clock, no randomness."""

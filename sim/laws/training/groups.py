@@ -1,0 +1,312 @@
+"""What the ranks' groups get of the cluster's links when all groups of a kind talk at once.
+
+Training marches in step: all tensor groups reduce together, all stages send together, all data groups sum together.
+A link that several groups of one stage cross is therefore shared evenly, and a group's ring runs at no more than
+
+    min over its links of capacity / (load of all groups of its kind and stage)
+
+next to the library's own rates (:mod:`sim.laws.collective`). A collective is as slow as the slowest group of its
+stage.
+
+On a regular cluster (equal nodes on one switch, or on equal leaves of one spine) one group stands for all: its members
+in one node (or leaf) and in the next are looked at, together with every other group that has a member there, since the
+links of all other nodes carry the same. So a group of 2,048 nodes costs no more than one of two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from sim.laws.collective import CollectiveParameters, collective_parameters
+from sim.laws.topology import GroupSite, Route, Topology
+from sim.laws.topology_group import Loads
+from sim.laws.topology_parts import NETWORK, bound, merged
+from sim.laws.training.ranks import Ranks
+from sim.spec.hardware import Fabric, LinkKind
+from sim.spec.training_stack import TrainingConstants, TrainingStack
+
+ALONE = CollectiveParameters(1, 0.0, 0.0, float("inf"), 0.0, 0.0, float("inf"))
+#: Groups of a stage looked at where they need not be alike.
+MOST_GROUPS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class GroupWay:
+    """A group's collectives: the law's parameters, the kind of link in a reader's words, and what a byte that a
+    member sends puts on each link, all groups of the kind and stage together (those looked at)."""
+
+    parameters: CollectiveParameters
+    link: str
+    kind: str
+    loads: Loads = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HopWay:
+    """A message from a rank of one stage to its peer in another, while all its neighbours send too.
+
+    ``cap`` is its rate (B/s), ``latency`` and ``overhead`` in s, ``queue`` where messages leave one after another.
+    """
+
+    cap: float
+    latency: float
+    overhead: float
+    kind: LinkKind
+    staged: bool
+    queue: str
+    loads: Loads
+
+
+class GroupNetwork:
+    """The ways of one plan's groups, each worked out once.
+
+    With ``alone`` every group and message has its links for itself: for playing them on a network that shares links.
+    """
+
+    def __init__(
+        self, topology: Topology, ranks: Ranks, fabrics: Sequence[Fabric], stack: TrainingStack,
+        constants: TrainingConstants, *, one_copy: bool = False, alone: bool = False,
+    ) -> None:  # fmt: skip
+        self.topology, self.ranks, self.stack = topology, ranks, stack
+        self.one_copy, self.alone = one_copy, alone
+        self.fabrics = tuple(_with_network(fabric, constants.network, stack.hop) for fabric in fabrics)
+        self.folds = isinstance(ranks.gpus, range) and is_regular(topology)
+        self._ways: dict[tuple[str, int], GroupWay] = {}
+        self._hops: dict[tuple[int, int], HopWay] = {}
+
+    def members(self, kind: str, gpu: int) -> tuple[int, ...]:
+        """The group of a kind that a GPU belongs to: along an axis, or the part of its data ranks in its node
+        (``node``), or those in the same place of every node (``across``)."""
+        if kind not in ("node", "across"):
+            return self.ranks.group_of(kind, gpu)
+        nodes: dict[int, list[int]] = {}
+        for member in self.ranks.group_of("data", gpu):
+            nodes.setdefault(self.topology.gpus[member].node, []).append(member)
+        mine = nodes[self.topology.gpus[gpu].node]
+        if kind == "node":
+            return tuple(mine)
+        place = mine.index(gpu)
+        return tuple(peers[place] for peers in nodes.values() if place < len(peers))
+
+    # ---- collectives
+
+    def way(self, kind: str, stage: int = 0) -> GroupWay:
+        """The way of the slowest group of a kind in a stage."""
+        key = (kind, 0 if self.folds and self._alike(kind) else stage)
+        found = self._ways.get(key)
+        if found is None:
+            found = self._ways[key] = self._way(*key)
+        return found
+
+    def _alike(self, kind: str) -> bool:
+        """Whether the groups of every stage sit in their nodes alike: a stage is a whole number of nodes."""
+        if self.ranks.plan.order[-1] != "pp":
+            return False
+        per_node = len(self.topology.runs[0].block.gpus)
+        return self.ranks.strides["pp"] % per_node == 0 and self._leaf_nodes() == 1
+
+    def _way(self, kind: str, stage: int) -> GroupWay:
+        groups = self._groups(kind, stage)
+        if len(groups[0]) == 1:
+            return GroupWay(ALONE, "", "single")
+        ways = [self._of(group, kind, stage) for group in groups]
+        return max(ways, key=lambda way: _slowness(way.parameters))
+
+    def _groups(self, kind: str, stage: int) -> list[tuple[int, ...]]:
+        """The groups of a stage that need a look: the first where all are alike, else all."""
+        first = self.members(kind, self.ranks.at(pp=stage))
+        if self.folds and self._even(first):
+            return [first]
+        seen: dict[tuple[int, ...], None] = {}
+        for gpu in self._stage_gpus(stage):
+            seen[self.members(kind, gpu)] = None
+            if len(seen) >= MOST_GROUPS:
+                break
+        return list(seen)
+
+    def _stage_gpus(self, stage: int) -> list[int]:
+        r = self.ranks
+        return [gpu for dp in range(r.sizes["dp"]) for gpu in r.stage(stage, dp)]
+
+    def _even(self, group: tuple[int, ...]) -> bool:
+        """Whether a group has equally many members in each of its nodes, and fills or divides them."""
+        per_node = len(self.topology.runs[0].block.gpus)
+        counts: dict[int, int] = {}
+        for gpu in group:
+            counts[gpu // per_node] = counts.get(gpu // per_node, 0) + 1
+        sizes = set(counts.values())
+        size, whole = self.ranks.sizes["tp"] * self.ranks.sizes["cp"], per_node
+        return len(sizes) == 1 and (size % whole == 0 or whole % size == 0)
+
+    def _of(self, group: tuple[int, ...], kind: str, stage: int) -> GroupWay:
+        """One group among its siblings."""
+        topology = self.topology
+        near = self._neighbourhood(group)
+        folded = self._folded(group, near)
+        site = topology.site(folded)
+        siblings = self._siblings(kind, stage, group, near)
+        sites = [topology.site(self._folded(other, near)) for other in siblings]
+        outer = merged(load for other in sites for load in other.ring_links)
+        inner = merged(load for other in sites for load in other.inner_links)
+        total = dict(merged((*outer, *inner)))
+        cap = _shared(site.ring_links, total, topology)
+        within = site.inner
+        if within is not None:
+            within = replace(within, ring_cap=min(within.ring_cap, _shared(site.inner_links, total, topology)))
+        k = len({topology.gpus[g].node for g in group}) if len(folded) < len(group) else site.nodes
+        shared = replace(site, n=len(group), nodes=k, ring_cap=min(site.ring_cap, cap), inner=within)
+        exchange = topology.exchange_cap(group) if kind == "ep" and site.kind != "network" else None
+        parameters = collective_parameters(
+            shared, self.fabrics, self.stack.collective_libraries, self.stack.links == "datasheet",
+            one_copy=self.one_copy, exchange_cap=exchange,
+        )  # fmt: skip
+        return GroupWay(parameters, self._words(shared, folded), shared.kind, self._carried(shared, outer, inner))
+
+    def _carried(self, site: GroupSite, outer: Loads, inner: Loads) -> Loads:
+        """Load of all looked-at groups per byte that one member sends, 2(n-1)/n of an all-reduce's size."""
+        if site.kind != "network":
+            return outer
+        g = max(1, site.per_node)
+        k, whole = site.n // g, (site.n - 1) / site.n
+        within = ((link, weight * (g - 1) / g / whole) for link, weight in inner)
+        between = ((link, weight * (k - 1) / k / g / whole) for link, weight in outer)
+        return merged((*within, *between))
+
+    def _words(self, site: GroupSite, group: tuple[int, ...]) -> str:
+        if site.kind == "network":
+            return str(self.topology.route(group[0], group[-1]).kind)
+        return "PCIe through host memory" if site.kind == "staged" else str(site.kind)
+
+    # ---- neighbourhoods
+
+    def _leaf_nodes(self) -> int:
+        leaf_spine = self.topology.spec.network.leaf_spine
+        return leaf_spine.nodes_per_leaf if leaf_spine is not None else 1
+
+    def _neighbourhood(self, group: tuple[int, ...]) -> range:
+        """Nodes whose links are looked at whole: those of the first member's leaf; all where nothing folds."""
+        if not self.folds:
+            return range(self.topology.node_count)
+        leaf = self._leaf_nodes()
+        first = self.topology.gpus[group[0]].node // leaf * leaf
+        return range(first, min(first + leaf, self.topology.node_count))
+
+    def _folded(self, group: tuple[int, ...], near: range) -> tuple[int, ...]:
+        """The members in the neighbourhood, and those in the next node outside it."""
+        if not self.folds:
+            return group
+        per_node = len(self.topology.runs[0].block.gpus)
+        inside = tuple(g for g in group if g // per_node in near)
+        outside = [g for g in group if g // per_node not in near]
+        if not outside:
+            return inside
+        after = [g for g in outside if g // per_node >= near.stop] or outside
+        node = after[0] // per_node
+        return inside + tuple(g for g in after if g // per_node == node)
+
+    def _siblings(self, kind: str, stage: int, group: tuple[int, ...], near: range) -> list[tuple[int, ...]]:
+        """All groups of the kind and stage with a member in the neighbourhood."""
+        if self.alone:
+            return [group]
+        if self.folds:
+            per_node = len(self.topology.runs[0].block.gpus)
+            gpus: Sequence[int] = range(near.start * per_node, near.stop * per_node)
+        else:
+            gpus = self._stage_gpus(stage)
+        seen = {group: None}
+        covered = set(group)
+        for gpu in gpus:
+            rank = self.ranks.rank_of(gpu)
+            if gpu in covered or rank is None or self.ranks.coordinate(rank, "pp") != stage:
+                continue
+            other = self.members(kind, gpu)
+            covered.update(other)
+            seen[other] = None
+        return list(seen)
+
+    # ---- hops
+
+    def hop(self, source: int, target: int) -> HopWay:
+        """The way from stage ``source`` to stage ``target``, the slowest over replicas and ranks."""
+        found = self._hops.get((source, target))
+        if found is None:
+            found = self._hops[source, target] = self._hop(source, target, None)
+        return found
+
+    def hop_of(self, source: int, target: int, dp: int) -> HopWay:
+        """The same for one replica; where the cluster is regular all are alike."""
+        return self.hop(source, target) if self.folds else self._hop(source, target, dp)
+
+    def _hop(self, source: int, target: int, dp: int | None) -> HopWay:
+        pairs = self._pairs(source, target)
+        routes = {pair: self.topology.route(*pair) for pair in pairs}
+        total = dict(merged(load for route in routes.values() for load in route.links))
+        if self.alone:
+            total = dict.fromkeys(total, 0.0) | {link: w for route in routes.values() for link, w in route.links}
+        mine = pairs if dp is None else [p for p in pairs if p[0] in set(self.ranks.stage(source, dp))]
+        slowest = min((routes[p] for p in mine), key=lambda r: (self._rate(r, total), -r.latency))
+        rate = self._rate(slowest, total)
+        loads = tuple((link, total[link]) for link, _ in slowest.links)
+        return HopWay(
+            rate, slowest.latency, slowest.overhead, slowest.kind, slowest.staged, slowest.queue, loads
+        )  # fmt: skip
+
+    def _rate(self, route: Route, total: dict[int, float]) -> float:
+        """The rate of a message while all the others move; staged copies keep the share that is their own."""
+        return min(route.cap, bound(((link, total[link]) for link, _ in route.links), self.topology.capacity))
+
+    def _pairs(self, source: int, target: int) -> list[tuple[int, int]]:
+        """Sender and receiver of all messages from a stage to another that can share a link."""
+        r = self.ranks
+        if not self.folds:
+            senders = self._stage_gpus(source)
+        else:
+            near = self._neighbourhood((r.at(pp=source),))
+            per_node = len(self.topology.runs[0].block.gpus)
+            window = range(near.start * per_node, near.stop * per_node)
+            held = [(gpu, r.rank_of(gpu)) for gpu in window]
+            senders = [gpu for gpu, rank in held if rank is not None and r.coordinate(rank, "pp") == source]
+        step = (target - source) * r.strides["pp"]
+        found = []
+        for gpu in senders:
+            rank = r.rank_of(gpu)
+            assert rank is not None
+            found.append((gpu, r.gpus[rank + step]))
+        return found
+
+
+def is_regular(topology: Topology) -> bool:
+    """Whether all nodes are equal and hang alike on one non-blocking switch, or on the leaves of one spine."""
+    spec = topology.spec
+    if spec.explicit or len(topology.runs) != 1 or spec.network.cables:
+        return False
+    network = spec.network
+    if network.leaf_spine is not None:
+        return network.backplane is None and topology.node_count % network.leaf_spine.nodes_per_leaf == 0
+    return len(network.switches) <= 1 and network.backplane is None and all(
+        switch.backplane is None for switch in network.switches
+    )  # fmt: skip
+
+
+def _with_network(fabric: Fabric, share: float, hop: float) -> Fabric:
+    """A fabric with the stack's share of the cards between nodes and its least time of a ring's step."""
+    if fabric.kind != "network":
+        return fabric
+    return fabric.model_copy(update={
+        "bulk_efficiency": dict.fromkeys(fabric.bulk_efficiency, share), "step": max(fabric.step, hop),
+    })  # fmt: skip
+
+
+def _shared(links: Loads, total: dict[int, float], topology: Topology) -> float:
+    return bound(((link, total[link]) for link, weight in links if weight > 0), topology.capacity)
+
+
+def _slowness(p: CollectiveParameters) -> tuple[float, float]:
+    between = p.inter.bandwidth if p.inter else float("inf")
+    return (-min(p.bulk_bandwidth, between), p.bulk_alpha + p.bulk_step * p.n + (p.inter.step if p.inter else 0.0))
+
+
+def crosses_nodes(kind: str) -> bool:
+    """Whether a kind of link joins nodes."""
+    return kind in NETWORK

@@ -1,0 +1,340 @@
+"""A pipeline stage of a training job: its layers, the time of its passes, and what it does once a step.
+
+Layers that stages do not divide evenly: the output head and the token table cost time and memory too, so the last
+and the first chunk are the ones that get a layer less (the recipes of 126 layers on 16 stages do the same).
+
+Sharded data parallelism communicates within the passes: ZeRO-3 gathers a layer's weights before its forward and
+backward pass and scatters its gradients after it (three times the weights' bytes a step, against twice for plain
+data parallelism), ZeRO-2 scatters gradients only. With pipelines weights are gathered once a step, not once a
+micro-batch. Of communication beside kernels min(both, [overlap] times the shorter) is hidden.
+
+What is left after the last backward pass (:func:`sync`):
+
+    reduce   all-reduce of gb P bytes (ZeRO 0), reduce-scatter (ZeRO 1); hidden beside the last micro-batch's backward
+             pass as far as [overlap] goes, but never the part of the last layer, whose gradients come last
+    update   the optimizer's traffic: states read and written, gradients read twice and written, weights written
+    gather   all-gather of the new weights (ZeRO 1 and 2), hidden beside the first micro-batch's forward pass
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+
+from sim.laws.collective import CollectiveParameters, pieces, wire_bytes
+from sim.laws.roofline import INFINITE
+from sim.laws.training.layer import (
+    IDLE,
+    Flow,
+    LayerLaw,
+    LayerPasses,
+    Pass,
+    Work,
+    adapter_parameters,
+    total,
+)
+from sim.spec.training import RecomputeEvery, RecomputeGroup, TrainingJob, TrainingPlan
+from sim.spec.transformer import Transformer
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Layers of a virtual stage: plain ones, those with experts, and whether table and head are with them."""
+
+    dense: int
+    mixture: int
+    first: bool
+    last: bool
+
+    @property
+    def layers(self) -> int:
+        """All layers."""
+        return self.dense + self.mixture
+
+
+def layers_of(model: Transformer, plan: TrainingPlan) -> tuple[int, ...]:
+    """Layers of each of the pp * vpp chunks in order of the model. ValueError if the plan's do not add up."""
+    chunks = plan.pp * plan.vpp
+    if not isinstance(plan.layers, str):
+        if sum(plan.layers) != model.layers:
+            raise ValueError(f"the stages hold {sum(plan.layers)} layers together, {model.id} has {model.layers}")
+        return plan.layers
+    whole, rest = divmod(model.layers, chunks)
+    counts = [whole + 1] * chunks if rest else [whole] * chunks
+    for turn in range(chunks - rest if rest else 0):
+        counts[chunks - 1 - turn // 2 if turn % 2 == 0 else turn // 2] -= 1
+    return tuple(counts)
+
+
+def chunks_of(model: Transformer, plan: TrainingPlan) -> list[list[Chunk]]:
+    """The chunks of each stage: chunk c of stage s is virtual stage c * pp + s."""
+    counts = layers_of(model, plan)
+    stages: list[list[Chunk]] = [[] for _ in range(plan.pp)]
+    begin = 0
+    plain = model.layers - model.mixture_layers
+    for number, count in enumerate(counts):
+        dense = max(0, min(count, plain - begin))
+        stages[number % plan.pp].append(Chunk(dense, count - dense, number == 0, number == len(counts) - 1))
+        begin += count
+    return stages
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkPasses:
+    """What a micro-batch takes on a chunk: forward, backward of the inputs (recomputation first), of the weights."""
+
+    forward: Pass
+    backward: Pass
+    weight: Pass
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Parameters on one rank of a stage: ``dense`` summed over data ranks, ``expert`` over the ranks of its experts;
+    ``trained_*`` those with gradients."""
+
+    dense: float
+    expert: float
+    trained_dense: float
+    trained_expert: float
+
+
+def held_by(model: Transformer, job: TrainingJob, chunks: Sequence[Chunk], scale: float = 1.0) -> Held:
+    """Parameters of a stage on one rank: layers / tp, experts / ep, the table on the first, the head on the last."""
+    plan, m = job.plan, model
+    attention = m.hidden * (m.heads + 2 * max(m.kv_heads, plan.tp)) * m.head_dim + m.heads * m.head_dim * m.hidden
+    dense = expert = 0.0
+    for chunk in chunks:
+        dense += chunk.dense * (attention + m.mlp_parameters) / plan.tp
+        dense += chunk.mixture * (attention / plan.tp + m.hidden * m.experts)
+        dense += chunk.mixture * m.shared_experts * m.expert_parameters / plan.tp
+        expert += chunk.mixture * m.experts * m.expert_parameters / plan.tp / plan.ep
+    tables = [c.first for c in chunks].count(True) + [c.last for c in chunks].count(True)
+    if m.tied_embeddings and tables == 2:
+        tables = 1
+    dense += tables * m.embedding_parameters / plan.tp
+    if m.learned_positions and any(c.first for c in chunks):
+        dense += m.context * m.hidden
+    dense, expert = dense * scale, expert * scale
+    if job.finetune is None:
+        return Held(dense, expert, dense, expert)
+    adapters = adapter_parameters(m, job.finetune) * sum(c.layers for c in chunks) / plan.tp
+    if job.finetune.method == "prompt" and any(c.first for c in chunks):
+        adapters = float(job.finetune.rank * m.hidden)
+    return Held(dense, expert, adapters, 0.0)
+
+
+class StageLaw:
+    """The passes of a stage's chunks, and its work once a step, on one kind of GPU."""
+
+    def __init__(
+        self, law: LayerLaw, chunks: Sequence[Chunk], data: dict[str, CollectiveParameters], scale: float = 1.0
+    ) -> None:
+        self.law, self.chunks, self.data = law, tuple(chunks), data
+        self.model, self.job = law.model, law.job
+        self.held = held_by(law.model, law.job, chunks, scale)
+        self._layers: dict[bool, LayerPasses] = {}
+        plan = law.job.plan
+        hides = plan.overlap and plan.prefetch > 0
+        self.overlap = law.c.overlap if hides else 0.0
+
+    def passes(self) -> list[ChunkPasses]:
+        """The passes of each chunk for one micro-batch."""
+        return [self._chunk(chunk) for chunk in self.chunks]
+
+    def _chunk(self, chunk: Chunk) -> ChunkPasses:
+        forward: list[Pass] = []
+        backward: list[Pass] = []
+        weight: list[Pass] = []
+        for mixture, count in ((False, chunk.dense), (True, chunk.mixture)):
+            if not count:
+                continue
+            layer = self._layer(mixture)
+            forward.append(layer.forward.times(count))
+            backward.append(layer.backward.times(count))
+            backward.append(self._recompute(layer, count))
+            weight.append(layer.weight.times(count))
+        if chunk.last:
+            f, b, w = self.law.head()
+            forward.append(f)
+            backward.append(b)
+            weight.append(w)
+        return ChunkPasses(total(forward), total(backward), total(weight))
+
+    def _layer(self, mixture: bool) -> LayerPasses:
+        """A layer with what sharding adds to it."""
+        found = self._layers.get(mixture)
+        if found is None:
+            found = self._layers[mixture] = self._sharded(self.law.layer(mixture), mixture)
+        return found
+
+    def _recompute(self, layer: LayerPasses, count: int) -> Pass:
+        """What recomputation adds to the backward pass of ``count`` layers."""
+        method = self.job.plan.recompute
+        if isinstance(method, RecomputeEvery):
+            return self.law_forward(layer).times(ceil(count / method.every))
+        if isinstance(method, RecomputeGroup):
+            return self.law_forward(layer).times(count)
+        if method == "from_input":
+            return self.law_forward(layer).times(count * (count + 1) / 2)
+        return layer.recompute.times(count)
+
+    def law_forward(self, layer: LayerPasses) -> Pass:
+        """A layer's forward pass without what sharding adds: recomputation finds the weights gathered."""
+        flows = tuple(flow for flow in layer.forward.flows if flow.kind not in self.data)
+        return Pass(layer.forward.work, flows)
+
+    def recomputed(self) -> float:
+        """Kernel seconds of a micro-batch that compute again."""
+        again = 0.0
+        for chunk in self.chunks:
+            for mixture, count in ((False, chunk.dense), (True, chunk.mixture)):
+                if count:
+                    again += self._recompute(self._layer(mixture), count).work.seconds
+        return again
+
+    # ---- sharding within the passes
+
+    def _sharded(self, layer: LayerPasses, mixture: bool) -> LayerPasses:
+        job, plan = self.job, self.job.plan
+        if plan.zero < 2 or not self.data:
+            return layer
+        kind = "node" if plan.shard == "node" else "data"
+        parameters = self.law.parameters(mixture)
+        base = job.precision.weight_bytes
+        if job.finetune is not None:
+            base = {"nf4": 0.516, "int8": 1.0}.get(job.finetune.base, 2.0)
+        experts = 0.0
+        if mixture:
+            experts = self.model.experts * self.model.expert_parameters / plan.tp / plan.ep
+        dense = parameters - experts
+        rounds = self.law.micro_batches if plan.pp > 1 else 1
+        gather: list[Flow] = []
+        scatter: list[Flow] = []
+        for amount, group in ((dense, kind), (experts, "expert_data")):
+            if not amount or group not in self.data:
+                continue
+            if plan.zero == 3:
+                gather.append(self._flow(group, "all_gather", base * amount).times(1 / rounds))
+            if job.finetune is None:
+                size = job.precision.gradient_bytes * amount
+                scatter.append(self._flow(group, "reduce_scatter", size).times(1 / rounds))
+        forward = self._beside(layer.forward, gather)
+        again = gather if plan.pp == 1 else []
+        # Recomputation, inputs and weights all run beside the backward pass's communication.
+        room = layer.backward.seconds + layer.weight.seconds + layer.recompute.seconds
+        backward = Pass(layer.backward.work, (*layer.backward.flows, *self._hidden(room, [*again, *scatter])))
+        return LayerPasses(forward, backward, layer.weight, layer.recompute)
+
+    def _beside(self, work: Pass, flows: list[Flow]) -> Pass:
+        return Pass(work.work, (*work.flows, *self._hidden(work.seconds, flows)))
+
+    def _hidden(self, room: float, flows: list[Flow]) -> list[Flow]:
+        """Flows beside kernels of ``room`` seconds: of both, ``overlap`` times the shorter is hidden."""
+        seconds = sum(flow.seconds for flow in flows)
+        if seconds <= 0.0:
+            return flows
+        share = self.overlap * min(room, seconds) / seconds
+        return [flow._replace(hidden=share) for flow in flows]
+
+    def _flow(self, kind: str, op: str, size: float, algorithm: str = "best") -> Flow:
+        return flow_of(kind, op, size, self.data[kind], algorithm)
+
+    # ---- once a step
+
+    def sync(self, passes: Sequence[ChunkPasses]) -> Sync:
+        """Reduction of gradients, update of weights, gathering them again."""
+        job, plan, c = self.job, self.job.plan, self.law.c
+        held, bytes_ = self.held, job.precision.gradient_bytes
+        groups = [("node" if plan.shard == "node" and plan.zero else "data", held.trained_dense)]
+        groups += [("expert_data", held.trained_expert)] if held.trained_expert else []
+        reduce_, gather = [], []
+        for kind, amount in groups:
+            if kind not in self.data or not amount:
+                continue
+            reduce_ += self._reduction(kind, bytes_ * amount)
+            if plan.zero in (1, 2):
+                gather.append(self._flow(kind, "all_gather", job.precision.weight_bytes * amount, plan.collective))
+        window = self._window(sum(p.backward.seconds + p.weight.seconds for p in passes))
+        forward = self._window(sum(p.forward.seconds for p in passes))
+        late = 1.0 / max(1, sum(chunk.layers for chunk in self.chunks))
+        overlap = c.overlap if plan.overlap and self.law.stack.sync_overlap else 0.0
+        return Sync(
+            reduce=_hide(reduce_, overlap * window, late),
+            update=Pass(self._update()),
+            gather=_hide(gather, overlap * forward, 0.0),
+            fixed=c.shard_broadcast * self._shards() if plan.zero else 0.0,
+        )
+
+    def _window(self, seconds: float) -> float:
+        """Time of the passes that gradients can hide beside: the last micro-batch's, with chunks of a whole round."""
+        plan = self.job.plan
+        return seconds * (plan.pp * (1 - 1 / plan.vpp) if plan.vpp > 1 else 1.0)
+
+    def _reduction(self, kind: str, size: float) -> list[Flow]:
+        plan, stack = self.job.plan, self.law.stack
+        bucketed = plan.bucket and plan.zero == 0
+        found: list[Flow] = []
+        if plan.zero == 0 or (plan.zero == 1 and plan.shard == "all" and stack.zero1_reduce == "all_reduce"):
+            if bucketed and plan.bucket is not None:
+                number = max(1, ceil(size / plan.bucket))
+                found.append(self._flow(kind, "all_reduce", size / number, plan.collective).times(number))
+            else:
+                found.append(self._flow(kind, "all_reduce", size, plan.collective))
+        elif plan.zero == 1:
+            found.append(self._flow(kind, "reduce_scatter", size))
+        if plan.shard == "node" and plan.zero and "across" in self.data:
+            found.append(self._flow("across", "all_reduce", size / max(1, self.data["node"].n), plan.collective))
+        return found
+
+    def _shards(self) -> int:
+        plan = self.job.plan
+        if not plan.zero:
+            return 1
+        kind = "node" if plan.shard == "node" else "data"
+        return self.data[kind].n if kind in self.data else 1
+
+    def _update(self) -> Work:
+        """The optimizer's traffic on this rank: states read and written, gradients read twice and written, weights."""
+        job, rates = self.job, self.law.rates
+        if rates.on_chip or job.plan.offload.optimizer != "gpu":
+            return Work()
+        precision = job.precision
+        each = 2 * precision.state_bytes(job.optimizer) + 3 * precision.gradient_bytes + precision.weight_bytes
+        shards = self._shards()
+        experts = shards if "expert_data" not in self.data else max(1, shards // max(1, job.plan.ep))
+        own = self.held.trained_dense / shards + self.held.trained_expert / experts
+        return rates.move(each * own)
+
+
+@dataclass(frozen=True, slots=True)
+class Sync:
+    """A stage's work after its last pass: reduction, update, gathering; ``fixed`` seconds of the framework."""
+
+    reduce: Pass
+    update: Pass
+    gather: Pass
+    fixed: float
+
+    @property
+    def seconds(self) -> float:
+        """Seconds exposed."""
+        return self.reduce.seconds + self.update.seconds + self.gather.seconds + self.fixed
+
+
+def _hide(flows: list[Flow], room: float, late: float) -> Pass:
+    """Flows of which up to ``room`` seconds are hidden, but never the share ``late`` of them."""
+    seconds = sum(flow.seconds for flow in flows)
+    if seconds <= 0.0:
+        return IDLE
+    share = min(room / seconds, 1.0 - late)
+    return Pass(Work(), tuple(flow._replace(hidden=share) for flow in flows))
+
+
+def flow_of(kind: str, op: str, size: float, parameters: CollectiveParameters, algorithm: str = "best") -> Flow:
+    """One collective of ``size`` bytes as a flow."""
+    way = algorithm if algorithm in ("best", "ring") or op == "all_reduce" else "best"
+    fixed, slope = min(pieces(op, parameters, way), key=lambda piece: piece[0] + size * piece[1])
+    wire = size if parameters.one_copy and op == "all_reduce" else wire_bytes(op, parameters.n, size)
+    return Flow(kind, fixed, wire, wire / (slope * size) if slope * size > 0 else INFINITE)
