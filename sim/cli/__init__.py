@@ -22,6 +22,7 @@ VERBS = {
     "check": "Say whether a scenario fits, without simulating: memory, routes, plan, assumptions.",
     "sweep": "Simulate a scenario at many values: Pareto front, what each axis moves, resumable.",
     "show": "Draw the report of a result.json again.",
+    "scaling": "Parameters, tokens and loss for a budget, by Kaplan, Chinchilla and 20x.",
     "catalog": "List what is known - GPUs, links, models, stacks, prices, lengths - with sources.",
     "schema": "Print the JSON Schema of scenarios or topologies, for editors.",
     "init": "Write a starter scenario, or copy out a shipped one.",
