@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
-from sim.adapters.resolve import Resolved, ResolvedJob
+from sim.adapters.resolve import Resolved, ResolvedJob, ResolvedServing, ResolvedTraining
 from sim.errors import InfeasibleError
-from sim.jobs.play import JobRecording, Recording, play
+from sim.jobs.play import Recording, ServingRecording, play
 from sim.results.assemble import job_results
 from sim.results.collect import device_classes
 from sim.results.metrics import Table
 from sim.results.schema import Cost, Effect, JobResult, Result, Saturation, ServingMetrics
+from sim.spec.training_stack import TrainingConstants, TrainingStack
 from sim.spec.hardware import Gpu, LinkType
 from sim.spec.workload import ARRIVALS, ClosedLoop, Load
 from sim.units import format_percent
@@ -74,10 +75,25 @@ def _assumed(field: str, apply: Callable[[Resolved], Resolved]) -> Callable[[Res
 
 def _host_halved(r: Resolved) -> Resolved:
     fields = ("host_per_step", "host_per_sequence", "host_per_layer", "host_per_pipeline_pass")
-    jobs = tuple(
-        replace(j, stack=j.stack.model_copy(update={f: getattr(j.stack, f) / 2 for f in fields})) for j in r.jobs
-    )
-    return replace(r, jobs=jobs)
+    jobs: list[ResolvedJob] = []
+    for job in r.jobs:
+        if isinstance(job, ResolvedTraining):
+            jobs.append(replace(job, stack=_framework_halved(job.stack)))
+        else:
+            halved = {f: getattr(job.stack, f) / 2 for f in fields}
+            jobs.append(replace(job, stack=job.stack.model_copy(update=halved)))
+    return replace(r, jobs=tuple(jobs))
+
+
+def _framework_halved(stack: TrainingStack) -> TrainingStack:
+    """A training stack whose host launches in half the time and idles half as long between steps."""
+    fields = ("host_per_layer", "step_overhead", "shard_broadcast")
+
+    def halved(c: TrainingConstants) -> TrainingConstants:
+        return c.model_copy(update={f: getattr(c, f) / 2 for f in fields})
+
+    gpus = {name: halved(constants) for name, constants in stack.gpus.items()}
+    return stack.model_copy(update={"constants": halved(stack.constants), "gpus": gpus})
 
 
 def _network_override(r: Resolved, field: str, factor: float) -> Resolved:
@@ -137,7 +153,7 @@ def _answers_if_any(resolved: Resolved) -> list[JobResult] | None:
         return None
 
 
-def room_for(recording: JobRecording) -> int:
+def room_for(recording: ServingRecording) -> int:
     """Requests that a job's replicas hold at once: by its limits, and by KV cache for the mean request."""
     job, table = recording.job, recording.table
     batching, plan = job.spec.batching, job.spec.plan
@@ -151,8 +167,11 @@ def room_for(recording: JobRecording) -> int:
 
 def shortened(resolved: Resolved, recording: Recording) -> Resolved:
     """The same scenario with no more than ``PROBE`` requests a job, or ``ROUNDS`` for each it holds or each client."""
-    jobs = []
+    jobs: list[ResolvedJob] = []
     for job, played in zip(resolved.jobs, recording.jobs, strict=True):
+        if not (isinstance(job, ResolvedServing) and isinstance(played, ServingRecording)):
+            jobs.append(job)
+            continue
         load = job.spec.load
         rounds = ROUNDS * load.closed_loop.clients if load.closed_loop else OPEN_ROUNDS * room_for(played)
         most = max(PROBE, min(rounds, ROUNDS * MOST_CLIENTS))
@@ -164,7 +183,7 @@ def shortened(resolved: Resolved, recording: Recording) -> Resolved:
     return replace(resolved, jobs=tuple(jobs))
 
 
-def _with_load(job: ResolvedJob, load: Load) -> ResolvedJob:
+def _with_load(job: ResolvedServing, load: Load) -> ResolvedServing:
     return replace(job, spec=job.spec.model_copy(update={"load": load}))
 
 
@@ -190,7 +209,7 @@ def effects(
 
 
 def _effect(better: Improvement, base: list[JobResult], new: list[JobResult]) -> Effect:
-    tokens = [sum(j.metrics.output_tokens_per_s for j in jobs) for jobs in (base, new)]
+    tokens = [sum(_rate(j) for j in jobs) for jobs in (base, new)]
     money = [[j.cost.usd_per_million_tokens for j in jobs if j.cost] for jobs in (base, new)]
     return Effect(
         resource=better.resource,
@@ -203,6 +222,12 @@ def _effect(better: Improvement, base: list[JobResult], new: list[JobResult]) ->
     )
 
 
+def _rate(job: JobResult) -> float:
+    """Tokens a second of a job: those it answers with, or those it trains on."""
+    m = job.metrics
+    return m.output_tokens_per_s if isinstance(m, ServingMetrics) else m.tokens_per_s
+
+
 def _relative(old: float | None, new: float | None) -> float | None:
     return new / old - 1 if old and new is not None else None
 
@@ -211,7 +236,12 @@ def _worst(
     base: list[JobResult], new: list[JobResult], pick: Callable[[ServingMetrics], float | None]
 ) -> float | None:
     """The change of largest size over the jobs."""
-    changes = [_relative(pick(a.metrics), pick(b.metrics)) for a, b in zip(base, new, strict=True)]
+    pairs = [(a.metrics, b.metrics) for a, b in zip(base, new, strict=True)]
+    changes = [
+        _relative(pick(a), pick(b))
+        for a, b in pairs
+        if isinstance(a, ServingMetrics) and isinstance(b, ServingMetrics)
+    ]
     known = [c for c in changes if c is not None]
     return max(known, key=abs) if known else None
 
@@ -224,12 +254,17 @@ def with_saturation(result: Result, resolved: Resolved, recording: Recording) ->
 
     Where the load itself got more out of it (clients beyond the KV cache cost preemptions), that counts.
     """
+    if not recording.serving:
+        return result
     full = answers(_saturated(resolved, recording))
     updated, warn = [], list(result.verdict.warnings)
     for mine, most, job in zip(result.jobs, full, resolved.jobs, strict=True):
-        best = max((mine, most), key=lambda answer: answer.metrics.output_tokens_per_s)
-        top = best.metrics.output_tokens_per_s
-        share = mine.metrics.output_tokens_per_s / top if top else 0.0
+        if not isinstance(job, ResolvedServing):
+            updated.append(mine)
+            continue
+        best = max((mine, most), key=_rate)
+        top = _rate(best)
+        share = _rate(mine) / top if top else 0.0
         if job.spec.load.closed_loop is None and mine.state == "stable" and share > HIGH_LOAD:
             warn.append(
                 f"{mine.name}: at {format_percent(share)} of what the hardware can do, times to first token hang on "
@@ -246,8 +281,11 @@ def with_saturation(result: Result, resolved: Resolved, recording: Recording) ->
 
 def _saturated(resolved: Resolved, recording: Recording) -> Resolved:
     """The scenario with a closed loop of more clients than fit, who come one by one so as not to march in step."""
-    jobs = []
+    jobs: list[ResolvedJob] = []
     for job, played in zip(resolved.jobs, recording.jobs, strict=True):
+        if not (isinstance(job, ResolvedServing) and isinstance(played, ServingRecording)):
+            jobs.append(job)
+            continue
         clients = min(MOST_CLIENTS, 1 + room_for(played) * 5 // 4)
         requests = max(PROBE, ROUNDS * clients)
         loop = ClosedLoop(clients=clients).model_copy(update={"ramp": _service_time(played)})
@@ -258,7 +296,7 @@ def _saturated(resolved: Resolved, recording: Recording) -> Resolved:
     return replace(resolved, jobs=tuple(jobs))
 
 
-def _service_time(recording: JobRecording) -> float:
+def _service_time(recording: ServingRecording) -> float:
     """Mean seconds from a request's first pass to its end."""
     table = Table.of(recording.table)
     return float((table.finish - table.scheduled).mean()) if len(table) else 0.0

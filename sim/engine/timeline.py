@@ -157,30 +157,33 @@ class Stretch(NamedTuple):
     batch: int
     tokens: int
     micro_batch: int
+    chunk: int = 0
 
 
-KINDS = ("prefill", "decode", "mixed", "send")
+KINDS = ("prefill", "decode", "mixed", "send", "forward", "backward", "weight gradient", "comm", "update")
 _NUMBER = {kind: number for number, kind in enumerate(KINDS)}
 
 
 class SpanLog:
-    """Stretches of work in order, 28 bytes each, up to ``SPANS_PER_DEVICE``.
+    """Stretches of work in order, 32 bytes each, up to ``SPANS_PER_DEVICE``.
 
     With ``merge``, decoding that goes on without a gap and with the same sequences is one stretch.
     """
 
-    __slots__ = ("batch", "ends", "kinds", "merge", "slots", "starts", "tokens")
+    __slots__ = ("batch", "chunks", "ends", "kinds", "merge", "slots", "starts", "tokens")
 
     def __init__(self, merge: bool) -> None:
         self.merge = merge
         self.starts, self.ends = array("d"), array("d")
-        self.kinds, self.slots = array("B"), array("H")
+        self.kinds, self.slots, self.chunks = array("B"), array("i"), array("H")
         self.batch, self.tokens = array("i"), array("i")
 
     def __len__(self) -> int:
         return len(self.starts)
 
-    def add(self, kind: str, start: float, end: float, batch: int, tokens: int, slot: int) -> None:
+    def add(
+        self, kind: str, start: float, end: float, batch: int, tokens: int, slot: int, chunk: int = 0
+    ) -> None:
         """Append a stretch, or lengthen the last one."""
         number = _NUMBER[kind]
         goes_on = self.merge and kind == "decode" and self.starts and self.ends[-1] == start
@@ -194,6 +197,7 @@ class SpanLog:
             self.batch.append(batch)
             self.tokens.append(tokens)
             self.slots.append(slot)
+            self.chunks.append(chunk)
 
     def extend(
         self,
@@ -212,24 +216,27 @@ class SpanLog:
         self.batch.extend(batch[:room])
         self.tokens.extend(tokens[:room])
         self.slots.extend(slots[:room])
+        self.chunks.extend([0] * len(starts[:room]))
 
     def after(self, start: float, most: int) -> Iterator[Stretch]:
         """The first ``most`` stretches that end after ``start``."""
         first = bisect_right(self.ends, start)
         for i in range(first, min(first + most, len(self.starts))):
             kind = KINDS[self.kinds[i]]
-            yield Stretch(kind, self.starts[i], self.ends[i], self.batch[i], self.tokens[i], self.slots[i])
+            yield Stretch(
+                kind, self.starts[i], self.ends[i], self.batch[i], self.tokens[i], self.slots[i], self.chunks[i]
+            )
 
 
 class DeviceTrack:
     """One class of GPUs that do the same: seconds a GPU by cause, work done, and its time line.
 
-    ``count`` GPUs share the track. ``communication`` is by kind of link.
+    ``count`` GPUs share the track. ``communication`` is by kind of link, ``other`` by bucket of the ledger.
     """
 
     __slots__ = (
         "bins", "bubble", "bytes", "communication", "compute", "count", "flops", "gpu", "job", "launch",
-        "memory", "name", "passes", "replica", "spans", "stage", "waiting",
+        "memory", "name", "other", "passes", "replica", "spans", "stage", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -241,6 +248,7 @@ class DeviceTrack:
         self.flops = self.bytes = 0.0
         self.passes = 0
         self.communication: dict[str, float] = {}
+        self.other: dict[str, float] = {}
         self.bins = Bins()
         self.spans = SpanLog(merge)
 
@@ -265,6 +273,7 @@ class DeviceTrack:
         for kind in sorted(self.communication):
             buckets[f"communication: {kind}"] = self.communication[kind]
         buckets["pipeline bubble"] = self.bubble
+        buckets |= self.other
         buckets["waiting for work"] = self.waiting
         return buckets
 

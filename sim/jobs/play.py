@@ -1,22 +1,23 @@
 """Playing all jobs of a scenario on one clock, and what is left when they are over.
 
-Each replica is played folded when nothing on its links can slow it, else event by event on the shared
-network; with ``detail="full"`` every replica is, and every GPU is a process. Both tell the same story.
+Each serving replica is played folded when nothing on its links can slow it, else event by event on the shared
+network; with ``detail="full"`` every replica is, and every GPU is a process. Both tell the same story. A training job
+spends steps that were played on a clock of their own (:mod:`sim.jobs.training.run`).
 """
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from sim.adapters.resolve import Resolved, ResolvedJob
+from sim.adapters.resolve import Resolved, ResolvedServing, ResolvedTraining
 from sim.engine.clock import Clock
 from sim.engine.network import Network
-from sim.engine.timeline import ChannelTrack
+from sim.engine.timeline import ChannelTrack, DeviceTrack
 from sim.jobs.serving.batching import Limits
 from sim.jobs.serving.build import ReplicaBuilder, contended_links, flows_of, needs_network
 from sim.jobs.serving.detailed import DetailedReplica
@@ -25,24 +26,51 @@ from sim.jobs.serving.replica import Replica
 from sim.jobs.serving.requests import ClosedFeed, Feed, OpenFeed, RequestTable, Tickets
 from sim.jobs.serving.ring import play_ring
 from sim.jobs.serving.single import play_single
+from sim.jobs.training.run import TrainingRecording, play_training
 from sim.laws.arrange import layouts, topology_of
 from sim.laws.layout import Layout, check_shortest
 from sim.laws.topology import Topology
+from sim.laws.training.layout import TrainingLayout
 from sim.spec.workload import Trace
 
 Detail = Literal["auto", "full"]
 
 
 @dataclass(frozen=True, slots=True)
-class JobRecording:
-    """One job as it was played."""
+class ServingRecording:
+    """One serving job as it was played."""
 
-    job: ResolvedJob
+    job: ResolvedServing
     layout: Layout
     table: RequestTable
     replicas: tuple[Replica, ...]
     too_long: int
     cut: int
+
+    @property
+    def name(self) -> str:
+        """The job's name."""
+        return self.job.spec.name
+
+    @property
+    def gpus(self) -> Sequence[int]:
+        """The GPUs the job holds."""
+        return self.layout.gpus
+
+    @property
+    def tracks(self) -> list[tuple[DeviceTrack, float, float]]:
+        """Every class of GPUs, with its peak (FLOP/s) and memory bandwidth (B/s)."""
+        members = [m for r in self.replicas for s in r.stages for m in s.members]
+        return [(m.track, m.law.shape.rates.peak, m.law.shape.rates.bandwidth) for m in members]
+
+    @property
+    def channels(self) -> list[ChannelTrack]:
+        """All hops and collectives, with what they carried."""
+        stages = [stage for replica in self.replicas for stage in replica.stages]
+        return [t for s in stages for t in (s.collectives, s.hop.track if s.hop else None) if t]
+
+
+JobRecording = ServingRecording | TrainingRecording
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,23 +88,68 @@ class Recording:
     @property
     def channels(self) -> list[ChannelTrack]:
         """All hops and collectives, with what they carried."""
-        found = []
-        for job in self.jobs:
-            for replica in job.replicas:
-                for stage in replica.stages:
-                    found += [t for t in (stage.collectives, stage.hop.track if stage.hop else None) if t]
-        return found
+        return [channel for job in self.jobs for channel in job.channels]
+
+    @property
+    def tracks(self) -> list[DeviceTrack]:
+        """Every class of GPUs of every job."""
+        return [track for job in self.jobs for track, _, _ in job.tracks]
+
+    @property
+    def training(self) -> list[TrainingRecording]:
+        """The jobs that trained."""
+        return [job for job in self.jobs if isinstance(job, TrainingRecording)]
+
+    @property
+    def serving(self) -> list[ServingRecording]:
+        """The jobs that served requests."""
+        return [job for job in self.jobs if isinstance(job, ServingRecording)]
 
 
 def play(resolved: Resolved, detail: Detail = "auto", progress: Callable[[float], None] | None = None) -> Recording:
-    """Simulate until the last request is answered. ``progress`` hears the share of requests answered."""
+    """Simulate until the last request is answered and the last step done. ``progress`` hears the share of requests
+    answered."""
     topology = topology_of(resolved)
     seeds = np.random.SeedSequence(resolved.scenario.seed).spawn(len(resolved.jobs))
-    jobs = tuple(
-        _prepare(resolved, job, topology, layout, seed)
-        for job, layout, seed in zip(resolved.jobs, layouts(resolved, topology), seeds, strict=True)
-    )
     clock = Clock()
+    jobs: list[JobRecording] = []
+    serving: list[ServingRecording] = []
+    for job, layout, seed in zip(resolved.jobs, layouts(resolved, topology), seeds, strict=True):
+        if isinstance(job, ResolvedTraining):
+            assert isinstance(layout, TrainingLayout)
+            jobs.append(play_training(resolved, job, topology, layout, clock, full=detail == "full"))
+        else:
+            assert isinstance(layout, Layout)
+            prepared = _prepare(resolved, job, topology, layout, seed)
+            jobs.append(prepared)
+            serving.append(prepared)
+    detailed = _serve(serving, topology, clock, detail) if serving else []
+    if progress is not None and serving:
+        clock.beat = lambda: progress(_answered(serving))
+    # A simulation makes events by the hundred thousand and hardly a cycle: look for garbage seldom.
+    threshold = gc.get_threshold()
+    gc.set_threshold(100_000, 20, 100)
+    try:
+        clock.play()
+    finally:
+        gc.set_threshold(*threshold)
+    ends = [replica.tally.ended for served in serving for replica in served.replicas]
+    ends += [job.ended for job in jobs if isinstance(job, TrainingRecording)]
+    end = max(ends)
+    for served in serving:
+        for replica in served.replicas:
+            for stage in replica.stages:
+                for member in stage.members:
+                    member.track.waiting += end - replica.tally.ended
+    for other in jobs:
+        if isinstance(other, TrainingRecording):
+            other.close(end)
+            clock.events += other.step.events
+    return Recording(resolved, topology, tuple(jobs), end, clock.events, detail, tuple(detailed))
+
+
+def _serve(jobs: Sequence[ServingRecording], topology: Topology, clock: Clock, detail: Detail) -> list[str]:
+    """Start the stories of all replicas; the names of those told in detail."""
     capacities = topology.capacities()
     replicas = [(job, replica) for job in jobs for replica in job.replicas]
     contended = contended_links([f for _, r in replicas for f in flows_of(r)], capacities)
@@ -93,26 +166,12 @@ def play(resolved: Resolved, detail: Detail = "auto", progress: Callable[[float]
         else:
             story = play_ring(clock, replica)
         clock.watch(clock.process(story), f"replica {name} waits for a batch to return")
-    if progress is not None:
-        clock.beat = lambda: progress(_answered(jobs))
-    # A simulation makes events by the hundred thousand and hardly a cycle: look for garbage seldom.
-    threshold = gc.get_threshold()
-    gc.set_threshold(100_000, 20, 100)
-    try:
-        clock.play()
-    finally:
-        gc.set_threshold(*threshold)
-    end = max(replica.tally.ended for _, replica in replicas)
-    for _, replica in replicas:
-        for stage in replica.stages:
-            for member in stage.members:
-                member.track.waiting += end - replica.tally.ended
-    return Recording(resolved, topology, jobs, end, clock.events, detail, tuple(detailed))
+    return detailed
 
 
 def _prepare(
-    resolved: Resolved, job: ResolvedJob, topology: Topology, layout: Layout, seed: np.random.SeedSequence
-) -> JobRecording:
+    resolved: Resolved, job: ResolvedServing, topology: Topology, layout: Layout, seed: np.random.SeedSequence
+) -> ServingRecording:
     """Draw the job's requests and build its replicas."""
     spec = job.spec
     drawn = draw_load(spec.load, job.trace, job.lengths, seed)
@@ -134,10 +193,10 @@ def _prepare(
 
         replicas.append(builder.build(number, layout, table, feed_of))
     too_long = sum(p + o > context for p, o in zip(table.prompt, table.output, strict=True))
-    return JobRecording(job, layout, table, tuple(replicas), too_long, cut)
+    return ServingRecording(job, layout, table, tuple(replicas), too_long, cut)
 
 
-def _feed(job: ResolvedJob, table: RequestTable, number: int, limits: Limits, tickets: Tickets) -> Feed:
+def _feed(job: ResolvedServing, table: RequestTable, number: int, limits: Limits, tickets: Tickets) -> Feed:
     """Requests go round to the replicas in turn; a client stays with its replica."""
     load, dp, context = job.spec.load, job.spec.plan.dp, job.model.context
     room = min(context, limits.blocks * limits.block_tokens)
@@ -152,7 +211,7 @@ def _feed(job: ResolvedJob, table: RequestTable, number: int, limits: Limits, ti
     return OpenFeed(table, number, fits, range(number, len(table), dp))
 
 
-def _answered(jobs: tuple[JobRecording, ...]) -> float:
+def _answered(jobs: Sequence[ServingRecording]) -> float:
     """Share of all requests that are answered or refused."""
     done = sum(sum(f == f for f in job.table.finish) + len(job.table.rejected) for job in jobs)
     return done / sum(len(job.table) for job in jobs)

@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from sim import __version__
-from sim.jobs.play import Recording
+from sim.jobs.play import Recording, ServingRecording
+from sim.jobs.training.run import TrainingRecording
 from sim.results import collect
-from sim.results.assumptions import NOT_MODELLED, assumptions_of, banners_of
-from sim.results.definitions import LEDGER, METRICS
+from sim.results.assumptions import assumptions_of, banners_of, not_modelled
+from sim.results.definitions import definitions_of
 from sim.results.intervals import batch_means
 from sim.results.metrics import Table, check_objectives, serving_metrics
-from sim.results.schema import SCHEMA_VERSION, DeviceClass, Effect, JobResult, Result, ServingMetrics, State
-from sim.results.verdict import state_of, verdict_of, warnings_of
+from sim.results.schema import SCHEMA_VERSION, DeviceClass, Effect, JobResult, Result, ServingMetrics, State, TrainingMetrics
+from sim.results.training import priced, training_metrics, window_of
+from sim.results.verdict import state_of, training_warnings, verdict_of, warnings_of
+from sim.spec.training import TrainingPlan
 from sim.units import format_bandwidth
 
 BATCH_MEANS = "95%, ten batch means within the measured window of one run"
@@ -25,6 +28,9 @@ def job_results(
     results, tables, intervals = [], [], {}
     single = len(recording.jobs) == 1
     for i, job in enumerate(recording.jobs):
+        if isinstance(job, TrainingRecording):
+            results.append(_trained(recording, job, devices))
+            continue
         spec = job.job.spec
         mine = [d for d in devices if d.job == spec.name]
         gpus = sum(d.count for d in mine)
@@ -35,7 +41,7 @@ def job_results(
             name=spec.name, kind="serving", model=job.job.model.id, stack=job.job.stack.id,
             plan=_plan_text(plan.tp, plan.pp, plan.dp), gpus=gpus,
             state=state_of(table, window, spec.load.closed_loop is not None, _idle(mine, recording.end)),
-            metrics=metrics, cost=collect.cost_of(recording, job, metrics, devices), window=window,
+            metrics=metrics, cost=collect.cost_of(recording, job, metrics.output_tokens_per_s, devices), window=window,
             objectives=check_objectives(metrics, spec.objectives),
             cdf=collect.latency_cdf(table, window.start_s, window.end_s), notes=[],
         ))  # fmt: skip
@@ -45,6 +51,33 @@ def job_results(
             if single:
                 intervals[f"metrics.{name}"] = interval
     return results, tables, intervals
+
+
+def _trained(recording: Recording, job: TrainingRecording, devices: list[DeviceClass]) -> JobResult:
+    """A training job's answer."""
+    metrics = training_metrics(job, recording.resolved.scenario.assume.parameters)
+    cost = collect.cost_of(recording, job, metrics.tokens_per_s, devices)
+    return JobResult(
+        name=job.name, kind="training", model=job.job.model.id, stack=job.job.stack.id,
+        plan=training_plan_text(job.job.spec.plan), gpus=len(job.gpus), state="stable",
+        metrics=priced(metrics, cost), cost=cost, window=window_of(job), objectives=[], cdf={}, notes=[],
+    )  # fmt: skip
+
+
+def training_plan_text(plan: TrainingPlan) -> str:
+    """A plan in a few words: degrees above one, schedule, sharding, recomputation."""
+    parts = [f"{axis}{n}" for axis in ("tp", "cp", "ep", "pp", "dp") if (n := getattr(plan, axis)) > 1]
+    if plan.pp > 1:
+        parts.append(plan.schedule_name + (f" vpp{plan.vpp}" if plan.vpp > 1 else ""))
+    if plan.zero:
+        parts.append(f"zero{plan.zero}" + (" within nodes" if plan.shard == "node" else ""))
+    if plan.parameter_server is not None:
+        parts.append(f"{plan.parameter_server.servers} parameter server(s), staleness {plan.parameter_server.staleness}")
+    if plan.recompute != "none":
+        method = plan.recompute
+        parts.append(f"recompute {method if isinstance(method, str) else method.model_dump()}")
+    offloaded = [f"{what} on {tier}" for what, tier in plan.offload.model_dump().items() if tier != "gpu"]
+    return " ".join([*parts, *offloaded]) or "1 GPU"
 
 
 def _idle(devices: list[DeviceClass], end: float) -> float:
@@ -62,6 +95,9 @@ def headline(recording: Recording) -> str:
     """What was simulated, in one line."""
     parts = []
     for job in recording.jobs:
+        if isinstance(job, TrainingRecording):
+            parts.append(_training_headline(job))
+            continue
         spec = job.job.spec
         precision = spec.precision
         kv = "" if precision.kv == precision.weights else f"/kv {precision.kv}"
@@ -74,14 +110,34 @@ def headline(recording: Recording) -> str:
     return f"{' + '.join(parts)} - {recording.topology.summary()}{changed} - seed {seed}"
 
 
+def _training_headline(job: TrainingRecording) -> str:
+    spec = job.job.spec
+    tune = spec.finetune
+    how = f"training {spec.precision.compute}" if tune is None else f"{tune.method} r{tune.rank} on {tune.base}"
+    plan = training_plan_text(spec.plan)
+    batch = f"{spec.batch.whole:,} x {spec.batch.sequence:,} tokens a step"
+    return f"{job.job.model.id} {how}, {plan}, {batch}, stack {job.job.stack.id}"
+
+
 def assemble(recording: Recording, effects: list[Effect], resolved: dict[str, Any]) -> Result:
     """The Result of ``recording``; ``resolved`` is the scenario with all values looked up, as JSON."""
     devices = collect.device_classes(recording)
     jobs, tables, intervals = job_results(recording, devices)
     ledger = collect.ledger_of(devices)
-    metrics: list[ServingMetrics] = [j.metrics for j in jobs]
     states: list[State] = [j.state for j in jobs]
-    warn = warnings_of(recording, list(zip(recording.jobs, metrics, states, strict=True)))
+    served = [
+        (job, result.metrics, result.state)
+        for job, result in zip(recording.jobs, jobs, strict=True)
+        if isinstance(job, ServingRecording) and isinstance(result.metrics, ServingMetrics)
+    ]
+    warn = warnings_of(recording, served)
+    trained = [
+        (job, result.metrics)
+        for job, result in zip(recording.jobs, jobs, strict=True)
+        if isinstance(job, TrainingRecording) and isinstance(result.metrics, TrainingMetrics)
+    ]
+    for job, metrics in trained:
+        warn += training_warnings(job, metrics)
     scenario = recording.resolved.scenario
     start = min(j.window.start_s for j in jobs)
     single = jobs[0] if len(jobs) == 1 else None
@@ -94,7 +150,7 @@ def assemble(recording: Recording, effects: list[Effect], resolved: dict[str, An
         detail=recording.detail,
         headline=headline(recording),
         resolved_scenario=resolved,
-        verdict=verdict_of(states, ledger, metrics, effects, warn),
+        verdict=verdict_of(states, ledger, [m for _, m, _ in served], [m for _, m in trained], effects, warn),
         jobs=jobs,
         metrics=single.metrics if single else None,
         cost=single.cost if single else None,
@@ -112,6 +168,6 @@ def assemble(recording: Recording, effects: list[Effect], resolved: dict[str, An
         intervals_method=BATCH_MEANS,
         assumptions=assumptions_of(recording),
         banners=banners_of(recording),
-        not_modelled=NOT_MODELLED,
-        definitions={**METRICS, **LEDGER},
+        not_modelled=not_modelled(recording),
+        definitions=definitions_of({job.kind for job in jobs}),
     )

@@ -3,28 +3,51 @@
 from __future__ import annotations
 
 from sim.jobs.play import Recording
+from sim.jobs.training.run import TrainingRecording
 from sim.results.schema import Assumption
 from sim.units import format_bandwidth, format_bytes, format_flops, format_seconds
 
-NOT_MODELLED = [
+COMMON = [
     "The network is fluid: no packets, no incast loss, no pause frames, no hash collisions; a published comparison "
     "found a fluid all-reduce about 8% faster than a packet-level one.",
+    "Clock throttling, thermal limits and failures.",
+]
+NOT_MODELLED = [
+    *COMMON,
     "Tile and wave quantisation of matrix kernels (at most a point of median error).",
     "Decode attention is slower than modelled where tensor parallelism leaves one or two KV heads on a GPU "
     "(older engines were 20-50% slower at tp 8).",
     "With pipelines, host time that grows with all requests in flight of some engines.",
     "Overlap of collectives with compute: collectives are exposed.",
     "Weight-only quantisation has no penalty for unpacking beyond the bytes it reads.",
-    "Clock throttling, thermal limits and failures.",
     "Prefix caching, speculative decoding, adapters, disaggregated prefill: each prompt is computed in full.",
 ]
 
+TRAINING_NOT_MODELLED = [
+    *COMMON,
+    "Communication beside kernels slows neither but for one factor (the stack's overlap); flows of different axes that "
+    "meet on one link share it only with --detail full.",
+    "Ranks do not jitter: a step has no noise, and large clusters measured to lose a few percent to it are told without.",
+    "Memory fragmentation, and attention's gathered keys and values along cp; read an overflow with a band of 15%.",
+    "Experts' tokens are spread as stated (imbalance, capacity) in every layer; routing is not simulated.",
+    "Embedding gradients summed between the first and the last stage of a pipeline with tied embeddings.",
+    "Convergence: what batch size, precision, staleness or dropped tokens do to the loss.",
+    "Other jobs on the same links: a training step has the network for itself.",
+]
+
 CLAIMS = {
+    "memory": ("unchecked", "MEMORY IS NOT CHECKED: the job may need more than the GPUs have"),
     "kv_capacity": ("unchecked", "KV CAPACITY IS NOT CHECKED: batches may exist that no memory could hold"),
     "kv_reads": ("free", "KV READS ARE FREE: decode attention takes no time"),
     "tp_volume": ("one_copy", "COLLECTIVES MOVE ONE COPY: a ring moves 2(n-1)/n"),
     "pp_return_hop": ("counted", "THE PIPELINE'S RETURN HOP CARRIES ACTIVATIONS: it carries token numbers"),
 }
+
+
+def not_modelled(recording: Recording) -> list[str]:
+    """What the answer leaves out, for the kinds of jobs it has."""
+    kinds = [(recording.serving, NOT_MODELLED), (recording.training, TRAINING_NOT_MODELLED)]
+    return list(dict.fromkeys(line for jobs, lines in kinds if jobs for line in lines))
 
 
 def banners_of(recording: Recording) -> list[str]:
@@ -68,7 +91,9 @@ def assumptions_of(recording: Recording) -> list[Assumption]:
         )
         origin = k.origin if gpu.kernels else "median of measured GPUs"
         rows.append(Assumption(name=f"{gpu.id}: kernel constants", value=text, origin=origin, source=k.source))
-    for job in recording.jobs:
+    for trained in recording.training:
+        rows += _of_training_stack(trained)
+    for job in recording.serving:
         s = job.job.stack
         host = (
             f"host {format_seconds(s.host_per_step)} a pass + {format_seconds(s.host_per_sequence)} a sequence, "
@@ -79,13 +104,34 @@ def assumptions_of(recording: Recording) -> list[Assumption]:
             Assumption(name=f"stack {s.id} {s.version}", value=host, origin=s.origin,
                        source=f"{s.source}" + (f" (fitted error {s.fitted_error})" if s.fitted_error else ""))
         )  # fmt: skip
-        m = job.job.model
+    for any_job in recording.jobs:
+        m = any_job.job.model
         shape = f"{m.parameters / 1e9:.2f} B, {m.layers} layers, {m.heads} heads, {m.kv_heads} KV heads"
+        if m.experts:
+            shape += f", {m.experts} experts of which a token meets {m.experts_per_token + m.shared_experts}"
         rows.append(Assumption(name=f"model {m.id}", value=shape, origin="published", source=m.source))
     cost = resolved.scenario.cost
     if cost is not None and cost.prices_as_of:
         rows.append(Assumption(name="prices", value=f"as of {cost.prices_as_of}", origin="user", source="the scenario"))
     rows += _links(recording)
+    return rows
+
+
+def _of_training_stack(job: TrainingRecording) -> list[Assumption]:
+    """The constants of a training stack for each type of GPU it runs on."""
+    s, rows = job.job.stack, []
+    for gpu in dict.fromkeys(member.gpu for _, _, member, _, _ in job.members):
+        c = s.constants_for(gpu)
+        text = (
+            f"ec {c.matmul_16:g} (8 bit {c.matmul_8:g}), ea {c.attention:g}, ke {c.elementwise:g}, th "
+            f"{format_seconds(c.host_per_layer)}, xt {c.tp_exposed:g}, ov {c.overlap:g}, en {c.network:g}, xp "
+            f"{c.pipeline_exposed:g}, tail {format_seconds(c.step_overhead)}"
+        )
+        fitted = f" (fitted on {c.rows} rows: {c.fitted_error or 'error not told'})" if c.rows else ""
+        origin = s.origin if gpu in s.gpus or s.origin != "measured" else "judged: this GPU was not measured"
+        source = f"{s.source}{fitted}"
+        rows.append(Assumption(name=f"training stack {s.id} {s.version} on {gpu}", value=text, origin=origin,
+                               source=source))  # fmt: skip
     return rows
 
 

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.engine.timeline import Bins, ChannelTrack
-from sim.jobs.play import JobRecording, Recording
+from sim.jobs.play import JobRecording, Recording, ServingRecording
+from sim.jobs.training.run import TrainingRecording
 from sim.laws.pricing import HourlyCost, PowerDraw, hourly_cost, usd_per_million_tokens
 from sim.results.metrics import Table, sums_at
 from sim.results.schema import (
@@ -19,7 +20,6 @@ from sim.results.schema import (
     LinkClass,
     MemoryStage,
     RooflineDot,
-    ServingMetrics,
     Span,
     Timeline,
 )
@@ -27,6 +27,7 @@ from sim.results.schema import (
 Floats = NDArray[np.float64]
 MOST_BINS = 1000
 MOST_SPANS = 1500
+MOST_SPANS_OF_TRAINING = 6000
 POINTS_OF_A_CDF = 101
 
 
@@ -34,26 +35,24 @@ def device_classes(recording: Recording) -> list[DeviceClass]:
     """Every class of GPUs that did the same, and the ones no job used."""
     found, used, end = [], 0, recording.end
     for job in recording.jobs:
-        for replica in job.replicas:
-            for stage in replica.stages:
-                for member in stage.members:
-                    track, rates = member.track, member.law.shape.rates
-                    used += track.count
-                    busy = track.busy / end if end else 0.0
-                    working = busy + (sum(track.communication.values()) / end if end else 0.0)
-                    found.append(DeviceClass(
-                        name=track.name, job=track.job, stage=track.stage, gpu=track.gpu, count=track.count,
-                        busy=busy, pass_s=track.busy / track.passes if track.passes else None,
-                        flops_utilisation=track.flops / (rates.peak * end) if end else 0.0,
-                        bandwidth_utilisation=track.bytes / (rates.bandwidth * end) if end else 0.0,
-                        ledger={k: v * track.count for k, v in track.ledger(end).items()},
-                        energy_j=_watts(recording, track.gpu, working) * track.count * end,
-                    ))  # fmt: skip
-    taken = {g for job in recording.jobs for g in job.layout.gpus}
+        for track, peak, bandwidth in job.tracks:
+            used += track.count
+            busy = track.busy / end if end else 0.0
+            working = busy + (sum(track.communication.values()) / end if end else 0.0)
+            found.append(DeviceClass(
+                name=track.name, job=track.job, stage=track.stage, gpu=track.gpu, count=track.count,
+                busy=busy, pass_s=track.busy / track.passes if track.passes else None,
+                flops_utilisation=track.flops / (peak * end) if end else 0.0,
+                bandwidth_utilisation=track.bytes / (bandwidth * end) if end else 0.0,
+                ledger={k: v * track.count for k, v in track.ledger(end).items()},
+                energy_j=_watts(recording, track.gpu, working) * track.count * end,
+            ))  # fmt: skip
     spare: dict[str, int] = {}
-    for site in recording.topology.gpus:
-        if site.index not in taken:
-            spare[site.gpu] = spare.get(site.gpu, 0) + 1
+    if used < len(recording.topology.gpus):
+        taken = {g for job in recording.jobs for g in job.gpus}
+        for site in recording.topology.gpus:
+            if site.index not in taken:
+                spare[site.gpu] = spare.get(site.gpu, 0) + 1
     for gpu, count in spare.items():
         found.append(DeviceClass(
             name=f"spare {gpu}", job=None, stage=None, gpu=gpu, count=count, busy=0.0, flops_utilisation=0.0,
@@ -93,22 +92,22 @@ def draws_of(recording: Recording, devices: list[DeviceClass]) -> list[PowerDraw
 
 
 def cost_of(
-    recording: Recording, job: JobRecording, metrics: ServingMetrics, devices: list[DeviceClass]
+    recording: Recording, job: JobRecording, tokens_per_s: float, devices: list[DeviceClass]
 ) -> Cost | None:
-    """The job's share (by GPUs) of the cluster's hourly cost, and what its tokens cost."""
+    """The job's share (by GPUs) of the cluster's hourly cost, and what its tokens (answered or trained on) cost."""
     spec = recording.resolved.scenario.cost
     if spec is None:
         return None
     total = len(recording.topology.gpus)
-    mine = len(job.layout.gpus)
-    others = sum(len(j.layout.gpus) for j in recording.jobs)
+    mine = len(job.gpus)
+    others = sum(len(j.gpus) for j in recording.jobs)
     # GPUs that no job uses still cost money: the jobs carry them in proportion.
     share = mine / others
     hour: HourlyCost = hourly_cost(spec, draws_of(recording, devices), total, recording.resolved.rental_price)
     per_hour = hour.total * share
-    usd = usd_per_million_tokens(per_hour, metrics.output_tokens_per_s)
+    tokens = tokens_per_s
+    usd = usd_per_million_tokens(per_hour, tokens)
     power = hour.power * share
-    tokens = metrics.output_tokens_per_s
     return Cost(
         usd_per_hour=per_hour,
         usd_per_million_tokens=usd,
@@ -124,19 +123,34 @@ def memory_stages(recording: Recording) -> list[MemoryStage]:
     """Bytes on one GPU of each stage; equal stages of several replicas share a row."""
     rows: dict[tuple[object, ...], MemoryStage] = {}
     for job in recording.jobs:
-        for stages, tokens in zip(job.layout.replicas, job.layout.tokens, strict=True):
-            held = max(0, tokens)
-            for stage in stages:
-                for gpu, memory in stage.memory.items():
-                    key = (job.job.spec.name, stage.number, gpu, stage.layers, held)
-                    count = sum(recording.topology.gpus[g].gpu == gpu for g in stage.gpus)
-                    if key in rows:
-                        count += rows[key].count
-                    rows[key] = MemoryStage(
-                        job=job.job.spec.name, stage=stage.number, gpu=gpu, count=count,
-                        capacity_bytes=memory.capacity, parts=memory.parts(held), kv_tokens=held,
+        if isinstance(job, TrainingRecording):
+            for held in job.layout.stages:
+                for gpu, memory in held.memory.items():
+                    rows[job.name, held.number, gpu] = MemoryStage(
+                        job=job.name, stage=held.number, gpu=gpu, count=held.counts[gpu],
+                        capacity_bytes=memory.capacity, parts=memory.budget(), offloaded=memory.host,
                     )  # fmt: skip
+        else:
+            _add_serving_memory(rows, recording, job)
     return list(rows.values())
+
+
+def _add_serving_memory(
+    rows: dict[tuple[object, ...], MemoryStage], recording: Recording, job: ServingRecording
+) -> None:
+    """Rows of a serving job's stages."""
+    for stages, tokens in zip(job.layout.replicas, job.layout.tokens, strict=True):
+        held = max(0, tokens)
+        for stage in stages:
+            for gpu, memory in stage.memory.items():
+                key = (job.job.spec.name, stage.number, gpu, stage.layers, held)
+                count = sum(recording.topology.gpus[g].gpu == gpu for g in stage.gpus)
+                if key in rows:
+                    count += rows[key].count
+                rows[key] = MemoryStage(
+                    job=job.job.spec.name, stage=stage.number, gpu=gpu, count=count,
+                    capacity_bytes=memory.capacity, parts=memory.parts(held), kv_tokens=held,
+                )  # fmt: skip
 
 
 # -- links --------------------------------------------------------------------------------------------------
@@ -155,8 +169,8 @@ def _resampled(bins: Bins, width: float, count: int) -> Floats:
 def common_width(recording: Recording) -> tuple[float, int]:
     """Bin width that all tracks can be brought to, and the number of bins: at most ``MOST_BINS``."""
     widths = [c.bins.width for c in recording.channels]
-    widths += [b.width for j in recording.jobs for r in j.replicas for b in (r.tally.running, r.tally.cached)]
-    widths += [m.track.bins.width for j in recording.jobs for r in j.replicas for s in r.stages for m in s.members]
+    widths += [b.width for j in recording.serving for r in j.replicas for b in (r.tally.running, r.tally.cached)]
+    widths += [track.bins.width for track in recording.tracks]
     width = max(widths, default=1.0)
     while recording.end / width >= MOST_BINS:
         width *= 2
@@ -210,15 +224,12 @@ def timeline_of(recording: Recording, tables: list[Table], window_start: float) 
     seconds: Floats = np.minimum(width, recording.end - width * np.arange(count))
     seconds[seconds <= 0] = width
     devices: dict[str, list[float]] = {}
-    for job in recording.jobs:
-        for replica in job.replicas:
-            for stage in replica.stages:
-                for member in stage.members:
-                    busy = _resampled(member.track.bins, width, count) / seconds
-                    devices[member.track.name] = [round(min(1.0, float(x)), 6) for x in busy]
+    for track in recording.tracks:
+        busy = _resampled(track.bins, width, count) / seconds
+        devices[track.name] = [round(min(1.0, float(x)), 6) for x in busy]
     middle: Floats = width * (np.arange(count, dtype=np.float64) + 0.5)
     jobs = {}
-    for job, table in zip(recording.jobs, tables, strict=True):
+    for job, table in zip(recording.serving, tables, strict=True):
         inside = sums_at(middle, table.arrival, table.finish, np.ones(len(table)))
         running = sum(_resampled(r.tally.running, width, count) for r in job.replicas) / seconds
         cached = sum(_resampled(r.tally.cached, width, count) for r in job.replicas) / seconds
@@ -240,8 +251,9 @@ def _rounded(values: Floats) -> list[float]:
 
 def _spans(recording: Recording, start: float) -> tuple[list[Span], list[float]]:
     """The spans after ``start`` that a chart can hold, cut at the same instant on every device."""
-    tracks = [m.track for j in recording.jobs for r in j.replicas for s in r.stages for m in s.members]
-    share = max(1, MOST_SPANS // max(1, len(tracks)))
+    tracks = recording.tracks
+    most = MOST_SPANS if recording.serving else MOST_SPANS_OF_TRAINING
+    share = max(1, most // max(1, len(tracks)))
     kept = [list(track.spans.after(start, share)) for track in tracks]
     if not any(kept):
         kept, start = [list(track.spans.after(0.0, share)) for track in tracks], 0.0
@@ -249,7 +261,7 @@ def _spans(recording: Recording, start: float) -> tuple[list[Span], list[float]]
     rows = [
         Span(
             device=t.name, kind=s.kind, start_s=s.start, end_s=s.end, batch=s.batch, tokens=s.tokens,
-            micro_batch=s.micro_batch,
+            micro_batch=s.micro_batch, chunk=s.chunk,
         )
         for t, spans in zip(tracks, kept, strict=True)
         for s in spans
@@ -262,6 +274,9 @@ def roofline_dots(recording: Recording) -> list[RooflineDot]:
     """Each phase of each job's first stage: how much arithmetic a byte, and how fast."""
     dots = []
     for job in recording.jobs:
+        if isinstance(job, TrainingRecording):
+            dots += _training_dots(job)
+            continue
         stage = job.replicas[0].stages[0]
         rates = stage.law.shape.rates
         for phase, (flops, nbytes, seconds) in sorted(job.replicas[0].tally.phases.items()):
@@ -270,6 +285,23 @@ def roofline_dots(recording: Recording) -> list[RooflineDot]:
                     device=stage.track.name, phase=phase, flops_per_byte=flops / nbytes, flops_per_s=flops / seconds,
                     peak_flops=rates.peak, bandwidth=rates.bandwidth,
                 ))  # fmt: skip
+    return dots
+
+
+def _training_dots(job: TrainingRecording) -> list[RooflineDot]:
+    """Forward and backward of a micro-batch on the stage in the middle."""
+    one, stage, member, _, track = job.members[len(job.members) // 2]
+    dots = []
+    for phase in ("forward", "backward"):
+        work = [getattr(p, phase).work for p in member.passes]
+        if phase == "backward":
+            work += [p.weight.work for p in member.passes]
+        flops, nbytes, seconds = (sum(getattr(w, x) for w in work) for x in ("flops", "bytes", "seconds"))
+        if seconds > 0 and nbytes > 0:
+            dots.append(RooflineDot(
+                device=track.name, phase=phase, flops_per_byte=flops / nbytes, flops_per_s=flops / seconds,
+                peak_flops=member.rates.peak, bandwidth=member.rates.bandwidth,
+            ))  # fmt: skip
     return dots
 
 

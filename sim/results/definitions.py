@@ -32,12 +32,62 @@ METRICS: dict[str, str] = {
     "tokens_per_usd": "the inverse: generated tokens per dollar",
 }
 
+TRAINING_METRICS: dict[str, str] = {
+    "step_time_s": "seconds from the first forward pass of a step to the first of the next",
+    "tokens_per_s": "tokens trained on per second: global batch times sequence length over the step's time",
+    "tokens_per_s_per_gpu": "the same divided by all GPUs of the job",
+    "samples_per_s": "sequences trained on per second",
+    "mfu": "model FLOPs utilisation: model FLOPs per token times tokens/s over the dense peak of the training format "
+    "(6 FLOP a weight of layers and head and token, causal attention, nothing recomputed; 4 for a frozen weight)",
+    "hfu": "hardware FLOPs utilisation: what the kernels really compute, recomputation and unfused attention included, "
+    "over the same peak",
+    "model_flops_per_token": "FLOP a token needs for forward and backward: 6 N + 6 L s a hd, N the active weights of "
+    "layers and output head, attention causal",
+    "bubble_fraction": "share of GPU time that stages wait for their turn in the pipeline (hops count as communication)",
+    "exposed_communication_s": "seconds of a step in which a GPU waits for communication, mean over GPUs, by axis",
+    "exposed_communication_fraction": "the sum of these over the step's time",
+    "sent_bytes_per_gpu": "bytes a GPU sends in a step, hidden or not, by axis (ring volumes)",
+    "optimizer_s": "seconds of a step that the update of weights takes, mean over stages",
+    "recompute_fraction": "share of kernel time that computes activations again",
+    "memory_peak_bytes": "bytes used on the GPU with the least memory left, at the worst moment of a step",
+    "memory_peak_fraction": "the same over that GPU's usable memory",
+    "utilisation_mean": "share of GPU time of the run spent computing (compute-bound, memory-bound and launches)",
+    "micro_batches": "micro-batches a replica runs in a step (gradient accumulation)",
+    "global_batch_tokens": "tokens of one step",
+    "steps": "steps of the run",
+    "tokens": "tokens of the run",
+    "target_tokens": "tokens that the days, hours and dollars below are told for (run.target_tokens, or run.tokens)",
+    "target_flops": "model FLOPs of the target",
+    "days_to_target": "days to train on the target's tokens at this rate, without failures",
+    "gpu_hours_to_target": "the same times the GPUs that train",
+    "usd_to_target": "the same at the cost per hour",
+    "kwh_to_target": "the same at the mean power",
+    "staleness_mean": "updates that a worker's weights lag behind when it begins a step, mean (parameter server)",
+    "staleness_max": "the largest lag",
+    "usd_per_hour": "amortised purchase, electricity (at the mean power of the run) and hosting, or rent, per hour",
+    "usd_per_million_tokens": "USD per hour divided by the tokens trained on per hour",
+    "tokens_per_usd": "the inverse: tokens trained on per dollar",
+}
+
 LEDGER: dict[str, str] = {
     "compute-bound": "kernels limited by arithmetic",
     "memory-bound": "kernels limited by memory bandwidth",
     "launch and host": "kernel launches and the host's work between kernels",
     "communication": "waiting for data from other GPUs, by kind of link",
     "pipeline bubble": "a stage idle while its batches are at other stages",
-    "waiting for work": "no request to work on",
+    "waiting for slow ranks": "waiting for a slower GPU of the same group or replica",
+    "data loading": "waiting for the next batch of data",
+    "waiting for work": "no request to work on, or the job is over",
     "spare": "GPUs that no job uses",
 }
+
+
+def definitions_of(kinds: set[str]) -> dict[str, str]:
+    """The definitions that a Result with jobs of these kinds needs; where both kinds have one, both are told."""
+    found: dict[str, str] = {}
+    for kind, texts in (("serving", METRICS), ("training", TRAINING_METRICS)):
+        if kind in kinds:
+            for name, text in texts.items():
+                known = found.get(name)
+                found[name] = text if known in (None, text) else f"serving: {known}; training: {text}"
+    return found | LEDGER

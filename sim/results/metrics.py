@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.engine.histogram import merged, percentiles
-from sim.jobs.play import JobRecording
+from sim.jobs.play import ServingRecording
 from sim.jobs.serving.requests import RequestTable
 from sim.results.schema import ServingMetrics, Spread, Window
 from sim.spec.workload import Load, Objectives
@@ -125,7 +125,7 @@ def spread(values: Floats) -> Spread:
     return Spread(mean=float(values.mean()), p50=p50, p90=p90, p99=p99)
 
 
-def gap_spread(recording: JobRecording) -> Spread:
+def gap_spread(recording: ServingRecording) -> Spread:
     """Times between consecutive tokens, over all tokens of the run."""
     gaps = merged(replica.scheduler.gaps for replica in recording.replicas)
     found = percentiles(gaps, PERCENTILES)
@@ -166,7 +166,7 @@ def check_objectives(metrics: ServingMetrics, objectives: Objectives) -> list[di
     return rows
 
 
-def serving_metrics(recording: JobRecording, end: float, utilisation: float) -> tuple[ServingMetrics, Window, Table]:
+def serving_metrics(recording: ServingRecording, end: float, utilisation: float) -> tuple[ServingMetrics, Window, Table]:
     """All numbers of one job. ``end`` is the simulated time, ``utilisation`` its GPUs' busy share."""
     table = Table.of(recording.table)
     load, objectives = recording.job.spec.load, recording.job.spec.objectives
@@ -219,7 +219,7 @@ def _attainment(
     return float(ok[mine].sum()) / asked if asked else None
 
 
-def _kv_occupancy(recording: JobRecording, start: float, end: float) -> tuple[float, float]:
+def _kv_occupancy(recording: ServingRecording, start: float, end: float) -> tuple[float, float]:
     """Mean share of the KV cache in use over the window, and its largest share in a bin of the timeline."""
     capacity = float(sum(recording.layout.tokens))
     if end <= start or capacity <= 0:

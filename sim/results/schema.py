@@ -57,6 +57,40 @@ class ServingMetrics(Part):
     recomputed_tokens: int
 
 
+class TrainingMetrics(Part):
+    """Numbers of one training job; a step is the same from the first to the last (definitions in
+    ``results.definitions``). By axis: ``dp``, ``tp``, ``pp``, ``cp``, ``ep``."""
+
+    step_time_s: float
+    tokens_per_s: float
+    tokens_per_s_per_gpu: float
+    samples_per_s: float
+    mfu: float
+    hfu: float
+    model_flops_per_token: float
+    bubble_fraction: float
+    exposed_communication_s: dict[str, float]
+    exposed_communication_fraction: float
+    sent_bytes_per_gpu: dict[str, float]
+    optimizer_s: float
+    recompute_fraction: float
+    memory_peak_bytes: float
+    memory_peak_fraction: float
+    utilisation_mean: float
+    micro_batches: int
+    global_batch_tokens: int
+    steps: int
+    tokens: float
+    target_tokens: float | None
+    target_flops: float | None
+    days_to_target: float | None
+    gpu_hours_to_target: float | None
+    usd_to_target: float | None
+    kwh_to_target: float | None
+    staleness_mean: float | None = None
+    staleness_max: int | None = None
+
+
 class Saturation(Part):
     """What the same hardware does when requests never run out."""
 
@@ -89,13 +123,13 @@ class JobResult(Part):
     """One job's answer."""
 
     name: str
-    kind: Literal["serving"]
+    kind: Literal["serving", "training"]
     model: str
     stack: str
     plan: str
     gpus: int
     state: State
-    metrics: ServingMetrics
+    metrics: ServingMetrics | TrainingMetrics
     cost: Cost | None
     window: Window
     objectives: list[dict[str, Any]]
@@ -104,7 +138,7 @@ class JobResult(Part):
 
 
 class Effect(Part):
-    """What one improved resource changes, found by running again."""
+    """What one improved resource changes, found by running again. A training job's tokens are those it trains on."""
 
     resource: str
     change: str
@@ -128,7 +162,7 @@ class Verdict(Part):
 
 
 class MemoryStage(Part):
-    """One GPU of a pipeline stage: bytes by part against capacity."""
+    """One GPU of a pipeline stage: bytes by part against capacity; ``offloaded`` by tier (host, nvme)."""
 
     job: str
     stage: int
@@ -136,7 +170,8 @@ class MemoryStage(Part):
     count: int
     capacity_bytes: float
     parts: dict[str, float]
-    kv_tokens: int
+    kv_tokens: int = 0
+    offloaded: dict[str, float] = {}
 
 
 class DeviceClass(Part):
@@ -171,7 +206,7 @@ class LinkClass(Part):
 
 
 class Span(Part):
-    """One stretch of work on a device class, for the Gantt chart."""
+    """One stretch of work on a device class, for the Gantt chart; ``chunk`` is that of an interleaved stage."""
 
     device: str
     kind: str
@@ -180,6 +215,7 @@ class Span(Part):
     batch: int
     tokens: int
     micro_batch: int
+    chunk: int = 0
 
 
 class Timeline(Part):
@@ -226,7 +262,7 @@ class Result(Part):
     resolved_scenario: dict[str, Any]
     verdict: Verdict
     jobs: list[JobResult]
-    metrics: ServingMetrics | None
+    metrics: ServingMetrics | TrainingMetrics | None
     cost: Cost | None
     memory: list[MemoryStage]
     ledger: dict[str, float]

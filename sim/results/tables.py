@@ -26,7 +26,7 @@ def requests_csv(recording: Recording) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for job in recording.jobs:
+    for job in recording.serving:
         t = job.table
         rejected = set(t.rejected)
         for r in range(len(t)):
@@ -56,21 +56,18 @@ class TraceTables:
 
 def trace_tables(recording: Recording, begin: float) -> TraceTables:
     """Spans of each device class and hop (the first ``SPANS`` after ``begin``) and counters of links and queues."""
-    tables = [Table.of(job.table) for job in recording.jobs]
+    tables = [Table.of(job.table) for job in recording.serving]
     line = timeline_of(recording, tables, begin)
     tracks: list[tuple[str, str]] = []
     spans: list[tuple[str, str, float, float, dict[str, Any]]] = []
     logs: list[tuple[str, str, SpanLog]] = []
     for job in recording.jobs:
-        for replica in job.replicas:
-            for stage in replica.stages:
-                logs += [(m.track.name, f"GPUs of {job.job.spec.name}", m.track.spans) for m in stage.members]
-                if stage.hop is not None:
-                    logs.append((stage.hop.track.name, f"links of {job.job.spec.name}", stage.hop.track.spans))
+        logs += [(track.name, f"GPUs of {job.name}", track.spans) for track, _, _ in job.tracks]
+        logs += [(c.name, f"links of {job.name}", c.spans) for c in job.channels if len(c.spans)]
     for track, process, log in logs:
         tracks.append((track, process))
         for s in log.after(begin, SPANS):
-            facts = {"sequences": s.batch, "tokens": s.tokens, "micro_batch": s.micro_batch}
+            facts = {"sequences": s.batch, "tokens": s.tokens, "micro_batch": s.micro_batch, "chunk": s.chunk}
             spans.append((track, s.kind, s.start, s.end, facts))
     counters = [(f"link {name}", line.bin_s, values) for name, values in link_classes(recording)[1].items()]
     for name, series in line.jobs.items():

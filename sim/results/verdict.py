@@ -12,21 +12,30 @@ from __future__ import annotations
 
 import numpy as np
 
-from sim.jobs.play import JobRecording, Recording
+from sim.jobs.play import Recording, ServingRecording
+from sim.jobs.training.run import TrainingRecording
 from sim.results.metrics import Table, sums_at
-from sim.results.schema import Effect, ServingMetrics, State, Verdict, Window
-from sim.units import format_count, format_percent
+from sim.results.schema import Effect, ServingMetrics, State, TrainingMetrics, Verdict, Window
+from sim.units import format_count, format_percent, format_seconds
 
 # A change below this share is no change.
 NOTHING = 0.01
+#: Error of the memory model that a reader should keep in mind.
+MEMORY_BAND = 0.10
+#: Tokens of the largest steps of published runs (Llama 3.1 405B: 16 M).
+LARGE_BATCH_TOKENS = 16_777_216
+#: Share of peak that no published training run exceeds (shared data: anything above is suspect).
+IMPLAUSIBLE = 0.85
 IDLE = ("waiting for work", "spare")
 BINDS = {
     "compute-bound": "GPU arithmetic",
     "memory-bound": "HBM bandwidth",
     "launch and host": "kernel launches and the host",
     "pipeline bubble": "pipeline bubbles",
+    "waiting for slow ranks": "slow ranks",
+    "data loading": "data loading",
 }
-# What binds -> the improvement that would relieve it.
+# What binds -> the improvement that would relieve it. Training names the axis too: "network: tp over nvlink".
 RELIEF = {
     "KV memory": "memory capacity", "GPU arithmetic": "GPU arithmetic", "HBM bandwidth": "memory bandwidth",
     "network: nvlink": "nvlink bandwidth", "network: pcie": "pcie bandwidth",
@@ -81,7 +90,7 @@ def binding(ledger: dict[str, float], metrics: list[ServingMetrics], states: lis
     working = sum(v for v, _ in busy)
     for seconds, bucket in busy:
         if working and seconds / working >= 0.15:
-            name = BINDS.get(bucket) or "network" + bucket.removeprefix("communication")
+            name = BINDS.get(bucket) or "network: " + bucket.removeprefix("communication").removeprefix(": ")
             found.append(f"{name} ({format_percent(seconds / total)} of GPU time)")
     return found or ["nothing: no GPU worked"]
 
@@ -91,13 +100,22 @@ def ranked(binds: list[str], effects: list[Effect]) -> list[str]:
     found_by = {e.resource: e for e in effects}
     found = []
     for line in binds:
-        relief = next((better for name, better in RELIEF.items() if line.startswith(name)), "")
+        relief = next((better for name, better in RELIEF.items() if line.startswith(name)), "") or _relief_of_axis(line)
         effect = found_by.get(relief)
         gain = max(effect.relative, -(effect.tpot_p50_relative or 0.0)) if effect else 0.0
         if effect is not None and _is_nothing(effect):
             line += f", though {effect.resource} {effect.change} alone changes nothing"
         found.append((gain, line))
     return [line for _, line in sorted(found, key=lambda pair: -pair[0])]
+
+
+def _relief_of_axis(line: str) -> str:
+    """The improvement of the link that an axis talks over."""
+    kinds = {"nvlink": "nvlink bandwidth", "pcie": "pcie bandwidth", "PCIe": "pcie bandwidth"}
+    _, over, link = line.partition(" over ")
+    if not line.startswith("network: ") or not over:
+        return ""
+    return kinds.get(link.split(" ")[0], "network bandwidth")
 
 
 def _is_nothing(effect: Effect) -> bool:
@@ -108,7 +126,8 @@ def _is_nothing(effect: Effect) -> bool:
 def not_binding(effects: list[Effect]) -> list[str]:
     """One line for each improvement that changes neither throughput nor latency by a percent."""
     return [
-        f"{e.resource} {e.change} changes tok/s by {_signed(e.relative)}, TPOT by {_signed(e.tpot_p50_relative or 0.0)}"
+        f"{e.resource} {e.change} changes tok/s by {_signed(e.relative)}"
+        + ("" if e.tpot_p50_relative is None else f", TPOT by {_signed(e.tpot_p50_relative)}")
         for e in effects
         if _is_nothing(e)
     ]
@@ -118,7 +137,7 @@ def _signed(change: float) -> str:
     return "less than 0.1%" if abs(change) < 0.001 else f"{100 * change:+.1f}%"
 
 
-def warnings_of(recording: Recording, jobs: list[tuple[JobRecording, ServingMetrics, State]]) -> list[str]:
+def warnings_of(recording: Recording, jobs: list[tuple[ServingRecording, ServingMetrics, State]]) -> list[str]:
     """What a reader should know before trusting the numbers."""
     lines = []
     unchecked = recording.resolved.scenario.assume.kv_capacity == "unchecked"
@@ -167,22 +186,54 @@ def warnings_of(recording: Recording, jobs: list[tuple[JobRecording, ServingMetr
     return lines
 
 
-def _ratio(job: JobRecording, metrics: ServingMetrics) -> str:
+def _ratio(job: ServingRecording, metrics: ServingMetrics) -> str:
     table = Table.of(job.table)
     span = float(table.arrival.max() - table.arrival.min()) if len(table) else 0.0
     rate = len(table) / span if span > 0 else 0.0
     return f"{rate / metrics.requests_per_s:.1f} times" if metrics.requests_per_s else "much"
 
 
+def training_warnings(job: TrainingRecording, metrics: TrainingMetrics) -> list[str]:
+    """What a reader of a training job's numbers should know."""
+    spec, lines = job.job.spec, []
+    if 1.0 - metrics.memory_peak_fraction < MEMORY_BAND:
+        left = max(0.0, 1.0 - metrics.memory_peak_fraction)
+        lines.append(
+            f"{job.name}: {format_percent(left)} of a GPU's memory is left; the memory model is good to about "
+            f"{format_percent(MEMORY_BAND)}, so it may not fit"
+        )
+    stages = spec.plan.pp * spec.plan.vpp
+    if spec.plan.pp > 1 and metrics.micro_batches < spec.plan.pp:
+        lines.append(
+            f"{job.name}: {metrics.micro_batches} micro-batches do not fill {stages} pipeline stages: the global batch "
+            f"is below pp x dp x micro = {spec.plan.pp * spec.plan.dp * spec.batch.micro}"
+        )
+    if metrics.global_batch_tokens > LARGE_BATCH_TOKENS:
+        lines.append(
+            f"{job.name}: a step of {format_count(metrics.global_batch_tokens)} tokens is more than the "
+            f"{format_count(LARGE_BATCH_TOKENS)} that published runs use: more steps might learn more"
+        )
+    if metrics.mfu > IMPLAUSIBLE and job.job.stack.id != "ideal":
+        lines.append(f"{job.name}: {format_percent(metrics.mfu)} of peak is more than anyone has measured")
+    plan = spec.plan
+    if plan.parameter_server is not None and plan.parameter_server.staleness != 0:
+        lines.append(f"{job.name}: workers use stale weights; what that does to convergence is not modelled")
+    return lines
+
+
 def verdict_of(
-    states: list[State], ledger: dict[str, float], metrics: list[ServingMetrics], effects: list[Effect], warn: list[str]
-) -> Verdict:
+    states: list[State], ledger: dict[str, float], metrics: list[ServingMetrics], trained: list[TrainingMetrics],
+    effects: list[Effect], warn: list[str],
+) -> Verdict:  # fmt: skip
     """The answer in a few lines."""
     order: list[State] = ["stable", "saturated", "overloaded"]
     state = max(states, key=order.index)
     binds = ranked(binding(ledger, metrics, states), effects)
-    rate = sum(m.requests_per_s for m in metrics)
-    sentence = f"{state} at {format_count(rate)} req/s; bound by {', then '.join(binds[:2])}"
+    facts = []
+    if metrics:
+        facts.append(f"{state} at {format_count(sum(m.requests_per_s for m in metrics))} req/s")
+    facts += [f"a step takes {format_seconds(t.step_time_s)} (MFU {format_percent(t.mfu)})" for t in trained]
+    sentence = f"{', '.join(facts)}; bound by {', then '.join(binds[:2])}"
     return Verdict(
         state=state,
         sentence=sentence,

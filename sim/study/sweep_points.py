@@ -27,7 +27,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from sim import __version__
-from sim.adapters.resolve import Resolved, _with_new_arrivals, resolve
+from sim.adapters.resolve import Resolved, _with_new_arrivals, resolve, with_spec
 from sim.adapters.validation import validate
 from sim.adapters.yaml_source import Source, apply_overrides
 from sim.errors import InfeasibleError, RunError, SimError
@@ -87,7 +87,7 @@ class PointResolver:
             resolved = resolve(source, self._folder)
             self._known[names] = resolved, _digest(_behind_names(resolved))
         known, digest = self._known[names]
-        jobs = tuple(replace(job, spec=spec) for job, spec in zip(known.jobs, scenario.jobs, strict=True))
+        jobs = tuple(with_spec(job, spec) for job, spec in zip(known.jobs, scenario.jobs, strict=True))
         return replace(known, scenario=scenario, jobs=jobs), digest
 
 
@@ -109,7 +109,7 @@ def tasks_of(resolved: Resolved, digest: str, seeds: int) -> list[Task]:
 def _names_in(scenario: Scenario) -> str:
     """The scenario without the numbers that no look-up depends on: equal text, equal values behind the names."""
     dump = scenario.model_dump(mode="json", exclude={
-        "seed": True, "cluster": {"network"}, "jobs": {"__all__": {"plan", "batching", "objectives"}},
+        "seed": True, "cluster": {"network"}, "jobs": {"__all__": {"plan", "batching", "objectives", "batch", "run"}},
     })  # fmt: skip
     for job in dump["jobs"]:
         load = job.get("load")

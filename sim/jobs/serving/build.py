@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sim.adapters.resolve import Resolved, ResolvedJob
+from sim.adapters.resolve import Resolved, ResolvedServing
 from sim.engine.timeline import ChannelTrack, DeviceTrack
 from sim.jobs.serving.batching import Limits, Scheduler
 from sim.jobs.serving.replica import Hop, Member, Replica, Stage
@@ -36,7 +36,7 @@ class Flow:
 class ReplicaBuilder:
     """Builds the replicas of one job; stages of equal shape share their law."""
 
-    def __init__(self, resolved: Resolved, job: ResolvedJob, topology: Topology) -> None:
+    def __init__(self, resolved: Resolved, job: ResolvedServing, topology: Topology) -> None:
         self.resolved, self.job, self.topology = resolved, job, topology
         self.assume = resolved.scenario.assume
         self.scale = parameter_scale(resolved, job)

@@ -1,0 +1,1 @@
+"""Training jobs: one step played on representative ranks, and a run of such steps."""

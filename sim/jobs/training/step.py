@@ -1,0 +1,168 @@
+"""One training step: when every stage works, waits and talks, and where each GPU's seconds go.
+
+    pipeline      each class of replicas plays its schedule (sim.laws.training.pipeline)
+    ready[s]      all replicas are through with stage s
+    reduced[s]    = ready[s] + what is exposed of the gradients' reduction
+    barrier       = max over stages of reduced: the norm of all gradients is known, the update may begin
+    seconds       = barrier + max over stages of (update + gathering of weights) + the framework's overhead + loading
+
+The step is a value; steps without a change of state are equal, so a run spends the same one again and again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from sim.jobs.training.build import AXIS_OF, Member, ReplicaClass, Stage, TrainingBuild
+from sim.laws.training.layer import Flow, Pass
+from sim.laws.training.pipeline import Sends, Timing, time_schedule
+from sim.laws.training.stage import ChunkPasses, Sync
+
+SLOW_RANKS = "waiting for slow ranks"
+DATA_LOADING = "data loading"
+
+
+@dataclass(frozen=True, slots=True)
+class StepTimes:
+    """When things happened in a step: each class's pipeline, and its end by stage (s from the step's start)."""
+
+    timings: tuple[Timing, ...]
+    ready: tuple[float, ...]
+    reduced: tuple[float, ...]
+    barrier: float
+    done: tuple[float, ...]
+    seconds: float
+    events: int = 0
+
+
+@dataclass(slots=True)
+class Seconds:
+    """One GPU's seconds of a step by cause, communication by (axis, link); work done."""
+
+    compute: float = 0.0
+    memory: float = 0.0
+    launch: float = 0.0
+    bubble: float = 0.0
+    slow: float = 0.0
+    data: float = 0.0
+    flops: float = 0.0
+    bytes: float = 0.0
+    communication: dict[tuple[str, str], float] = field(default_factory=dict)
+
+    @property
+    def total(self) -> float:
+        """All of them: the step's length."""
+        busy = self.compute + self.memory + self.launch
+        return busy + self.bubble + self.slow + self.data + sum(self.communication.values())
+
+    def do(self, work: Pass, links: dict[str, str], times: float = 1.0) -> None:
+        """Add ``times`` passes."""
+        w = work.work
+        self.compute += w.compute * times
+        self.memory += w.memory * times
+        self.launch += w.launch * times
+        self.flops += w.flops * times
+        self.bytes += w.bytes * times
+        for flow in work.flows:
+            self.wait(AXIS_OF.get(flow.kind, flow.kind), links.get(flow.kind, flow.kind), flow.exposed * times)
+
+    def wait(self, axis: str, link: str, seconds: float) -> None:
+        """Add exposed communication."""
+        if seconds:
+            key = (axis, link)
+            self.communication[key] = self.communication.get(key, 0.0) + seconds
+
+
+def play_step(build: TrainingBuild) -> StepTimes:
+    """The step on one representative of each class of replicas."""
+    timings = tuple(time_schedule(build.order, one.times()) for one in build.classes)
+    stages = range(len(build.order))
+    ready = tuple(max(t.ends[s][-1] for t in timings) for s in stages)
+    leads = [slowest_sync(build, s) for s in stages]
+    reduced = tuple(at + sync.reduce.exposed for at, sync in zip(ready, leads, strict=True))
+    barrier = max(reduced)
+    done = tuple(barrier + s.update.seconds + s.gather.exposed + s.fixed for s in leads)
+    return StepTimes(timings, ready, reduced, barrier, done, max(done) + overhead(build))
+
+
+def hops_meet(build: TrainingBuild, step: StepTimes, capacity: Callable[[int], float]) -> bool:
+    """Whether messages of a class meet on a link that cannot carry them at once, so that their times are not exact."""
+    for one, timing in zip(build.classes, step.timings, strict=True):
+        users: dict[int, list[tuple[Sends, float]]] = {}
+        for sends, times in ((one.forward, timing.forward_sends), (one.backward, timing.backward_sends)):
+            for send, when in zip(sends, times, strict=True):
+                if send is not None and when.starts and send.exposed > 0.0:
+                    for link, weight in send.way.loads:
+                        users.setdefault(link, []).append((when, weight * send.cap))
+        if any(_meet(found, capacity(link)) for link, found in users.items() if len(found) > 1):
+            return True
+    return False
+
+
+def _meet(users: list[tuple[Sends, float]], capacity: float) -> bool:
+    """Whether flows that together want more than the link has move at the same time."""
+    if sum(rate for _, rate in users) <= capacity * (1 + 1e-9):
+        return False
+    starts = np.concatenate([np.array(when.starts) for when, _ in users])
+    ends = np.concatenate([np.array(when.ends) for when, _ in users])
+    order = np.argsort(starts, kind="stable")
+    reached = np.maximum.accumulate(ends[order])[:-1]
+    return bool(np.any(starts[order][1:] < reached - 1e-12 * np.maximum(1.0, reached)))
+
+
+def slowest_sync(build: TrainingBuild, stage: int) -> Sync:
+    """The work after the last pass of the member that takes longest over it."""
+    members = [m for one in build.classes for m in one.stages[stage].members]
+    return max((m.sync for m in members), key=lambda sync: sync.seconds)
+
+
+def overhead(build: TrainingBuild) -> float:
+    """Seconds of a step in which no GPU works: the framework's own, and the wait for data."""
+    return build.step_overhead + build.job.spec.data_loading
+
+
+def account(build: TrainingBuild, step: StepTimes) -> Iterator[tuple[ReplicaClass, Stage, Member, Seconds]]:
+    """Where the seconds of each member's GPU went; they add up to the step."""
+    for one, timing in zip(build.classes, step.timings, strict=True):
+        for stage in one.stages:
+            for member in stage.members:
+                yield one, stage, member, _seconds(build, step, timing, one, stage, member)
+
+
+def _seconds(
+    build: TrainingBuild, step: StepTimes, timing: Timing, one: ReplicaClass, stage: Stage, member: Member
+) -> Seconds:
+    s, m = stage.number, build.micro_batches
+    found, lead, links = Seconds(), stage.lead, stage.links
+    for mine, its in zip(member.passes, lead.passes, strict=True):
+        for own, slowest in zip(_directions(mine), _directions(its), strict=True):
+            found.do(own, links, m)
+            found.slow += m * (slowest.seconds - own.seconds)
+    end = timing.ends[s][-1]
+    found.bubble += timing.bubble[s] - (timing.makespan - end)
+    send = one.forward[s] or one.backward[s]
+    found.wait("pp", send.link if send else "", timing.hop_wait[s])
+    found.slow += step.ready[s] - end
+    sync = slowest_sync(build, s)
+    for flow in sync.reduce.flows:
+        _wait(found, flow, links)
+    found.bubble += step.barrier - step.reduced[s]
+    found.do(member.sync.update, links)
+    found.slow += sync.update.seconds - member.sync.update.seconds
+    for flow in sync.gather.flows:
+        _wait(found, flow, links)
+    found.bubble += max(step.done) - step.done[s]
+    found.launch += sync.fixed + build.step_overhead
+    found.data += build.job.spec.data_loading
+    return found
+
+
+def _wait(found: Seconds, flow: Flow, links: dict[str, str]) -> None:
+    found.wait(AXIS_OF.get(flow.kind, flow.kind), links.get(flow.kind, flow.kind), flow.exposed)
+
+
+def _directions(passes: ChunkPasses) -> tuple[Pass, Pass, Pass]:
+    return passes.forward, passes.backward, passes.weight

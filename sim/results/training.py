@@ -1,0 +1,130 @@
+"""Numbers of one training job, from a step and the length of its run.
+
+A step does not change from the first to the last, so rates are those of one step. Means over GPUs weigh each class by
+its GPUs. What training to ``target_tokens`` (or to the run's own tokens) takes follows from the rate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sim.jobs.training.run import TrainingRecording
+from sim.jobs.training.step import Seconds, slowest_sync
+from sim.laws.training.flops import model_flops_per_token
+from sim.results.schema import Cost, TrainingMetrics, Window
+
+DAY = 86_400.0
+
+
+def training_metrics(recording: TrainingRecording, assumed_parameters: float | None) -> TrainingMetrics:
+    """All numbers of the job but those that need prices (:func:`priced`)."""
+    job, step = recording.job, recording.step
+    spec, model = job.spec, job.model
+    batch, gpus = spec.batch, len(recording.gpus)
+    workers = spec.plan.workers
+    tokens = batch.whole * batch.sequence
+    rate = tokens / step.seconds
+    needed = model_flops_per_token(model, batch.sequence, spec.finetune, assumed_parameters)
+    peak = sum(m.rates.peak * track.count for _, _, m, _, track in recording.members)
+    done = sum(s.flops * track.count for *_, s, track in recording.members)
+    mean = _mean(recording)
+    exposed: dict[str, float] = {}
+    for (axis, _), seconds in mean.communication.items():
+        exposed[axis] = exposed.get(axis, 0.0) + seconds
+    fullest = recording.layout.fullest
+    target = float(spec.run.target_tokens or spec.run.tokens or 0) or None
+    seconds_to_target = target / rate if target else None
+    return TrainingMetrics(
+        step_time_s=step.seconds,
+        tokens_per_s=rate,
+        tokens_per_s_per_gpu=rate / gpus,
+        samples_per_s=batch.whole / step.seconds,
+        mfu=needed * rate / peak,
+        hfu=done / step.seconds / peak,
+        model_flops_per_token=needed,
+        bubble_fraction=mean.bubble / step.seconds,
+        exposed_communication_s=exposed,
+        exposed_communication_fraction=sum(exposed.values()) / step.seconds,
+        sent_bytes_per_gpu=sent_bytes(recording),
+        optimizer_s=sum(slowest_sync(recording.build, s).update.seconds for s in range(spec.plan.pp)) / spec.plan.pp,
+        recompute_fraction=_recomputed(recording),
+        memory_peak_bytes=fullest.used,
+        memory_peak_fraction=fullest.used / fullest.capacity,
+        utilisation_mean=(mean.compute + mean.memory + mean.launch) / step.seconds,
+        micro_batches=recording.build.micro_batches,
+        global_batch_tokens=tokens,
+        steps=recording.steps,
+        tokens=float(tokens) * recording.steps,
+        target_tokens=target,
+        target_flops=needed * target if target else None,
+        days_to_target=seconds_to_target / DAY if seconds_to_target else None,
+        gpu_hours_to_target=seconds_to_target * workers / 3600 if seconds_to_target else None,
+        usd_to_target=None,
+        kwh_to_target=None,
+    )
+
+
+def priced(metrics: TrainingMetrics, cost: Cost | None) -> TrainingMetrics:
+    """The same with what the target costs in money and energy."""
+    if cost is None or metrics.days_to_target is None:
+        return metrics
+    hours = metrics.days_to_target * 24
+    energy = None if cost.power_w is None else cost.power_w / 1000 * hours
+    return metrics.model_copy(update={"usd_to_target": cost.usd_per_hour * hours, "kwh_to_target": energy})
+
+
+def window_of(recording: TrainingRecording) -> Window:
+    """The whole run: no step differs from another."""
+    steps = "one step" if recording.steps == 1 else f"all {recording.steps:,} steps"
+    return Window(start_s=0.0, end_s=recording.ended, rule=f"{steps}, each like the first")
+
+
+def _mean(recording: TrainingRecording) -> Seconds:
+    """Seconds of a step, mean over GPUs."""
+    total, gpus = Seconds(), 0
+    for *_, seconds, track in recording.members:
+        gpus += track.count
+        total.compute += seconds.compute * track.count
+        total.memory += seconds.memory * track.count
+        total.launch += seconds.launch * track.count
+        total.bubble += seconds.bubble * track.count
+        total.slow += seconds.slow * track.count
+        for (axis, link), spent in seconds.communication.items():
+            total.wait(axis, link, spent * track.count)
+    share = {key: spent / gpus for key, spent in total.communication.items()}
+    return replace(
+        total, compute=total.compute / gpus, memory=total.memory / gpus, launch=total.launch / gpus,
+        bubble=total.bubble / gpus, slow=total.slow / gpus, communication=share,
+    )  # fmt: skip
+
+
+def sent_bytes(recording: TrainingRecording) -> dict[str, float]:
+    """Bytes a GPU sends in a step by axis, hidden or not, mean over the stages of the first class of replicas."""
+    from sim.jobs.training.build import AXIS_OF
+
+    build = recording.build
+    one, m = build.classes[0], build.micro_batches
+    found: dict[str, float] = {}
+    for stage in one.stages:
+        flows = [(f, m) for p in stage.lead.passes for d in (p.forward, p.backward, p.weight) for f in d.flows]
+        sync = slowest_sync(build, stage.number)
+        flows += [(f, 1) for f in (*sync.reduce.flows, *sync.gather.flows, *sync.update.flows)]
+        for flow, times in flows:
+            axis = AXIS_OF.get(flow.kind, flow.kind)
+            found[axis] = found.get(axis, 0.0) + flow.wire * times / len(one.stages)
+        for send, ends in ((one.forward[stage.number], "last"), (one.backward[stage.number], "first")):
+            if send is not None:
+                chunks = sum(not getattr(chunk, ends) for chunk in stage.chunks)
+                found["pp"] = found.get("pp", 0.0) + send.size * m * chunks / len(one.stages)
+    return found
+
+
+def _recomputed(recording: TrainingRecording) -> float:
+    """Share of a step's kernels that compute again what was computed before."""
+    build = recording.build
+    again = busy = 0.0
+    for one, stage, member, seconds, track in recording.members:
+        del one, stage
+        again += member.recomputed * build.micro_batches * track.count
+        busy += (seconds.compute + seconds.memory + seconds.launch) * track.count
+    return again / busy if busy else 0.0
