@@ -11,9 +11,12 @@ import click
 from sim.cli.common import load, scenario_options
 
 if TYPE_CHECKING:
-    from sim.adapters.resolve import Resolved, ResolvedJob
+    from sim.adapters.resolve import Resolved, ResolvedServing, ResolvedTraining
     from sim.laws.layout import Layout
     from sim.laws.topology import Topology
+    from sim.laws.training.groups import GroupNetwork
+    from sim.laws.training.layout import TrainingLayout
+    from sim.spec.training import TrainingPlan
 
 
 @click.command("check")
@@ -24,25 +27,30 @@ def command(scenario: Path, overrides: tuple[str, ...], seed: int | None, as_jso
     Exit code 2: the input is wrong. Exit code 3: it cannot fit, and the budget shows why.
     """
     from sim.laws.arrange import layouts, topology_of
+    from sim.laws.layout import Layout
 
     resolved = load(scenario, overrides, seed)
     topology = topology_of(resolved)
-    found = [_job(resolved, job, layout, topology) for job, layout in
-             zip(resolved.jobs, layouts(resolved, topology), strict=True)]  # fmt: skip
+    found = []
+    for job, layout in zip(resolved.jobs, layouts(resolved, topology), strict=True):
+        if isinstance(layout, Layout):
+            found.append(_job(resolved, job, layout, topology))  # type: ignore[arg-type]
+        else:
+            found.append(_training_job(resolved, job, layout, topology))  # type: ignore[arg-type]
     answer = {"scenario": resolved.scenario.name, "cluster": topology.summary(), "gpus": len(topology.gpus),
               "feasible": True, "jobs": found}  # fmt: skip
     if as_json:
         click.echo(json.dumps(answer, indent=1))
         return
     click.echo(f"{resolved.scenario.name} - {topology.summary()}")
-    for job in found:
-        click.echo(_text(job))
+    for row in found:
+        click.echo(_training_text(row) if row["kind"] == "training" else _text(row))
     for line in _assumed(resolved):
         click.echo(f"assumed     {line}")
     click.echo("fits        yes")
 
 
-def _job(resolved: Resolved, job: ResolvedJob, layout: Layout, topology: Topology) -> dict[str, Any]:
+def _job(resolved: Resolved, job: ResolvedServing, layout: Layout, topology: Topology) -> dict[str, Any]:
     from sim.laws.layout import check_shortest
 
     spec = job.spec
@@ -60,7 +68,7 @@ def _job(resolved: Resolved, job: ResolvedJob, layout: Layout, topology: Topolog
                 })  # fmt: skip
                 row["gpus"] += [g for g in stage.gpus if topology.gpus[g].gpu == gpu]
     return {
-        "name": spec.name, "model": job.model.id, "parameters": job.model.parameters, "stack": job.stack.id,
+        "name": spec.name, "kind": "serving", "model": job.model.id, "parameters": job.model.parameters, "stack": job.stack.id,
         "weights": spec.precision.weights, "kv": spec.precision.kv, "tp": spec.plan.tp, "pp": spec.plan.pp,
         "dp": spec.plan.dp, "kv_checked": not unchecked, "kv_tokens_per_replica": max(0, min(layout.tokens)),
         "context": job.model.context, "memory": list(stages.values()), "routes": _routes(layout, topology),
@@ -88,6 +96,88 @@ def _routes(layout: Layout, topology: Topology) -> list[dict[str, Any]]:
             target = (i + 1) % len(stages)
             rows.setdefault(f"pp: {text}", {"what": f"stage {stage.number} to stage {target}", "way": text})
     return list(rows.values())
+
+
+def _training_job(
+    resolved: Resolved, job: ResolvedTraining, layout: TrainingLayout, topology: Topology
+) -> dict[str, Any]:
+    """Memory by stage and part, the ways of each axis, and what would have to change where little is left."""
+    from sim.laws.training.groups import GroupNetwork
+    from sim.laws.training.layout import micro_batches_of
+
+    spec = job.spec
+    first = topology.gpus[layout.ranks.gpus[0]].gpu
+    network = GroupNetwork(topology, layout.ranks, resolved.fabrics, job.stack, job.stack.constants_for(first))
+    stages = [
+        {
+            "stage": stage.number, "gpu": gpu, "gpus": stage.counts[gpu], "layers": stage.layers,
+            "in_flight": stage.in_flight, "capacity_bytes": memory.capacity, "parts": memory.budget(),
+            "offloaded": memory.host,
+        }
+        for stage in layout.stages
+        for gpu, memory in stage.memory.items()
+    ]  # fmt: skip
+    plan = spec.plan
+    return {
+        "name": spec.name, "kind": "training", "model": job.model.id, "parameters": job.model.parameters,
+        "stack": job.stack.id, "compute": spec.precision.compute, "optimizer": spec.optimizer,
+        "plan": plan.model_dump(mode="json", exclude_defaults=True), "gpus": plan.gpus, "micro_batches":
+        micro_batches_of(spec), "global_batch_tokens": spec.batch.whole * spec.batch.sequence,
+        "memory_checked": resolved.scenario.assume.memory == "checked", "memory_peak_bytes": layout.fullest.used,
+        "memory": stages, "routes": _training_routes(spec.plan, network),
+    }  # fmt: skip
+
+
+def _training_routes(plan: TrainingPlan, network: GroupNetwork) -> list[dict[str, Any]]:
+    """How each axis with more than one member talks, on the first stage."""
+    from sim.units import format_bandwidth, format_seconds
+
+    rows = []
+    kinds = [("tp", plan.tp), ("cp", plan.cp), ("ep", plan.ep), ("data", plan.dp * plan.cp)]
+    for kind, size in kinds:
+        if size > 1 and not (kind == "data" and plan.parameter_server is not None):
+            way = network.way(kind)
+            p = way.parameters
+            inside = f"{format_bandwidth(p.bulk_bandwidth)} a member" if p.per_node > 1 else ""
+            between = f"{format_bandwidth(p.inter.bandwidth)} a member between {p.inter.nodes} nodes" if p.inter else ""
+            name = "dp" if kind == "data" else kind
+            text = ", ".join(x for x in (way.link, inside, between) if x)
+            rows.append({"what": f"{name} {size}", "way": text})
+    if plan.pp > 1:
+        hop = network.hop(0, 1)
+        text = f"{hop.kind}{' through host memory' if hop.staged else ''}, {format_bandwidth(hop.cap)} a rank, latency " \
+               f"{format_seconds(hop.latency)}"  # fmt: skip
+        rows.append({"what": "stage 0 to stage 1", "way": text})
+    return rows
+
+
+def _training_text(job: dict[str, Any]) -> str:
+    from sim.units import format_bytes, format_percent
+
+    degrees = " ".join(f"{k} {v}" for k, v in job["plan"].items() if not isinstance(v, (dict, list))) or "1 GPU"
+    lines = [
+        f"job         {job['name']}: training {job['model']} ({job['parameters'] / 1e9:.2f} B) in {job['compute']}, "
+        f"{degrees}, {job['gpus']:,} GPUs, stack {job['stack']}",
+        f"batch       {job['global_batch_tokens']:,} tokens a step, {job['micro_batches']} micro-batches a replica",
+    ]
+    shown = [part for part in job["memory"][0]["parts"] if any(s["parts"][part] for s in job["memory"])]
+    head = ("stage", "gpu", "layers", "in flight", "capacity", *shown)
+    rows = [head] + [
+        (str(s["stage"]), s["gpu"], str(s["layers"]), str(s["in_flight"]), format_bytes(s["capacity_bytes"]),
+         *(format_bytes(s["parts"][part]) for part in shown))
+        for s in job["memory"]
+    ]  # fmt: skip
+    rows = _merged(rows)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    lines += ["  " + "  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
+    tiers = {tier: max(s["offloaded"].get(tier, 0.0) for s in job["memory"]) for s in job["memory"] for tier in s["offloaded"]}
+    lines += [f"offloaded   up to {format_bytes(size)} a GPU to {tier}" for tier, size in tiers.items()]
+    fullest = max(job["memory"], key=lambda s: job["memory_peak_bytes"] / s["capacity_bytes"])
+    share = job["memory_peak_bytes"] / fullest["capacity_bytes"]
+    checked = "" if job["memory_checked"] else " (not checked in the run: assumed)"
+    lines.append(f"peak        {format_bytes(job['memory_peak_bytes'])}, {format_percent(share)} of a GPU{checked}")
+    lines += [f"route       {row['what']}: {row['way']}" for row in job["routes"]]
+    return "\n".join(lines)
 
 
 def _assumed(resolved: Resolved) -> list[str]:

@@ -55,7 +55,7 @@ def job_results(
 
 def _trained(recording: Recording, job: TrainingRecording, devices: list[DeviceClass]) -> JobResult:
     """A training job's answer."""
-    metrics = training_metrics(job, recording.resolved.scenario.assume.parameters)
+    metrics = training_metrics(job, recording.resolved.scenario.assume)
     cost = collect.cost_of(recording, job, metrics.tokens_per_s, devices)
     return JobResult(
         name=job.name, kind="training", model=job.job.model.id, stack=job.job.stack.id,

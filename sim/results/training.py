@@ -12,11 +12,12 @@ from sim.jobs.training.run import TrainingRecording
 from sim.jobs.training.step import Seconds, slowest_sync
 from sim.laws.training.flops import model_flops_per_token
 from sim.results.schema import Cost, TrainingMetrics, Window
+from sim.spec.scenario import Assume
 
 DAY = 86_400.0
 
 
-def training_metrics(recording: TrainingRecording, assumed_parameters: float | None) -> TrainingMetrics:
+def training_metrics(recording: TrainingRecording, assume: Assume) -> TrainingMetrics:
     """All numbers of the job but those that need prices (:func:`priced`)."""
     job, step = recording.job, recording.step
     spec, model = job.spec, job.model
@@ -24,7 +25,9 @@ def training_metrics(recording: TrainingRecording, assumed_parameters: float | N
     workers = spec.plan.workers
     tokens = batch.whole * batch.sequence
     rate = tokens / step.seconds
-    needed = model_flops_per_token(model, batch.sequence, spec.finetune, assumed_parameters)
+    needed = model_flops_per_token(
+        model, batch.sequence, spec.finetune, assume.parameters, attention_free=assume.attention == "free"
+    )  # fmt: skip
     peak = sum(m.rates.peak * track.count for _, _, m, _, track in recording.members)
     done = sum(s.flops * track.count for *_, s, track in recording.members)
     mean = _mean(recording)

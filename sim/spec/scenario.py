@@ -97,6 +97,7 @@ class Assume(Spec):
     parameters: Annotated[float, Field(gt=1e6, le=1e14)] | None = None
     kv_capacity: Literal["checked", "unchecked"] = "checked"
     memory: Literal["checked", "unchecked"] = "checked"
+    attention: Literal["counted", "free"] = "counted"
     kv_reads: Literal["counted", "free"] = "counted"
     tp_volume: Literal["ring", "one_copy"] = "ring"
     tp_latency: Seconds | None = None

@@ -18,7 +18,7 @@ Compute = Literal["fp32", "tf32", "fp16", "bf16", "fp8"]
 State = Literal["fp32", "bf16"]
 Axis = Literal["tp", "cp", "dp", "pp"]
 Optimizer = Literal["adam", "sgd-momentum", "sgd", "lion", "adam-8bit"]
-ScheduleName = Literal["gpipe", "1f1b", "interleaved", "zb-h1"]
+ScheduleName = Literal["gpipe", "1f1b", "interleaved", "zb-h1", "stream"]
 RecomputeName = Literal["none", "selective", "operators", "full", "from_input"]
 Target = Literal["q", "k", "v", "o", "gate", "up", "down"]
 Tier = Literal["gpu", "host", "nvme"]
@@ -143,7 +143,8 @@ class TrainingPlan(Spec):
 
     ``vpp`` chunks a stage (interleaved schedule). ``zero`` shards optimizer states (1), gradients (2) and parameters
     (3, which is FSDP) over the data-parallel ranks, with ``shard: node`` over those of one node only.
-    ``prefetch`` is how many layers ZeRO-3 gathers ahead. ``order`` lists the axes of ranks, innermost first;
+    Schedule ``stream`` never empties the pipeline between steps (as PipeDream): no bubble, stale weights, and the
+    activations of 2 (pp - stage) - 1 micro-batches. ``prefetch`` is how many layers ZeRO-3 gathers ahead. ``order`` lists the axes of ranks, innermost first;
     ``placement`` the GPUs by their number, in rank order. ``layers``: those of each stage, or ``even``.
     """
 

@@ -140,7 +140,7 @@ class Builder:
     ) -> None:
         self.resolved, self.job, self.topology, self.ranks = resolved, job, topology, ranks
         assume = resolved.scenario.assume
-        self.one_copy = assume.tp_volume == "one_copy"
+        self.one_copy, self.attention_free = assume.tp_volume == "one_copy", assume.attention == "free"
         first = topology.gpus[ranks.gpus[0]].gpu
         self.constants = job.stack.constants_for(first)
         self.network = GroupNetwork(
@@ -255,7 +255,7 @@ class Builder:
             law = LayerLaw(
                 self.job.model, spec, self.job.stack, self.job.stack.constants_for(gpu), rates,
                 {kind: way.parameters for kind, way in ways.items()}, ways["tp"].kind if "tp" in ways else "",
-                self.micro_batches, self.scale,
+                self.micro_batches, self.scale, attention_free=self.attention_free,
             )  # fmt: skip
             data = {k: w.parameters for k, w in ways.items() if AXIS_OF[k] == "dp" and w.parameters.n > 1}
             stage_law = StageLaw(law, chunks, data, self.scale)

@@ -11,19 +11,21 @@ before the update, and the step ends when the last one is through.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator
+from dataclasses import replace
+from functools import partial
 import simpy
 
 from sim.engine.clock import Clock
 from sim.engine.devices import Device
 from sim.engine.network import Network, TransferRecord
 from sim.jobs.training.build import AXIS_OF, Member, ReplicaClass, Send, Stage, TrainingBuild
-from sim.jobs.training.step import StepTimes, overhead, slowest_sync
+from sim.jobs.training.step import StepTimes, after_pipeline, overhead, slowest_sync
 from sim.laws.collective import collective_parameters
 from sim.laws.topology import Topology
 from sim.laws.topology_group import Loads
 from sim.laws.training.layer import Flow, Pass
-from sim.laws.training.pipeline import Sends, Timing
-from sim.laws.training.schedule import Op
+from sim.laws.training.pipeline import Sends, Timing, time_stream
+from sim.laws.training.schedule import Op, Order
 
 Story = Generator[simpy.Event, object, None]
 
@@ -48,8 +50,24 @@ class _Rank:
 
 
 def play_step_in_full(build: TrainingBuild, topology: Topology) -> StepTimes:
-    """The step with every rank as a process. ``build`` holds rates of groups alone on their links."""
-    return _Step(build, topology, fold=False).play()
+    """The step with every rank as a process. ``build`` holds rates of groups alone on their links.
+
+    Of a pipeline that is never emptied a long run is played, and a steady step taken out of it.
+    """
+    if build.job.spec.plan.schedule_name != "stream":
+        return _Step(build, topology, fold=False).play()
+    played: list[StepTimes] = []
+
+    def pipelines(order: Order, number: int) -> Timing:
+        if not played:
+            played.append(_Step(replace(build, order=order), topology, fold=False).play())
+        return played[0].timings[number]
+
+    stages, m = len(build.order), build.micro_batches
+    timings = tuple(
+        time_stream(stages, m, partial(pipelines, number=number)) for number in range(len(build.classes))
+    )  # fmt: skip
+    return replace(after_pipeline(build, timings), events=played[0].events)
 
 
 def play_step_folded(build: TrainingBuild, topology: Topology) -> StepTimes:

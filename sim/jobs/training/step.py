@@ -18,7 +18,7 @@ import numpy as np
 
 from sim.jobs.training.build import AXIS_OF, Member, ReplicaClass, Stage, TrainingBuild
 from sim.laws.training.layer import Flow, Pass
-from sim.laws.training.pipeline import Sends, Timing, time_schedule
+from sim.laws.training.pipeline import Sends, Timing, time_schedule, time_stream
 from sim.laws.training.stage import ChunkPasses, Sync
 
 SLOW_RANKS = "waiting for slow ranks"
@@ -78,7 +78,18 @@ class Seconds:
 
 def play_step(build: TrainingBuild) -> StepTimes:
     """The step on one representative of each class of replicas."""
-    timings = tuple(time_schedule(build.order, one.times()) for one in build.classes)
+    return after_pipeline(build, tuple(_timing(build, one) for one in build.classes))
+
+
+def _timing(build: TrainingBuild, one: ReplicaClass) -> Timing:
+    times = one.times()
+    if build.job.spec.plan.schedule_name != "stream":
+        return time_schedule(build.order, times)
+    return time_stream(len(build.order), build.micro_batches, lambda order: time_schedule(order, times))
+
+
+def after_pipeline(build: TrainingBuild, timings: tuple[Timing, ...]) -> StepTimes:
+    """The rest of a step whose pipelines are timed."""
     stages = range(len(build.order))
     ready = tuple(max(t.ends[s][-1] for t in timings) for s in stages)
     leads = [slowest_sync(build, s) for s in stages]

@@ -17,14 +17,18 @@ from sim.spec.transformer import Transformer
 
 
 def model_flops_per_token(
-    model: Transformer, sequence: int, finetune: Finetune | None = None, parameters: float | None = None
-) -> float:
-    """FLOP a token of a ``sequence`` needs for forward and backward; ``parameters`` is an assumed count of weights."""
+    model: Transformer, sequence: int, finetune: Finetune | None = None, parameters: float | None = None,
+    *, attention_free: bool = False,
+) -> float:  # fmt: skip
+    """FLOP a token of a ``sequence`` needs for forward and backward.
+
+    Assumptions: ``parameters`` is another count of weights, ``attention_free`` leaves attention's arithmetic out.
+    """
     scale = 1.0 if parameters is None else parameters / model.parameters
     tables = model.embedding_parameters * (0 if model.tied_embeddings else 1)
     positions = model.context * model.hidden if model.learned_positions else 0
     matrices = (model.active_parameters - tables - positions) * scale
-    attention = 6.0 * model.layers * sequence * model.heads * model.head_dim
+    attention = 0.0 if attention_free else 6.0 * model.layers * sequence * model.heads * model.head_dim
     if finetune is None:
         return 6.0 * matrices + attention
     return 4.0 * matrices + attention + 6.0 * model.layers * adapter_parameters(model, finetune)

@@ -240,6 +240,7 @@ class LayerLaw:
     def __init__(
         self, model: Transformer, job: TrainingJob, stack: TrainingStack, constants: TrainingConstants, rates: Rates,
         collectives: dict[str, CollectiveParameters], tp_kind: str, micro_batches: int, scale: float = 1.0,
+        *, attention_free: bool = False,
     ) -> None:  # fmt: skip
         self.model, self.job, self.stack, self.c, self.rates = model, job, stack, constants, rates
         self.groups, self.tp_kind, self.scale = collectives, tp_kind, scale
@@ -251,6 +252,7 @@ class LayerLaw:
         self.kv = max(model.kv_heads / plan.tp, 1.0) * model.head_dim
         self.ffn = model.intermediate / plan.tp
         self.frozen = job.finetune is not None
+        self.attention_free = attention_free
 
     # ---- parts
 
@@ -290,6 +292,8 @@ class LayerLaw:
     def _attention(self) -> tuple[Work, Work]:
         """Attention's core, forward and backward."""
         m, r, plan, b = self.model, self.rates, self.job.plan, self.job.batch
+        if self.attention_free:
+            return NOTHING, NOTHING
         heads, s = m.heads / plan.tp, float(b.sequence)
         causal = 2.0 * b.micro * heads * s * s / plan.cp * m.head_dim
         if r.on_chip or self.stack.attention == "flash":

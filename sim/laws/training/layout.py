@@ -10,7 +10,7 @@ from sim.errors import InfeasibleError
 from sim.laws.topology import Topology
 from sim.laws.training.memory import Change, TrainingMemory, least_change, stage_memory
 from sim.laws.training.ranks import Ranks, place_ranks
-from sim.laws.training.schedule import SCHEDULES, Op, Order, check_order, in_flight
+from sim.laws.training.schedule import SCHEDULES, Op, Order, check_order, in_flight, stream, stream_warm_up
 from sim.laws.training.stage import Chunk, chunks_of, layers_of
 from sim.spec.hardware import Gpu
 from sim.spec.training import TrainingJob, UserSchedule
@@ -76,6 +76,8 @@ def order_of(spec: TrainingJob, micro_batches: int) -> Order:
         except ValueError as error:
             raise InfeasibleError(f"job {spec.name}: schedule: {error}") from None
         return order
+    if plan.schedule_name == "stream":
+        return stream(plan.pp, micro_batches)
     return SCHEDULES[plan.schedule_name](plan.pp, micro_batches, plan.vpp)
 
 
@@ -151,6 +153,8 @@ def activations_in_flight(spec: TrainingJob, micro_batches: int) -> list[int]:
     plan = spec.plan
     if plan.schedule_name == "gpipe":
         return [micro_batches * plan.vpp] * plan.pp
+    if plan.schedule_name == "stream":
+        return [stream_warm_up(plan.pp, stage) for stage in range(plan.pp)]
     if isinstance(plan.schedule, UserSchedule):
         return in_flight(order_of(spec, micro_batches))
     rounds = ENOUGH * plan.pp
@@ -176,9 +180,10 @@ def check_shape(spec: TrainingJob, model: Transformer) -> None:
             f"job {job}: tp {plan.tp} is not a multiple of the {model.kv_heads} KV heads of {model.id}"
         )
     chunks = plan.pp * plan.vpp
-    if chunks > model.layers:
+    if chunks > model.layers + 2:  # the token table and the output head may stand alone
         raise InfeasibleError(
-            f"job {job}: pp {plan.pp} x vpp {plan.vpp} is more parts than the {model.layers} layers of {model.id}"
+            f"job {job}: pp {plan.pp} x vpp {plan.vpp} is more parts than the {model.layers} layers, table and head of "
+            f"{model.id}"
         )
     if spec.batch.sequence % plan.cp:
         raise InfeasibleError(f"job {job}: cp {plan.cp} does not divide a sequence of {spec.batch.sequence} tokens")

@@ -41,13 +41,13 @@ forms with hops and for small m are our own, held to the recurrence by tests.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Hashable, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from math import inf
 from typing import NamedTuple
 
-from sim.laws.training.schedule import Order
+from sim.laws.training.schedule import Op, Order, stream_warm_up
 
 # In an inbox, in place of an arrival: not sent yet, and not sent yet while the receiver stands still for it.
 _UNSENT, _AWAITED = -1.0, -2.0
@@ -142,6 +142,42 @@ def time_schedule(order: Order, times: PipelineTimes) -> Timing:
     forward = [_sends(play.leaves["F"][s], times.forward_hops[s]) for s in range(p)]
     backward = [_sends(play.leaves["B"][s], times.backward_hops[s]) for s in range(p)]
     return Timing(makespan, play.starts, play.ends, play.busy, bubble, play.hop_wait, forward, backward)
+
+
+def time_stream(p: int, m: int, play: Callable[[Order], Timing]) -> Timing:
+    """A steady step of m micro-batches in a pipeline that is never emptied (order: :func:`schedule.stream`).
+
+    ``play`` times a long run (:func:`time_schedule` with the stage's times), of which a window of m backwards a stage
+    is taken, late enough for the filling to be over; each stage's window starts at its own 0.
+    """
+    fill = 2 * p + 2
+    count = fill + 2 * m + 2 * p
+    order = tuple(_streaming(p, s, count) for s in range(p))
+    long = play(order)
+    starts, ends, busy = [], [], []
+    for s in range(p):
+        first = order[s].index(Op("B", fill))
+        window = slice(first, first + 2 * m)
+        begin = long.starts[s][first]
+        starts.append([t - begin for t in long.starts[s][window]])
+        ends.append([t - begin for t in long.ends[s][window]])
+        busy.append(sum(e - b for b, e in zip(starts[s], ends[s], strict=True)))
+    first, last = (order[0].index(Op("B", number)) for number in (fill, fill + m))
+    period = max(long.starts[0][last] - long.starts[0][first], *busy)
+    idle = [period - seconds for seconds in busy]
+    none = [Sends([], []) for _ in range(p)]
+    return Timing(period, starts, ends, busy, idle, [0.0] * p, none, none)
+
+
+def _streaming(p: int, s: int, count: int) -> tuple[Op, ...]:
+    """``count`` micro-batches on stage s, forwards as far ahead as a stream keeps them."""
+    ahead = min(count, stream_warm_up(p, s))
+    ops = [Op("F", i) for i in range(ahead)]
+    for i in range(count):
+        ops.append(Op("B", i))
+        if ahead + i < count:
+            ops.append(Op("F", ahead + i))
+    return tuple(ops)
 
 
 def bubble_fraction(timing: Timing) -> float:

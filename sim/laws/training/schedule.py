@@ -106,6 +106,25 @@ SCHEDULES: dict[str, Callable[[int, int, int], Order]] = {
 }
 
 
+def stream_warm_up(p: int, s: int) -> int:
+    """Forwards that stage s is ahead of its backwards in a pipeline that is never emptied: 2(p-s) - 1.
+
+    A micro-batch takes a slot on each stage down and one on each up; in every slot a stage runs one forward and one
+    backward, so that many of its micro-batches are between the two.
+    """
+    return 2 * (p - s) - 1
+
+
+def stream(p: int, m: int) -> Order:
+    """A steady step of a pipeline that is never emptied: m backwards and m forwards in turn on each stage.
+
+    Forwards run ahead, those of the next step's micro-batches too: their numbers go round.
+    """
+    return tuple(
+        tuple(op for i in range(m) for op in (Op("B", i), Op("F", (i + stream_warm_up(p, s)) % m))) for s in range(p)
+    )
+
+
 def _ops(kind: str, m: int, chunk: int = 0) -> list[Op]:
     """Operations of one kind, in the order of micro-batches. Stages share them: building them is what costs."""
     return [Op(kind, i, chunk) for i in range(m)]
