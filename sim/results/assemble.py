@@ -12,7 +12,16 @@ from sim.results.assumptions import assumptions_of, banners_of, not_modelled
 from sim.results.definitions import definitions_of
 from sim.results.intervals import batch_means
 from sim.results.metrics import Table, check_objectives, serving_metrics
-from sim.results.schema import SCHEMA_VERSION, DeviceClass, Effect, JobResult, Result, ServingMetrics, State, TrainingMetrics
+from sim.results.schema import (
+    SCHEMA_VERSION,
+    DeviceClass,
+    Effect,
+    JobResult,
+    Result,
+    ServingMetrics,
+    State,
+    TrainingMetrics,
+)
 from sim.results.training import priced, training_metrics, window_of
 from sim.results.verdict import state_of, training_warnings, verdict_of, warnings_of
 from sim.spec.training import TrainingPlan
@@ -72,7 +81,8 @@ def training_plan_text(plan: TrainingPlan) -> str:
     if plan.zero:
         parts.append(f"zero{plan.zero}" + (" within nodes" if plan.shard == "node" else ""))
     if plan.parameter_server is not None:
-        parts.append(f"{plan.parameter_server.servers} parameter server(s), staleness {plan.parameter_server.staleness}")
+        server = plan.parameter_server
+        parts.append(f"{server.servers} parameter server(s), staleness {server.staleness}")
     if plan.recompute != "none":
         method = plan.recompute
         parts.append(f"recompute {method if isinstance(method, str) else method.model_dump()}")

@@ -25,9 +25,9 @@ NOT_MODELLED = [
 
 TRAINING_NOT_MODELLED = [
     *COMMON,
-    "Communication beside kernels slows neither but for one factor (the stack's overlap); flows of different axes that "
-    "meet on one link share it only with --detail full.",
-    "Ranks do not jitter: a step has no noise, and large clusters measured to lose a few percent to it are told without.",
+    "Communication beside kernels costs one factor (the stack's overlap); flows of different axes that meet on a link "
+    "share it only with --detail full.",
+    "Ranks do not jitter: a step has no noise; some large clusters lose a few percent to it, others do not.",
     "Memory fragmentation, and attention's gathered keys and values along cp; read an overflow with a band of 15%.",
     "Experts' tokens are spread as stated (imbalance, capacity) in every layer; routing is not simulated.",
     "Embedding gradients summed between the first and the last stage of a pipeline with tied embeddings.",

@@ -290,7 +290,7 @@ def roofline_dots(recording: Recording) -> list[RooflineDot]:
 
 def _training_dots(job: TrainingRecording) -> list[RooflineDot]:
     """Forward and backward of a micro-batch on the stage in the middle."""
-    one, stage, member, _, track = job.members[len(job.members) // 2]
+    _, _, member, _, track = job.members[len(job.members) // 2]
     dots = []
     for phase in ("forward", "backward"):
         work = [getattr(p, phase).work for p in member.passes]

@@ -39,11 +39,11 @@ TRAINING_METRICS: dict[str, str] = {
     "samples_per_s": "sequences trained on per second",
     "mfu": "model FLOPs utilisation: model FLOPs per token times tokens/s over the dense peak of the training format "
     "(6 FLOP a weight of layers and head and token, causal attention, nothing recomputed; 4 for a frozen weight)",
-    "hfu": "hardware FLOPs utilisation: what the kernels really compute, recomputation and unfused attention included, "
+    "hfu": "hardware FLOPs utilisation: what kernels really compute, recomputation and unfused attention included, "
     "over the same peak",
     "model_flops_per_token": "FLOP a token needs for forward and backward: 6 N + 6 L s a hd, N the active weights of "
     "layers and output head, attention causal",
-    "bubble_fraction": "share of GPU time that stages wait for their turn in the pipeline (hops count as communication)",
+    "bubble_fraction": "share of GPU time that stages wait for their turn in the pipeline (hops are communication)",
     "exposed_communication_s": "seconds of a step in which a GPU waits for communication, mean over GPUs, by axis",
     "exposed_communication_fraction": "the sum of these over the step's time",
     "sent_bytes_per_gpu": "bytes a GPU sends in a step, hidden or not, by axis (ring volumes)",

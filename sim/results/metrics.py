@@ -166,7 +166,9 @@ def check_objectives(metrics: ServingMetrics, objectives: Objectives) -> list[di
     return rows
 
 
-def serving_metrics(recording: ServingRecording, end: float, utilisation: float) -> tuple[ServingMetrics, Window, Table]:
+def serving_metrics(
+    recording: ServingRecording, end: float, utilisation: float
+) -> tuple[ServingMetrics, Window, Table]:
     """All numbers of one job. ``end`` is the simulated time, ``utilisation`` its GPUs' busy share."""
     table = Table.of(recording.table)
     load, objectives = recording.job.spec.load, recording.job.spec.objectives

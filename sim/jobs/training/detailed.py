@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
+
 import simpy
 
 from sim.engine.clock import Clock

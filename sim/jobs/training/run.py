@@ -18,7 +18,16 @@ from sim.engine.clock import Clock
 from sim.engine.timeline import ChannelTrack, DeviceTrack
 from sim.jobs.training.build import AXIS_OF, Builder, Member, ReplicaClass, Stage, TrainingBuild
 from sim.jobs.training.detailed import play_step_folded, play_step_in_full
-from sim.jobs.training.step import DATA_LOADING, SLOW_RANKS, Seconds, StepTimes, account, hops_meet, play_step, slowest_sync
+from sim.jobs.training.step import (
+    DATA_LOADING,
+    SLOW_RANKS,
+    Seconds,
+    StepTimes,
+    account,
+    hops_meet,
+    play_step,
+    slowest_sync,
+)
 from sim.laws.topology import Topology
 from sim.laws.training.groups import crosses_nodes
 from sim.laws.training.layer import Flow

@@ -125,9 +125,14 @@ def _meet(users: list[tuple[Sends, float]], capacity: float) -> bool:
 
 
 def slowest_sync(build: TrainingBuild, stage: int) -> Sync:
-    """The work after the last pass of the member that takes longest over it."""
-    members = [m for one in build.classes for m in one.stages[stage].members]
-    return max((m.sync for m in members), key=lambda sync: sync.seconds)
+    """The work after the last pass, each part of the member that takes longest over it: all wait for it."""
+    found = [m.sync for one in build.classes for m in one.stages[stage].members]
+    return Sync(
+        reduce=max((sync.reduce for sync in found), key=lambda p: p.seconds),
+        update=max((sync.update for sync in found), key=lambda p: p.seconds),
+        gather=max((sync.gather for sync in found), key=lambda p: p.seconds),
+        fixed=max(sync.fixed for sync in found),
+    )
 
 
 def overhead(build: TrainingBuild) -> float:

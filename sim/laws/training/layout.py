@@ -11,7 +11,7 @@ from sim.laws.topology import Topology
 from sim.laws.training.memory import Change, TrainingMemory, least_change, stage_memory
 from sim.laws.training.ranks import Ranks, place_ranks
 from sim.laws.training.schedule import SCHEDULES, Op, Order, check_order, in_flight, stream, stream_warm_up
-from sim.laws.training.stage import Chunk, chunks_of, layers_of
+from sim.laws.training.stage import chunks_of, layers_of
 from sim.spec.hardware import Gpu
 from sim.spec.training import TrainingJob, UserSchedule
 from sim.spec.training_stack import TrainingStack
