@@ -28,6 +28,10 @@ COLUMNS: Final = {
     "tpot_s.p50": "TPOT p50",
     "usd_per_million_tokens": "USD/Mtok",
     "usd_per_hour": "USD/h",
+    "tokens_per_s": "tok/s trained",
+    "step_time_s": "step",
+    "mfu": "MFU",
+    "memory_peak_bytes": "memory",
 }
 """Figures of the table, and their names in a heading."""
 _UNITS: Final = (" tok/s", "/Mtok", "/h", " USD")
@@ -52,7 +56,7 @@ def render_sweep(sweep: Sweep, colour: bool = False) -> str:
         if found.points:
             numbers = ", ".join(str(i + 1) for i in found.points)
             parts.append(f"Pareto front, {COLUMNS[found.value]} against {COLUMNS[found.cost]}: points {numbers}")
-    for name in ("output_tokens_per_s", "usd_per_million_tokens"):
+    for name in ("output_tokens_per_s", "tokens_per_s", "usd_per_million_tokens"):
         values = column(metrics, name)
         parts += [_tornado(name, sensitivities(design, values))]
         found_map = heat_map(design, values)

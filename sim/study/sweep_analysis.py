@@ -17,9 +17,15 @@ from typing import Final
 from sim.study.pareto import pareto_front
 from sim.study.sweep_axes import Design, Dimension, Values, number_of, text
 
-SENSITIVE: Final = ("output_tokens_per_s", "usd_per_million_tokens", "ttft_s.p50", "tpot_s.p50")
+SENSITIVE: Final = (
+    "output_tokens_per_s", "usd_per_million_tokens", "ttft_s.p50", "tpot_s.p50", "tokens_per_s", "step_time_s",
+)  # fmt: skip
 """Metrics whose sensitivity is reported."""
-FRONTS: Final = (("usd_per_million_tokens", "tokens_per_s_per_user"), ("usd_per_hour", "output_tokens_per_s"))
+FRONTS: Final = (
+    ("usd_per_million_tokens", "tokens_per_s_per_user"),
+    ("usd_per_hour", "output_tokens_per_s"),
+    ("usd_per_hour", "tokens_per_s"),
+)
 """Cost, which is better low, and value, which is better high."""
 MANY: Final = 8
 """A drawn axis of more numbers than this is reported by quarters."""

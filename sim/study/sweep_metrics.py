@@ -1,7 +1,8 @@
 """From answers to a point's figures: over its jobs, over its seeds.
 
 Figures of a single job are its own. Of several, rates and costs add up, latencies are those of the slowest job,
-speed per user and attainment those of the worst, and the state is the worst. Over seeds, figures are means with a
+speed per user and attainment those of the worst, and the state is the worst; of training jobs tokens/s add up, and
+step, bubble and memory are those of the largest. Over seeds, figures are means with a
 95% interval (Student's t), the state is the worst, and a point fails if one of its seeds does.
 """
 
@@ -30,8 +31,8 @@ def _money(jobs: Sequence[Mapping[str, Any]]) -> float | None:
 
 def _of(combine: Callable[[list[float]], float], name: str) -> Callable[[Sequence[Mapping[str, Any]]], float | None]:
     def value(jobs: Sequence[Mapping[str, Any]]) -> float | None:
-        known = [job[name] for job in jobs if job.get(name) is not None]
-        return float(combine(known)) if known and len(known) == len(jobs) else None
+        asked = [job[name] for job in jobs if name in job]  # a serving job has no step, a training job no TTFT
+        return float(combine(asked)) if asked and None not in asked else None
 
     return value
 
@@ -46,6 +47,12 @@ HEADLINE: Final[dict[str, Callable[[Sequence[Mapping[str, Any]]], float | None]]
     "usd_per_million_tokens": _money,
     "usd_per_hour": _of(sum, "usd_per_hour"),
     "slo_attainment": _of(min, "slo_attainment"),
+    "tokens_per_s": _of(sum, "tokens_per_s"),
+    "step_time_s": _of(max, "step_time_s"),
+    "mfu": _of(min, "mfu"),
+    "bubble_fraction": _of(max, "bubble_fraction"),
+    "exposed_communication_fraction": _of(max, "exposed_communication_fraction"),
+    "memory_peak_bytes": _of(max, "memory_peak_bytes"),
 }
 """The figures every point has, and how jobs are taken together."""
 

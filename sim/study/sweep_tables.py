@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from sim import __version__
 from sim.errors import InputError, Problem
-from sim.results.definitions import METRICS
+from sim.results.definitions import METRICS, TRAINING_METRICS
 from sim.study.sweep import Sweep
 from sim.study.sweep_analysis import FRONTS, SENSITIVE, column, front, heat_map, sensitivities
 from sim.study.sweep_metrics import HEADLINE
@@ -26,6 +26,7 @@ def document(sweep: Sweep) -> dict[str, Any]:
     study, design = sweep.study, sweep.study.design
     metrics = [outcome.metrics for outcome in sweep.outcomes]
     maps = {name: heat_map(design, column(metrics, name)) for name in SENSITIVE}
+    known = TRAINING_METRICS | METRICS
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": "sweep",
@@ -47,7 +48,7 @@ def document(sweep: Sweep) -> dict[str, Any]:
             for name in SENSITIVE
         },
         "heat_map": {name: asdict(found) for name, found in maps.items() if found is not None},
-        "definitions": {n: METRICS[key] for n in HEADLINE if (key := n.partition(".")[0]) in METRICS},
+        "definitions": {n: known[key] for n in HEADLINE if (key := n.partition(".")[0]) in known},
     }
 
 
