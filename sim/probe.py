@@ -18,8 +18,8 @@ from sim.results.assemble import job_results
 from sim.results.collect import device_classes
 from sim.results.metrics import Table
 from sim.results.schema import Cost, Effect, JobResult, Result, Saturation, ServingMetrics
-from sim.spec.training_stack import TrainingConstants, TrainingStack
 from sim.spec.hardware import Gpu, LinkType
+from sim.spec.training_stack import TrainingConstants, TrainingStack
 from sim.spec.workload import ARRIVALS, ClosedLoop, Load
 from sim.units import format_percent
 

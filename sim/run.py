@@ -124,9 +124,11 @@ def _mean(parts: Sequence[Model]) -> Model:
 
     def average(values: list[Any]) -> Any:
         first = values[0]
+        if any(value is None for value in values):
+            return first
         if isinstance(first, dict):
             return {key: average([value.get(key) for value in values]) for key in first}
-        if any(value is None or isinstance(value, bool) or not isinstance(value, (int, float)) for value in values):
+        if any(isinstance(value, bool) or not isinstance(value, (int, float)) for value in values):
             return first
         mean = sum(values) / len(values)
         return round(mean) if isinstance(first, int) else mean

@@ -15,7 +15,9 @@ from typing import Any
 import yaml
 
 #: Kinds with one file an entry, and kinds with one file for all.
-FOLDERS = {"gpu": "gpus", "model": "models", "stack": "stacks", "training-stack": "training_stacks", "lengths": "lengths"}
+FOLDERS = {
+    "gpu": "gpus", "model": "models", "stack": "stacks", "training-stack": "training_stacks", "lengths": "lengths",
+}  # fmt: skip
 LISTS = {"link": "links", "fabric": "fabrics"}
 KINDS = (*FOLDERS, *LISTS, "price")
 
@@ -79,7 +81,8 @@ def _read(path: Path) -> Any:
 
 
 def shipped(what: str) -> list[Path]:
-    """The shipped ``scenarios`` or ``topologies``: from the wheel, or from the checkout the package runs in."""
+    """The shipped ``scenarios``, ``scenarios/article`` or ``topologies``: from the wheel, or from the checkout the
+    package runs in."""
     package = Path(str(files("sim")))
     for folder in (package / "shipped" / what, package.parent / what):
         if folder.is_dir():

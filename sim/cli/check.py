@@ -68,9 +68,9 @@ def _job(resolved: Resolved, job: ResolvedServing, layout: Layout, topology: Top
                 })  # fmt: skip
                 row["gpus"] += [g for g in stage.gpus if topology.gpus[g].gpu == gpu]
     return {
-        "name": spec.name, "kind": "serving", "model": job.model.id, "parameters": job.model.parameters, "stack": job.stack.id,
-        "weights": spec.precision.weights, "kv": spec.precision.kv, "tp": spec.plan.tp, "pp": spec.plan.pp,
-        "dp": spec.plan.dp, "kv_checked": not unchecked, "kv_tokens_per_replica": max(0, min(layout.tokens)),
+        "name": spec.name, "kind": "serving", "model": job.model.id, "parameters": job.model.parameters,
+        "stack": job.stack.id, "weights": spec.precision.weights, "kv": spec.precision.kv, "tp": spec.plan.tp,
+        "pp": spec.plan.pp, "dp": spec.plan.dp, "kv_checked": not unchecked, "kv_tokens_per_replica": max(0, min(layout.tokens)),
         "context": job.model.context, "memory": list(stages.values()), "routes": _routes(layout, topology),
     }  # fmt: skip
 
@@ -145,9 +145,9 @@ def _training_routes(plan: TrainingPlan, network: GroupNetwork) -> list[dict[str
             rows.append({"what": f"{name} {size}", "way": text})
     if plan.pp > 1:
         hop = network.hop(0, 1)
-        text = f"{hop.kind}{' through host memory' if hop.staged else ''}, {format_bandwidth(hop.cap)} a rank, latency " \
-               f"{format_seconds(hop.latency)}"  # fmt: skip
-        rows.append({"what": "stage 0 to stage 1", "way": text})
+        link = f"{hop.kind}{' through host memory' if hop.staged else ''}"
+        rate, latency = format_bandwidth(hop.cap), format_seconds(hop.latency)
+        rows.append({"what": "stage 0 to stage 1", "way": f"{link}, {rate} a rank, latency {latency}"})
     return rows
 
 
@@ -170,7 +170,10 @@ def _training_text(job: dict[str, Any]) -> str:
     rows = _merged(rows)
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     lines += ["  " + "  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
-    tiers = {tier: max(s["offloaded"].get(tier, 0.0) for s in job["memory"]) for s in job["memory"] for tier in s["offloaded"]}
+    tiers: dict[str, float] = {}
+    for s in job["memory"]:
+        for tier, size in s["offloaded"].items():
+            tiers[tier] = max(size, tiers.get(tier, 0.0))
     lines += [f"offloaded   up to {format_bytes(size)} a GPU to {tier}" for tier, size in tiers.items()]
     fullest = max(job["memory"], key=lambda s: job["memory_peak_bytes"] / s["capacity_bytes"])
     share = job["memory_peak_bytes"] / fullest["capacity_bytes"]

@@ -24,6 +24,7 @@ def command(name: str, listing: bool, folder: Path, force: bool) -> None:
     from sim.catalog import shipped
 
     scenarios = {p.stem: p for p in shipped("scenarios")}
+    scenarios |= {f"article/{p.stem}": p for p in shipped("scenarios/article")}
     topologies = {p.stem: p for p in shipped("topologies")}
     if listing:
         click.echo("scenarios")

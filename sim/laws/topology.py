@@ -268,6 +268,21 @@ class Topology:
         kind: LinkKind = max(kinds, key=lambda kind: REMOTENESS[kind]) if kinds else "memory"
         return Route(links, cap, latency, overhead, kind, staged is not None, queue)
 
+    def host_way(self, gpu: int, *stops: str) -> tuple[tuple[int, float], ...]:
+        """(link, weight) from stop to stop of a GPU's host: ``gpu``, ``memory``, ``storage``; ``memory`` alone is a
+        read or write by the CPU. InfeasibleError where the node has none.
+        """
+        run, copy, local = self.locate(gpu)
+        return tuple((run.base(copy) + link, weight) for link, weight in run.block.host_way(local, *stops))
+
+    def host_capacity(self, gpu: int, kind: str) -> tuple[int, float]:
+        """How many vertices of ``memory`` or ``storage`` a GPU's node has, and their bytes; inf where one states
+        none."""
+        run, _, local = self.locate(gpu)
+        held = run.block.held(run.block.gpus[local].node, kind)
+        stated = [run.block.graph.nodes[vertex].get("capacity") for vertex in held]
+        return len(held), sum(inf if size is None else float(size) for size in stated)
+
     def site(self, group: Sequence[int]) -> GroupSite:
         """What a group of GPUs shares, for the laws of collectives; cached.
 

@@ -20,7 +20,7 @@ import networkx as nx
 from sim.errors import InfeasibleError, InputError, Problem
 from sim.laws.topology_parts import COST, NETWORK, RDMA, Block, Handling, LocalGpu, LocalLink, Port, Rate
 from sim.spec.hardware import Gpu, LinkType
-from sim.spec.topology import EdgeSpec, NodeSpec, Staging, SwitchSpec, TopologySpec, VertexSpec
+from sim.spec.topology import EdgeSpec, NodeSpec, NvmeSpec, Staging, SwitchSpec, TopologySpec, VertexSpec
 
 MAX_PATHS = 64  # equal paths between two leaves over which traffic is spread
 
@@ -145,6 +145,8 @@ def build_node(spec: NodeSpec, book: Book, cards: Iterable[tuple[str, bool, str 
     if spec.nvlink is not None:
         _add_nvlink(spec.nvlink.link, spec.nvlink.layout == "switch", block, book)
     _add_cards(list(cards), block, sockets, book)
+    if spec.nvme is not None:
+        _add_nvme(spec.nvme, block, sockets)
     return block
 
 
@@ -220,6 +222,16 @@ def _add_cards(
         half = rate._replace(latency=rate.latency / 2)
         out = block.link("network card", vertex, "", half)
         block.ports.append(Port(vertex, out, block.link("network card", "", vertex, half), rate.kind in RDMA))
+
+
+def _add_nvme(nvme: NvmeSpec, block: Block, sockets: list[str]) -> None:
+    """The node's drives as one: a link for writes and one for reads, the same whichever socket they come from."""
+    drives = block.vertex("nvme", "storage", capacity=nvme.capacity)
+    write = block.link("NVMe write", sockets[0], drives, Rate("pcie", nvme.write))
+    read = block.link("NVMe read", drives, sockets[0], Rate("pcie", nvme.read))
+    for socket in sockets[1:]:
+        block.edge(socket, drives, "pcie", write)
+        block.edge(drives, socket, "pcie", read)
 
 
 def cards_of(spec: TopologySpec, node: NodeSpec) -> list[tuple[str, bool, str | None]]:

@@ -163,7 +163,8 @@ class Block:
         self.ports: list[Port] = []
         self.nodes: list[str] = [name]
         self._paths: dict[tuple[str, ...], tuple[int, ...]] = {}
-        self._nvlinks: dict[tuple[str, str], tuple[int, ...]] = {}
+        self._nvlinks: dict[str, dict[str, tuple[int, ...]]] = {}
+        self._nvlink_list: list[tuple[str, str, int | None]] | None = None
 
     def vertex(self, name: str, kind: str, node: int | None = 0, **facts: Any) -> str:
         """Add a vertex; ``node`` is the local number of the machine it is in, None for switches."""
@@ -217,15 +218,26 @@ class Block:
 
     def nvlink(self, a: str, b: str) -> tuple[int, ...] | None:
         """The way over NVLink alone, or None."""
-        if (a, b) not in self._nvlinks:
-            view = nx.subgraph_view(
-                passable(self.graph, a, b),
-                filter_edge=lambda u, v, k: self.graph[u][v][k]["kind"] == "nvlink",
-            )
-            walk = nx.shortest_path(view, a, b) if nx.has_path(view, a, b) else []
-            steps = pairwise(walk)
-            self._nvlinks[a, b] = tuple(next(iter(view[u][v].values()))["link"] for u, v in steps)
-        return self._nvlinks[a, b] or None
+        if a not in self._nvlinks:
+            self._nvlinks[a] = self._nvlinks_from(a)
+        return self._nvlinks[a].get(b)
+
+    def _nvlinks_from(self, a: str) -> dict[str, tuple[int, ...]]:
+        """The links from ``a`` to every vertex that NVLink reaches, through switches but not through GPUs."""
+        own = [(u, v, link) for u, v, link in self._nvlink_edges() if u == a or self.graph.nodes[u]["kind"] in FORWARDS]
+        graph: Any = nx.DiGraph()
+        graph.add_weighted_edges_from(own, weight="link")
+        ways = nx.single_source_shortest_path(graph, a) if a in graph else {}
+        return {
+            end: tuple(graph[u][v]["link"] for u, v in pairwise(walk)) for end, walk in ways.items() if end != a
+        }
+
+    def _nvlink_edges(self) -> list[tuple[str, str, int | None]]:
+        """(source, target, link) of every NVLink, listed once."""
+        if self._nvlink_list is None:
+            edges = self.graph.edges(data=True)
+            self._nvlink_list = [(u, v, facts["link"]) for u, v, facts in edges if facts["kind"] == "nvlink"]
+        return self._nvlink_list
 
     def between(self, i: int, j: int) -> tuple[tuple[int, ...], bool]:
         """The links from local GPU i to local GPU j, and whether the copy is staged in host memory."""
@@ -264,6 +276,28 @@ class Block:
         gpu = self.gpus[i]
         direct = rdma and gpu.p2p
         return self.path(entry, gpu.vertex) if direct else self.path(entry, self._memory(gpu), gpu.vertex)
+
+
+    def held(self, node: int, kind: str) -> tuple[str, ...]:
+        """The ``memory`` or ``storage`` vertices of a machine."""
+        return tuple(v for v, facts in self.graph.nodes(data=True) if (facts["kind"], facts["node"]) == (kind, node))
+
+    def host_way(self, i: int, *stops: str) -> tuple[tuple[int, float], ...]:
+        """(link, weight) of a byte that local GPU i has moved from stop to stop: the ``gpu`` itself, its ``memory``,
+        the ``storage`` of its machine (all drives evenly). ``memory`` alone is a read or write by the CPU.
+
+        Raises InfeasibleError where there is no such memory or storage.
+        """
+        gpu = self.gpus[i]
+        if gpu.memory is None:
+            raise InfeasibleError(f"{self.name}: {gpu.vertex} has no host memory near it")
+        if stops == ("memory",):
+            return ((self.path(gpu.vertex, gpu.memory)[-1], 1.0),)
+        drives = self.held(gpu.node, "storage") if "storage" in stops else ("",)
+        if not drives:
+            raise InfeasibleError(f"{self.name}: the node of {gpu.vertex} has no nvme")
+        ways = ({"gpu": gpu.vertex, "memory": gpu.memory, "storage": drive} for drive in drives)
+        return merged((link, 1.0 / len(drives)) for way in ways for link in self.path(*(way[stop] for stop in stops)))
 
 
 def passable(graph: Any, source: str, target: str) -> Any:

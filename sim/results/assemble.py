@@ -147,7 +147,8 @@ def assemble(recording: Recording, effects: list[Effect], resolved: dict[str, An
         if isinstance(job, TrainingRecording) and isinstance(result.metrics, TrainingMetrics)
     ]
     for job, metrics in trained:
-        warn += training_warnings(job, metrics)
+        unchecked = recording.resolved.scenario.assume.memory == "unchecked"
+        warn += training_warnings(job, metrics, unchecked=unchecked)
     scenario = recording.resolved.scenario
     start = min(j.window.start_s for j in jobs)
     single = jobs[0] if len(jobs) == 1 else None

@@ -257,7 +257,8 @@ def _spans(recording: Recording, start: float) -> tuple[list[Span], list[float]]
     kept = [list(track.spans.after(start, share)) for track in tracks]
     if not any(kept):
         kept, start = [list(track.spans.after(0.0, share)) for track in tracks], 0.0
-    end = min((spans[-1].end for spans in kept if len(spans) == share), default=recording.end)
+    last = recording.end if recording.serving else max((job.step.seconds for job in recording.training), default=0.0)
+    end = min((spans[-1].end for spans in kept if len(spans) == share), default=last)
     rows = [
         Span(
             device=t.name, kind=s.kind, start_s=s.start, end_s=s.end, batch=s.batch, tokens=s.tokens,

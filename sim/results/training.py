@@ -2,6 +2,9 @@
 
 A step does not change from the first to the last, so rates are those of one step. Means over GPUs weigh each class by
 its GPUs. What training to ``target_tokens`` (or to the run's own tokens) takes follows from the rate.
+
+With parameter servers rates a GPU, FLOPs utilisation and ``utilisation_mean`` count the servers' GPUs too; what is
+waited for is that of the workers.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ def training_metrics(recording: TrainingRecording, assume: Assume) -> TrainingMe
     needed = model_flops_per_token(
         model, batch.sequence, spec.finetune, assume.parameters, attention_free=assume.attention == "free"
     )  # fmt: skip
-    peak = sum(m.rates.peak * track.count for _, _, m, _, track in recording.members)
+    peak = sum(peak * track.count for track, peak, _ in recording.tracks)
     done = sum(s.flops * track.count for *_, s, track in recording.members)
     mean = _mean(recording)
     exposed: dict[str, float] = {}
@@ -49,11 +52,11 @@ def training_metrics(recording: TrainingRecording, assume: Assume) -> TrainingMe
         exposed_communication_s=exposed,
         exposed_communication_fraction=sum(exposed.values()) / step.seconds,
         sent_bytes_per_gpu=sent_bytes(recording),
-        optimizer_s=sum(slowest_sync(recording.build, s).update.seconds for s in range(spec.plan.pp)) / spec.plan.pp,
+        optimizer_s=_updated(recording),
         recompute_fraction=_recomputed(recording),
         memory_peak_bytes=fullest.used,
         memory_peak_fraction=fullest.used / fullest.capacity,
-        utilisation_mean=(mean.compute + mean.memory + mean.launch) / step.seconds,
+        utilisation_mean=_busy(recording) / step.seconds,
         micro_batches=recording.build.micro_batches,
         global_batch_tokens=tokens,
         steps=recording.steps,
@@ -64,6 +67,8 @@ def training_metrics(recording: TrainingRecording, assume: Assume) -> TrainingMe
         gpu_hours_to_target=seconds_to_target * workers / 3600 if seconds_to_target else None,
         usd_to_target=None,
         kwh_to_target=None,
+        staleness_mean=recording.rounds.staleness_mean if recording.rounds else None,
+        staleness_max=recording.rounds.staleness_max if recording.rounds else None,
     )
 
 
@@ -79,11 +84,29 @@ def priced(metrics: TrainingMetrics, cost: Cost | None) -> TrainingMetrics:
 def window_of(recording: TrainingRecording) -> Window:
     """The whole run: no step differs from another."""
     steps = "one step" if recording.steps == 1 else f"all {recording.steps:,} steps"
-    return Window(start_s=0.0, end_s=recording.ended, rule=f"{steps}, each like the first")
+    like, rounds = "each like the first", recording.rounds
+    if rounds is not None:
+        like = f"each like the {'last' if rounds.steady else 'mean'} of {rounds.played} rounds played"
+    return Window(start_s=0.0, end_s=recording.ended, rule=f"{steps}, {like}")
+
+
+def _updated(recording: TrainingRecording) -> float:
+    """Seconds of a step that weights are updated, mean over stages or over servers."""
+    if recording.rounds is not None:
+        return recording.rounds.updates
+    stages = recording.build.job.spec.plan.pp
+    return sum(slowest_sync(recording.build, s).update.seconds for s in range(stages)) / stages
+
+
+def _busy(recording: TrainingRecording) -> float:
+    """Seconds of a step that kernels run, mean over all GPUs of the job."""
+    spent = [(seconds, track.count) for _, _, _, seconds, track in recording.members]
+    spent += [(seconds, track.count) for _, seconds, track in recording.servers]
+    return sum(seconds.busy * count for seconds, count in spent) / sum(count for _, count in spent)
 
 
 def _mean(recording: TrainingRecording) -> Seconds:
-    """Seconds of a step, mean over GPUs."""
+    """Seconds of a step, mean over the GPUs that train."""
     total, gpus = Seconds(), 0
     for *_, seconds, track in recording.members:
         gpus += track.count
@@ -102,9 +125,13 @@ def _mean(recording: TrainingRecording) -> Seconds:
 
 
 def sent_bytes(recording: TrainingRecording) -> dict[str, float]:
-    """Bytes a GPU sends in a step by axis, hidden or not, mean over the stages of the first class of replicas."""
+    """Bytes a GPU sends in a step by axis, hidden or not, mean over the stages of the first class of replicas; with
+    parameter servers over all GPUs."""
     from sim.jobs.training.build import AXIS_OF
 
+    if recording.rounds is not None:
+        total = sum(channel.bytes for channel in recording.channels) / recording.steps
+        return {"dp": total / len(recording.gpus)}
     build = recording.build
     one, m = build.classes[0], build.micro_batches
     found: dict[str, float] = {}
@@ -126,8 +153,8 @@ def _recomputed(recording: TrainingRecording) -> float:
     """Share of a step's kernels that compute again what was computed before."""
     build = recording.build
     again = busy = 0.0
-    for one, stage, member, seconds, track in recording.members:
-        del one, stage
-        again += member.recomputed * build.micro_batches * track.count
-        busy += (seconds.compute + seconds.memory + seconds.launch) * track.count
+    for one, _, member, seconds, track in recording.members:
+        steps = recording.rounds.of(one)[1] if recording.rounds else 1.0
+        again += member.recomputed * build.micro_batches * track.count * steps
+        busy += seconds.busy * track.count
     return again / busy if busy else 0.0

@@ -14,6 +14,7 @@ import numpy as np
 
 from sim.jobs.play import Recording, ServingRecording
 from sim.jobs.training.run import TrainingRecording
+from sim.laws.topology_parts import NETWORK
 from sim.results.metrics import Table, sums_at
 from sim.results.schema import Effect, ServingMetrics, State, TrainingMetrics, Verdict, Window
 from sim.units import format_count, format_percent, format_seconds
@@ -38,8 +39,8 @@ BINDS = {
 # What binds -> the improvement that would relieve it. Training names the axis too: "network: tp over nvlink".
 RELIEF = {
     "KV memory": "memory capacity", "GPU arithmetic": "GPU arithmetic", "HBM bandwidth": "memory bandwidth",
-    "network: nvlink": "nvlink bandwidth", "network: pcie": "pcie bandwidth",
-    "network: PCIe": "pcie bandwidth", "network: ethernet": "network bandwidth",
+    "kernel launches and the host": "host time", "network: nvlink": "nvlink bandwidth",
+    "network: pcie": "pcie bandwidth", "network: PCIe": "pcie bandwidth", "network: ethernet": "network bandwidth",
 }  # fmt: skip
 
 
@@ -90,19 +91,25 @@ def binding(ledger: dict[str, float], metrics: list[ServingMetrics], states: lis
     working = sum(v for v, _ in busy)
     for seconds, bucket in busy:
         if working and seconds / working >= 0.15:
-            name = BINDS.get(bucket) or "network: " + bucket.removeprefix("communication").removeprefix(": ")
-            found.append(f"{name} ({format_percent(seconds / total)} of GPU time)")
+            found.append(f"{_name(bucket)} ({format_percent(seconds / total)} of GPU time)")
     return found or ["nothing: no GPU worked"]
 
 
-def ranked(binds: list[str], effects: list[Effect]) -> list[str]:
-    """The same, those first whose relief was found to help most; one that does not help alone says so."""
+def ranked(binds: list[str], effects: list[Effect], shares: dict[str, float] | None = None) -> list[str]:
+    """The same, those first whose relief was found to help most; one that does not help alone says so.
+
+    ``shares`` of GPU time rank those whose relief was not tried.
+    """
     found_by = {e.resource: e for e in effects}
     found = []
+    half = {name: share / (2.0 - share) for name, share in (shares or {}).items()}
     for line in binds:
         relief = next((better for name, better in RELIEF.items() if line.startswith(name)), "") or _relief_of_axis(line)
         effect = found_by.get(relief)
-        gain = max(effect.relative, -(effect.tpot_p50_relative or 0.0)) if effect else 0.0
+        if effect is not None:
+            gain = max(effect.relative, -(effect.tpot_p50_relative or 0.0))
+        else:  # nothing was tried: what half of its time would give
+            gain = next((value for name, value in half.items() if line.startswith(name)), 0.0)
         if effect is not None and _is_nothing(effect):
             line += f", though {effect.resource} {effect.change} alone changes nothing"
         found.append((gain, line))
@@ -112,10 +119,20 @@ def ranked(binds: list[str], effects: list[Effect]) -> list[str]:
 def _relief_of_axis(line: str) -> str:
     """The improvement of the link that an axis talks over."""
     kinds = {"nvlink": "nvlink bandwidth", "pcie": "pcie bandwidth", "PCIe": "pcie bandwidth"}
+    kinds |= dict.fromkeys(NETWORK, "network bandwidth")
     _, over, link = line.partition(" over ")
-    if not line.startswith("network: ") or not over:
-        return ""
-    return kinds.get(link.split(" ")[0], "network bandwidth")
+    return kinds.get(link.split(" ")[0], "") if line.startswith("network: ") and over else ""
+
+
+def _shares(ledger: dict[str, float]) -> dict[str, float]:
+    """Share of GPU time of everything that can bind, under the name it is told by."""
+    total = sum(v for k, v in ledger.items() if k != "spare")
+    return {_name(bucket): seconds / total for bucket, seconds in ledger.items() if total and bucket not in IDLE}
+
+
+def _name(bucket: str) -> str:
+    """A bucket of the ledger as something that binds."""
+    return BINDS.get(bucket) or "network: " + bucket.removeprefix("communication").removeprefix(": ")
 
 
 def _is_nothing(effect: Effect) -> bool:
@@ -193,10 +210,10 @@ def _ratio(job: ServingRecording, metrics: ServingMetrics) -> str:
     return f"{rate / metrics.requests_per_s:.1f} times" if metrics.requests_per_s else "much"
 
 
-def training_warnings(job: TrainingRecording, metrics: TrainingMetrics) -> list[str]:
-    """What a reader of a training job's numbers should know."""
+def training_warnings(job: TrainingRecording, metrics: TrainingMetrics, *, unchecked: bool = False) -> list[str]:
+    """What a reader of a training job's numbers should know; ``unchecked``: memory is out of the question."""
     spec, lines = job.job.spec, []
-    if 1.0 - metrics.memory_peak_fraction < MEMORY_BAND:
+    if 1.0 - metrics.memory_peak_fraction < MEMORY_BAND and not unchecked:
         left = max(0.0, 1.0 - metrics.memory_peak_fraction)
         lines.append(
             f"{job.name}: {format_percent(left)} of a GPU's memory is left; the memory model is good to about "
@@ -228,7 +245,7 @@ def verdict_of(
     """The answer in a few lines."""
     order: list[State] = ["stable", "saturated", "overloaded"]
     state = max(states, key=order.index)
-    binds = ranked(binding(ledger, metrics, states), effects)
+    binds = ranked(binding(ledger, metrics, states), effects, _shares(ledger))
     facts = []
     if metrics:
         facts.append(f"{state} at {format_count(sum(m.requests_per_s for m in metrics))} req/s")

@@ -70,7 +70,8 @@ class PcieSpec(Spec):
 
 
 class HostMemory(Spec):
-    """Memory of one CPU socket. ``bandwidth`` is what copies get, reads and writes added together.
+    """Memory of one CPU socket. ``bandwidth`` is what copies get, reads and writes added together; ``capacity``
+    binds what training offloads.
 
     The default is a desktop: two channels of DDR5-5200 give 83 GB/s on paper, copies about 70% of it
     (judged, not measured here).
@@ -78,6 +79,18 @@ class HostMemory(Spec):
 
     capacity: Bytes = 64e9
     bandwidth: SomeRate = 60e9
+
+
+class NvmeSpec(Spec):
+    """The NVMe drives of a node, taken together: where training may offload to.
+
+    ``read`` and ``write`` are what large transfers get. They take turns, the node's GPUs share them, and every
+    socket reaches them alike.
+    """
+
+    capacity: Annotated[Bytes, Field(gt=0)]
+    read: SomeRate
+    write: SomeRate
 
 
 class Staging(Spec):
@@ -149,6 +162,7 @@ class NodeSpec(Spec):
     socket_link: Name | None = None
     pcie: PcieSpec = PcieSpec()
     host_memory: HostMemory = HostMemory()
+    nvme: NvmeSpec | None = None
     p2p: bool | None = None
     staging: Staging = Staging()
     nvlink: NvlinkSpec | None = None

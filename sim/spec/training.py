@@ -31,6 +31,11 @@ OPTIMIZER_STATES: dict[str, tuple[int, float]] = {
     "adam": (2, 0.0), "sgd-momentum": (1, 0.0), "sgd": (0, 0.0), "lion": (1, 0.0), "adam-8bit": (0, 2.0),
 }  # fmt: skip
 
+#: Bytes of a frozen weight. nf4: 4 bits, 8 a block of 64, 32 a 256 blocks (arXiv:2305.14314); int8: 32 bits a row.
+BASE_BYTES: dict[str, float] = {
+    "fp16": 2.0, "bf16": 2.0, "int8": 1.001, "nf4": (4 + 8 / 64 + 32 / (64 * 256)) / 8,
+}  # fmt: skip
+
 _OPERATION = re.compile(r"([FBW])(\d+)(?:\.(\d+))?")
 
 
@@ -142,10 +147,11 @@ class TrainingPlan(Spec):
     """How the model is laid on ``tp * cp * dp * pp`` GPUs.
 
     ``vpp`` chunks a stage (interleaved schedule). ``zero`` shards optimizer states (1), gradients (2) and parameters
-    (3, which is FSDP) over the data-parallel ranks, with ``shard: node`` over those of one node only.
-    Schedule ``stream`` never empties the pipeline between steps (as PipeDream): no bubble, stale weights, and the
-    activations of 2 (pp - stage) - 1 micro-batches. ``prefetch`` is how many layers ZeRO-3 gathers ahead. ``order`` lists the axes of ranks, innermost first;
-    ``placement`` the GPUs by their number, in rank order. ``layers``: those of each stage, or ``even``.
+    (3, which is FSDP) over the data-parallel ranks, with ``shard: node`` over those of one node only. Schedule
+    ``stream`` never empties the pipeline between steps (as PipeDream): no bubble, stale weights, and the activations
+    of 2 (pp - stage) - 1 micro-batches. ``prefetch`` is how many layers ZeRO-3 gathers ahead. ``order`` lists the axes
+    of ranks, innermost first; ``placement`` the GPUs by their number, in rank order. ``layers``: those of each stage,
+    or ``even``.
     """
 
     tp: Count = 1
@@ -181,6 +187,14 @@ class TrainingPlan(Spec):
     def gpus(self) -> int:
         """GPUs the plan takes, those of parameter servers included."""
         return self.workers + (self.parameter_server.servers if self.parameter_server else 0)
+
+    @property
+    def expert_load(self) -> float:
+        """Tokens of the fullest expert rank against the mean: the imbalance, cut off at the capacity; a capacity alone
+        is filled up."""
+        if self.expert_capacity is None:
+            return self.expert_imbalance
+        return min(self.expert_imbalance, self.expert_capacity) if self.expert_imbalance > 1 else self.expert_capacity
 
     @property
     def schedule_name(self) -> str:

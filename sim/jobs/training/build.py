@@ -15,8 +15,9 @@ from sim.errors import InfeasibleError
 from sim.laws.collective import pieces
 from sim.laws.topology import Topology
 from sim.laws.training.groups import GroupNetwork, HopWay, crosses_nodes
-from sim.laws.training.layer import LayerLaw, Rates, rates_of
+from sim.laws.training.layer import HOST_WAYS, LayerLaw, Rates, rates_of
 from sim.laws.training.layout import micro_batches_of, order_of
+from sim.laws.training.offload import HostWay, Offloading, ways_of
 from sim.laws.training.pipeline import Hop, PipelineTimes
 from sim.laws.training.ranks import Ranks
 from sim.laws.training.schedule import Order
@@ -25,6 +26,7 @@ from sim.laws.training.stage import Chunk, ChunkPasses, StageLaw, Sync, chunks_o
 #: Kinds of groups a pass or a step may talk in, and the axis they are booked under.
 AXIS_OF = {
     "tp": "tp", "cp": "cp", "ep": "ep", "data": "dp", "node": "dp", "across": "dp", "expert_data": "dp", "pp": "pp",
+    **dict.fromkeys(HOST_WAYS, "offload"), "host update": "cpu update",
 }  # fmt: skip
 
 
@@ -236,13 +238,26 @@ class Builder:
         members = []
         for (name, factor), count in types.items():
             members.append(self._member(name, factor, number, tuple(chunks), count))
-        return Stage(number, gpus, tuple(chunks), tuple(members), self.kinds(number))
+        links = self.kinds(number) | {kind: way.link for kind, way in self._host_ways(number).items()}
+        return Stage(number, gpus, tuple(chunks), tuple(members), links)
+
+    def _host_ways(self, stage: int) -> dict[str, HostWay]:
+        """The ways to the host that the plan's offloading takes."""
+        return {kind: self.network.host.way(kind, stage) for kind in ways_of(self.job.spec.plan.offload)}
+
+    def _offloading(self, host: dict[str, HostWay], stage: int) -> Offloading | None:
+        if not host:
+            return None
+        meets = self.network.crowded([*self.kinds(stage), *host], stage)
+        return Offloading(self.job.model, self.job.spec, self.job.stack, host, meets)
 
     def _member(
         self, gpu: str, factor: float, stage: int, chunks: tuple[Chunk, ...], count: int
     ) -> Member:
         ways = {kind: self.network.way(kind, stage) for kind in self.kinds(stage)}
-        key = (gpu, factor, count, chunks, tuple((kind, way.parameters) for kind, way in ways.items()))
+        host = self._host_ways(stage)
+        talks = tuple((kind, way.parameters) for kind, way in ways.items())
+        key = (gpu, factor, count, chunks, talks, tuple((way.cap, way.latency) for way in host.values()))
         found = self._members.get(key)
         if found is None:
             card, assume = self.resolved.gpus[gpu], self.resolved.scenario.assume.gpu
@@ -258,7 +273,7 @@ class Builder:
                 self.micro_batches, self.scale, attention_free=self.attention_free,
             )  # fmt: skip
             data = {k: w.parameters for k, w in ways.items() if AXIS_OF[k] == "dp" and w.parameters.n > 1}
-            stage_law = StageLaw(law, chunks, data, self.scale)
+            stage_law = StageLaw(law, chunks, data, self.scale, self._offloading(host, stage))
             passes = tuple(_slowed(p, factor) for p in stage_law.passes())
             found = self._members[key] = Member(
                 gpu, factor, count, rates, passes, stage_law.sync(passes), stage_law.recomputed() * factor

@@ -24,9 +24,10 @@ from sim.jobs.training.step import StepTimes, after_pipeline, overhead, slowest_
 from sim.laws.collective import collective_parameters
 from sim.laws.topology import Topology
 from sim.laws.topology_group import Loads
-from sim.laws.training.layer import Flow, Pass
+from sim.laws.training.layer import HOST_WAYS, Flow, Pass
 from sim.laws.training.pipeline import Sends, Timing, time_stream
 from sim.laws.training.schedule import Op, Order
+from sim.laws.training.stage import moving
 
 Story = Generator[simpy.Event, object, None]
 
@@ -138,8 +139,7 @@ class _Step:
         beside: list[simpy.Event] = []
         for number, op in enumerate(order):
             yield from self._wait_for_message(rank, op)
-            if number == late:
-                beside = [self._join(rank, flow, flow.hidden, "reduce beside") for flow in sync.reduce.flows]
+            beside += [self._join(rank, flow, flow.hidden, "reduce beside") for flow in late.get(number, ())]
             rank.starts.append(self.clock.now)
             yield from self._do(rank, op)
             rank.ends.append(self.clock.now)
@@ -168,13 +168,28 @@ class _Step:
             meeting.over.succeed()
         return meeting.over
 
-    def _when_to_begin(self, rank: _Rank, reduce: Pass) -> int:
-        """The operation beside which gradients begin to move: as late as what is hidden still fits beside the rest."""
-        hidden = sum(flow.seconds * flow.hidden for flow in reduce.flows)
+    def _when_to_begin(self, rank: _Rank, reduce: Pass) -> dict[int, list[Flow]]:
+        """The operations beside which gradients begin to move: as late as what is hidden still fits beside the rest.
+
+        What goes to the host leaves its way to moves of the operations, and takes turns with rings that it meets.
+        """
+        lanes = [[f for f in reduce.flows if (f.kind in HOST_WAYS) is moves] for moves in (False, True)]
+        if lanes[1] and self.build.network.crowded(rank.stage.links, rank.stage.number) & {f.kind for f in lanes[0]}:
+            lanes = [[], list(reduce.flows)]
+        found: dict[int, list[Flow]] = {}
+        for moves, flows in enumerate(lanes):
+            if flows:
+                hidden = sum(flow.seconds * flow.hidden for flow in flows)
+                found.setdefault(self._latest(rank, hidden, bool(moves)), []).extend(flows)
+        return found
+
+    def _latest(self, rank: _Rank, hidden: float, moves: bool) -> int:
+        """The last operation beside which ``hidden`` seconds fit; with ``moves`` not beside those of the operations."""
         order = self.build.order[rank.stage.number]
         room = 0.0
         for number in range(len(order) - 1, -1, -1):
-            room += self._pass(rank.stage.lead, order[number]).seconds
+            beside = self._pass(rank.stage.lead, order[number])
+            room += beside.seconds - (moving(beside) if moves else 0.0)
             if room >= hidden:
                 return number
         return 0
@@ -246,6 +261,9 @@ class _Step:
         found = self.loads.get((kind, group))
         if found is None:
             network = self.build.network
+            if kind in HOST_WAYS:
+                found = self.loads[kind, group] = network.host.links(kind, group[0])
+                return found
             parameters = collective_parameters(
                 self.topology.site(group), network.fabrics, network.stack.collective_libraries,
                 network.stack.links == "datasheet",

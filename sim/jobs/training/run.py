@@ -1,14 +1,15 @@
 """A training run: equal steps one after another on the job's clock, and what is left when they are over.
 
-The step is played once (:mod:`sim.jobs.training.step`, or event by event with ``full``). Without a change of state
-all steps are the same, so a run of a million steps is one event.
+The step is played once (:mod:`sim.jobs.training.step`, or event by event with ``full``); with parameter servers a few
+rounds of steps are (:mod:`sim.jobs.training.parameter_server`). Without a change of state all steps are the same, so a
+run of a million steps is one event.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field
-from math import ceil
+from dataclasses import dataclass, field, replace
+from math import ceil, isclose
 
 import numpy as np
 import simpy
@@ -16,8 +17,10 @@ import simpy
 from sim.adapters.resolve import Resolved, ResolvedTraining
 from sim.engine.clock import Clock
 from sim.engine.timeline import ChannelTrack, DeviceTrack
+from sim.errors import RunError
 from sim.jobs.training.build import AXIS_OF, Builder, Member, ReplicaClass, Stage, TrainingBuild
 from sim.jobs.training.detailed import play_step_folded, play_step_in_full
+from sim.jobs.training.parameter_server import HOST, KERNELS, TALK, UPDATE, Log, Rounds, Server, play_rounds
 from sim.jobs.training.step import (
     DATA_LOADING,
     SLOW_RANKS,
@@ -30,12 +33,13 @@ from sim.jobs.training.step import (
 )
 from sim.laws.topology import Topology
 from sim.laws.training.groups import crosses_nodes
-from sim.laws.training.layer import Flow
 from sim.laws.training.layout import TrainingLayout
 
 KIND_OF = {"F": "forward", "B": "backward", "W": "weight gradient"}
 #: Operations of a step up to which messages that meet on a link are played out on it; beyond, each has it alone.
-FOLDED_PIECES = 20_000
+FOLDED_PIECES = 10_000
+#: Operations of all ranks that ``--detail full`` plays at most.
+FULL_PIECES = 400_000
 #: Steps whose stretches of work stand in the time line one by one; the others as their mean.
 DRAWN_STEPS = 3
 #: Stretches of work in the time line beyond which later steps stand as their mean.
@@ -44,7 +48,10 @@ DRAWN_PIECES = 200_000
 
 @dataclass(slots=True)
 class TrainingRecording:
-    """One training job as it was played. ``steps`` equal steps, the first of them in ``step``."""
+    """One training job as it was played. ``steps`` equal steps, the first of them in ``step``.
+
+    ``rounds`` and ``servers`` are those of parameter servers; of ``step`` only pipelines and length are then meant.
+    """
 
     job: ResolvedTraining
     layout: TrainingLayout
@@ -55,6 +62,8 @@ class TrainingRecording:
     channels: list[ChannelTrack]
     ended: float = 0.0
     idle_until: float = field(default=0.0)
+    servers: list[tuple[Member, Seconds, DeviceTrack]] = field(default_factory=list)
+    rounds: Rounds | None = None
 
     @property
     def name(self) -> str:
@@ -69,11 +78,13 @@ class TrainingRecording:
     @property
     def tracks(self) -> list[tuple[DeviceTrack, float, float]]:
         """Every class of GPUs, with its peak (FLOP/s) and memory bandwidth (B/s)."""
-        return [(track, member.rates.peak, member.rates.bandwidth) for _, _, member, _, track in self.members]
+        found = [(member.rates, track) for _, _, member, _, track in self.members]
+        found += [(member.rates, track) for member, _, track in self.servers]
+        return [(track, rates.peak, rates.bandwidth) for rates, track in found]
 
     def close(self, end: float) -> None:
         """The whole simulation ends at ``end``: until then the job's GPUs have nothing to do."""
-        for *_, track in self.members:
+        for track, _, _ in self.tracks:
             track.waiting += end - self.ended
 
 
@@ -89,8 +100,14 @@ def play_training(
     resolved: Resolved, job: ResolvedTraining, topology: Topology, layout: TrainingLayout, clock: Clock, *, full: bool
 ) -> TrainingRecording:
     """Play a step, and start the run of them on ``clock``; the recording is complete once the clock has played."""
-    build = Builder(resolved, job, topology, layout.ranks).build()
+    builder = Builder(resolved, job, topology, layout.ranks)
+    build = builder.build()
+    if layout.ranks.servers:
+        recording = _served(builder, build, topology, layout)
+        clock.watch(clock.process(_run(clock, recording)), f"training job {build.name} waits for a round")
+        return recording
     if full:
+        _affordable(build)
         alone = Builder(resolved, job, topology, layout.ranks, alone=True).build()
         step = play_step_in_full(alone, topology)
     else:
@@ -109,6 +126,17 @@ def play_training(
     _draw(recording)
     clock.watch(clock.process(_run(clock, recording)), f"training job {build.name} waits for a step")
     return recording
+
+
+def _affordable(build: TrainingBuild) -> None:
+    """Raise RunError where playing every rank would take too long to wait for."""
+    ranks = len(build.ranks.gpus)
+    pieces = sum(len(stage) for stage in build.order) * ranks // len(build.order)
+    if pieces > FULL_PIECES:
+        raise RunError(
+            f"job {build.name}: --detail full would play {pieces:,} operations on {ranks:,} ranks, more than the "
+            f"{FULL_PIECES:,} it takes on: use fewer replicas or micro-batches, or --detail auto"
+        )
 
 
 def _run(clock: Clock, recording: TrainingRecording) -> Generator[simpy.Event, object, None]:
@@ -132,6 +160,7 @@ def _book(track: DeviceTrack, seconds: Seconds, steps: int) -> None:
     track.memory = seconds.memory * steps
     track.launch = seconds.launch * steps
     track.bubble = seconds.bubble * steps
+    track.waiting = seconds.waiting * steps
     track.flops, track.bytes = seconds.flops * steps, seconds.bytes * steps
     track.passes = steps
     for (axis, link), spent in seconds.communication.items():
@@ -145,26 +174,26 @@ def _book(track: DeviceTrack, seconds: Seconds, steps: int) -> None:
 
 
 def _channels(build: TrainingBuild, step: StepTimes, steps: int) -> Iterator[ChannelTrack]:
-    """Bytes of each kind of group and hop on the links looked at, spread over the run."""
+    """Bytes of each kind of group and hop on the links looked at; see :func:`_carry` for when."""
     one, m = build.classes[0], build.micro_batches
-    end = step.seconds * steps
-    wires: dict[tuple[str, int], float] = {}
     for stage in one.stages:
-        sync = slowest_sync(build, stage.number)
-        flows: list[tuple[Flow, float]] = [
-            (flow, float(m)) for p in stage.lead.passes for d in (p.forward, p.backward, p.weight) for flow in d.flows
-        ]
-        flows += [(flow, 1.0) for flow in (*sync.reduce.flows, *sync.gather.flows)]
-        for flow, times in flows:
-            key = (flow.kind, stage.number)
-            wires[key] = wires.get(key, 0.0) + flow.wire * times
-    for (kind, number), wire in wires.items():
-        if kind not in one.stages[number].links:
-            continue
-        way = build.network.way(kind, number)
-        track = ChannelTrack(f"{build.name}.s{number} {kind}", way.link, way.loads)
-        track.record(0.0, end, wire * steps)
-        yield track
+        number, sync = stage.number, slowest_sync(build, stage.number)
+        ready, end = step.ready[number], step.seconds
+        passes = [flow for p in stage.lead.passes for d in (p.forward, p.backward, p.weight) for flow in d.flows]
+        moved: dict[str, list[tuple[float, float, float]]] = {}
+        for flow in passes:
+            moved.setdefault(flow.kind, []).append((0.0, ready, flow.wire * m))
+        for flow in sync.reduce.flows:
+            beside = max(0.0, ready - flow.seconds * flow.hidden)
+            moved.setdefault(flow.kind, []).append((beside, step.reduced[number], flow.wire))
+        for flow in (*sync.gather.flows, *sync.update.flows):
+            moved.setdefault(flow.kind, []).append((step.barrier, end, flow.wire))
+        for kind, pieces in moved.items():
+            if kind in stage.links:
+                way = build.network.way(kind, number)
+                track = ChannelTrack(f"{build.name}.s{number} {kind}", way.link, way.loads)
+                _carry(track, pieces, step.seconds, steps)
+                yield track
     for number, stage in enumerate(one.stages):
         for direction, send in (("forward", one.forward[number]), ("backward", one.backward[number])):
             if send is None:
@@ -173,8 +202,18 @@ def _channels(build: TrainingBuild, step: StepTimes, steps: int) -> Iterator[Cha
             if not chunks:
                 continue
             track = ChannelTrack(f"{build.name}.s{number} {direction}", send.link, send.way.loads)
-            track.record(0.0, end, send.size * m * chunks * steps)
+            _carry(track, [(0.0, step.ready[number], send.size * m * chunks)], step.seconds, steps)
             yield track
+
+
+def _carry(track: ChannelTrack, pieces: list[tuple[float, float, float]], length: float, steps: int) -> None:
+    """Bytes of a step between two instants of it, in each of a few steps; of many steps their mean."""
+    if steps <= DRAWN_STEPS:
+        for number in range(steps):
+            for start, end, size in pieces:
+                track.record(number * length + start, number * length + max(end, start), size)
+    else:
+        track.record(0.0, length * steps, sum(size for _, _, size in pieces) * steps)
 
 
 def link_kinds(build: TrainingBuild) -> dict[str, bool]:
@@ -216,7 +255,7 @@ def _utilise(
 ) -> None:  # fmt: skip
     """Busy seconds over time: stretch by stretch in the first steps, then their mean."""
     length = recording.step.seconds
-    busy = seconds.compute + seconds.memory + seconds.launch
+    busy = seconds.busy
     starts, ends = np.array(spans[0]), np.array(spans[1])
     spent = ends - starts
     total = float(spent.sum())
@@ -227,3 +266,108 @@ def _utilise(
         track.bins.add_many(starts + i * length, ends + i * length, amounts)
     if recording.steps > drawn:
         track.bins.add(drawn * length, end, busy * (recording.steps - drawn))
+
+
+# ---- parameter servers
+
+
+def _served(builder: Builder, build: TrainingBuild, topology: Topology, layout: TrainingLayout) -> TrainingRecording:
+    """A job with parameter servers: a step of it is one of each worker, on average over steady rounds."""
+    rounds = play_rounds(builder, build, topology)
+    step = replace(play_step(build), seconds=rounds.seconds, events=rounds.events)
+    steps = steps_of(build.job)
+    members = []
+    for one in build.classes:
+        stage, seconds = one.stages[0], rounds.of(one)[0]
+        track = _track(build, one, stage, stage.lead)
+        _book(track, seconds, steps)
+        members.append((one, stage, stage.lead, seconds, track))
+    servers = []
+    for server, count in _folded(rounds.servers):
+        name = f"{build.name}.server{server.number}"
+        track = DeviceTrack(name, build.name, 0, 0, server.member.gpu, count, merge=False)
+        _book(track, server.seconds, steps)
+        servers.append((server.member, server.seconds, track))
+    recording = TrainingRecording(
+        build.job, layout, build, step, steps, members, list(_exchanged(build, rounds, steps)), servers=servers,
+        rounds=rounds,
+    )  # fmt: skip
+    _draw_rounds(recording, rounds)
+    return recording
+
+
+def _folded(servers: list[Server]) -> list[tuple[Server, int]]:
+    """Servers that spend their seconds alike, by the first of them."""
+    found: list[tuple[Server, int]] = []
+    for server in servers:
+        for i, (first, count) in enumerate(found):
+            if first.member is server.member and _alike(first.seconds, server.seconds):
+                found[i] = first, count + 1
+                break
+        else:
+            found.append((server, 1))
+    return found
+
+
+def _alike(a: Seconds, b: Seconds) -> bool:
+    x, y = a.communication, b.communication
+    pairs = [(a.busy, b.busy), (a.waiting, b.waiting), *((x.get(key, 0.0), y.get(key, 0.0)) for key in x | y)]
+    return all(isclose(mine, its, rel_tol=1e-9, abs_tol=1e-12) for mine, its in pairs)
+
+
+def _exchanged(build: TrainingBuild, rounds: Rounds, steps: int) -> Iterator[ChannelTrack]:
+    """Gradients to the servers and weights back, all workers', spread over the run."""
+    messages = sum(worker.rate for worker in rounds.workers) * len(rounds.servers)
+    for side, what, size in ((0, "push", rounds.push), (1, "pull", rounds.pull)):
+        loads: dict[int, float] = {}
+        for worker in rounds.workers:
+            for ways in worker.ways:
+                for link, weight in ways[side].links:
+                    loads[link] = loads.get(link, 0.0) + weight * worker.rate / messages
+        track = ChannelTrack(f"{build.name} {what}", rounds.servers[0].link, tuple(loads.items()))
+        track.record(0.0, rounds.seconds * steps, size * messages * steps)
+        yield track
+
+
+def _draw_rounds(recording: TrainingRecording, rounds: Rounds) -> None:
+    """One step's time of the steady rounds: kernels micro-batch by micro-batch, what was waited for, updates."""
+    begin, drawn = rounds.window[0], min(recording.steps, DRAWN_STEPS)
+    first = {one.dp: next(w for w in rounds.workers if w.one is one) for one in recording.build.classes}
+    for one, _, member, seconds, track in recording.members:
+        log = first[one.dp].log
+        _draw_kernels(recording, track, log, begin)
+        _utilise(track, recording, _busy(log, begin, rounds.seconds), seconds, drawn, member)
+    numbered = {f"{recording.name}.server{server.number}": server for server in rounds.servers}
+    for member, seconds, track in recording.servers:
+        log = numbered[track.name].log
+        for a, b, state in log.within(begin, begin + rounds.seconds):
+            if state in (UPDATE, TALK):
+                track.spans.add("update" if state == UPDATE else "comm", a - begin, b - begin, 0, 0, 0)
+        _utilise(track, recording, _busy(log, begin, rounds.seconds), seconds, drawn, member)
+
+
+def _draw_kernels(recording: TrainingRecording, track: DeviceTrack, log: Log, begin: float) -> None:
+    batch, build = recording.job.spec.batch, recording.build
+    timing = recording.step.timings[next(i for i, one in enumerate(build.classes) if one.dp == track.replica)]
+    starts, ends = timing.starts[0], timing.ends[0]
+    length = recording.step.seconds
+    for a, b, state in log.pieces:
+        if b <= begin or a >= begin + length:
+            continue
+        if state == TALK:
+            track.spans.add("comm", max(a, begin) - begin, min(b, begin + length) - begin, 0, 0, 0)
+        if state != KERNELS:
+            continue
+        stretch = (b - a) / (ends[-1] - starts[0])
+        for op, start, end in zip(build.order[0], starts, ends, strict=True):
+            x = max(0.0, a - begin + (start - starts[0]) * stretch)
+            y = min(length, a - begin + (end - starts[0]) * stretch)
+            if y > x:
+                track.spans.add(KIND_OF[op.kind], x, y, batch.micro, batch.micro * batch.sequence, op.micro, op.chunk)
+
+
+def _busy(log: Log, begin: float, length: float) -> tuple[list[float], list[float]]:
+    """When something was busy, in seconds from ``begin``; all the time where the log shows nothing."""
+    pieces = [(a - begin, b - begin) for a, b, s in log.within(begin, begin + length) if s in (KERNELS, HOST, UPDATE)]
+    pieces = pieces or [(0.0, length)]
+    return [a for a, _ in pieces], [b for _, b in pieces]

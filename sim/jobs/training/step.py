@@ -11,13 +11,17 @@ The step is a value; steps without a change of state are equal, so a run spends 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
+import simpy
 
+from sim.engine.clock import Clock
+from sim.engine.network import Network
 from sim.jobs.training.build import AXIS_OF, Member, ReplicaClass, Stage, TrainingBuild
-from sim.laws.training.layer import Flow, Pass
+from sim.laws.topology_parts import merged
+from sim.laws.training.layer import HOST_WAYS, Flow, Pass
 from sim.laws.training.pipeline import Sends, Timing, time_schedule, time_stream
 from sim.laws.training.stage import ChunkPasses, Sync
 
@@ -48,6 +52,7 @@ class Seconds:
     bubble: float = 0.0
     slow: float = 0.0
     data: float = 0.0
+    waiting: float = 0.0
     flops: float = 0.0
     bytes: float = 0.0
     communication: dict[tuple[str, str], float] = field(default_factory=dict)
@@ -55,8 +60,20 @@ class Seconds:
     @property
     def total(self) -> float:
         """All of them: the step's length."""
-        busy = self.compute + self.memory + self.launch
-        return busy + self.bubble + self.slow + self.data + sum(self.communication.values())
+        idle = self.bubble + self.slow + self.data + self.waiting
+        return self.busy + idle + sum(self.communication.values())
+
+    @property
+    def busy(self) -> float:
+        """Those in which kernels run or are launched."""
+        return self.compute + self.memory + self.launch
+
+    def add(self, other: Seconds, times: float = 1.0) -> None:
+        """Add ``times`` the seconds of another."""
+        for name in ("compute", "memory", "launch", "bubble", "slow", "data", "waiting", "flops", "bytes"):
+            setattr(self, name, getattr(self, name) + getattr(other, name) * times)
+        for (axis, link), spent in other.communication.items():
+            self.wait(axis, link, spent * times)
 
     def do(self, work: Pass, links: dict[str, str], times: float = 1.0) -> None:
         """Add ``times`` passes."""
@@ -93,10 +110,52 @@ def after_pipeline(build: TrainingBuild, timings: tuple[Timing, ...]) -> StepTim
     stages = range(len(build.order))
     ready = tuple(max(t.ends[s][-1] for t in timings) for s in stages)
     leads = [slowest_sync(build, s) for s in stages]
-    reduced = tuple(at + sync.reduce.exposed for at, sync in zip(ready, leads, strict=True))
+    reduced = _reduced(build, ready, leads)
     barrier = max(reduced)
     done = tuple(barrier + s.update.seconds + s.gather.exposed + s.fixed for s in leads)
     return StepTimes(timings, ready, reduced, barrier, done, max(done) + overhead(build))
+
+
+def _reduced(build: TrainingBuild, ready: tuple[float, ...], leads: list[Sync]) -> tuple[float, ...]:
+    """When each stage's gradients are summed: by itself, or where stages meet on links, sharing them by max-min."""
+    alone = tuple(at + sync.reduce.exposed for at, sync in zip(ready, leads, strict=True))
+    if not _sums_meet(build, ready, alone, leads):
+        return alone
+    clock = Clock()
+    network = Network(clock, build.network.topology.capacities())
+    ends = list(alone)
+
+    def sums(stage: int) -> Generator[simpy.Event, object, None]:
+        yield clock.timeout(ready[stage])
+        for flow in leads[stage].reduce.flows:
+            share = 1.0 - flow.hidden
+            if share > 0.0:
+                # Ways to the host are shared already, by all stages of a node at once.
+                loads = () if flow.kind in HOST_WAYS else build.network.way(flow.kind, stage).loads
+                yield network.transfer(
+                    flow.wire * share, links=loads, cap=flow.cap, latency=flow.fixed * share, label=f"s{stage}"
+                )
+        ends[stage] = clock.now
+
+    for stage in range(len(ready)):
+        clock.process(sums(stage))
+    clock.play()
+    return tuple(ends)
+
+
+def _sums_meet(build: TrainingBuild, ready: tuple[float, ...], ends: tuple[float, ...], leads: list[Sync]) -> bool:
+    """Whether reductions of two stages want more of a link than it has, at the same time."""
+    users: dict[int, list[tuple[Sends, float]]] = {}
+    for stage, sync in enumerate(leads):
+        flows = [f for f in sync.reduce.flows if f.exposed > 0.0 and f.kind not in HOST_WAYS]
+        flows = [f for f in flows if not build.network.apart(f.kind)]
+        when = Sends([ready[stage]], [ends[stage]])
+        for link, rate in merged(
+            (link, weight * flow.cap) for flow in flows for link, weight in build.network.way(flow.kind, stage).loads
+        ):
+            users.setdefault(link, []).append((when, rate))
+    capacity = build.network.topology.capacity
+    return any(len(found) > 1 and _meet(found, capacity(link)) for link, found in users.items())
 
 
 def hops_meet(build: TrainingBuild, step: StepTimes, capacity: Callable[[int], float]) -> bool:

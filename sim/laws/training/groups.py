@@ -15,18 +15,21 @@ links of all other nodes carry the same. So a group of 2,048 nodes costs no more
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from sim.laws.collective import CollectiveParameters, collective_parameters
 from sim.laws.topology import GroupSite, Route, Topology
 from sim.laws.topology_group import Loads
 from sim.laws.topology_parts import NETWORK, bound, merged
+from sim.laws.training.layer import HOST_WAYS
+from sim.laws.training.offload import HostNetwork
 from sim.laws.training.ranks import Ranks
 from sim.spec.hardware import Fabric, LinkKind
 from sim.spec.training_stack import TrainingConstants, TrainingStack
 
 ALONE = CollectiveParameters(1, 0.0, 0.0, float("inf"), 0.0, 0.0, float("inf"))
+_NONE: frozenset[str] = frozenset()
 #: Groups of a stage looked at where they need not be alike.
 MOST_GROUPS = 4096
 
@@ -72,12 +75,16 @@ class GroupNetwork:
         self.one_copy, self.alone = one_copy, alone
         self.fabrics = tuple(_with_network(fabric, constants.network, stack.hop) for fabric in fabrics)
         self.folds = isinstance(ranks.gpus, range) and is_regular(topology)
+        self.host = HostNetwork(topology, ranks, folds=self.folds)
         self._ways: dict[tuple[str, int], GroupWay] = {}
         self._hops: dict[tuple[int, int], HopWay] = {}
+        self._whole: dict[tuple[str, int], tuple[Loads, Loads]] = {}
 
     def members(self, kind: str, gpu: int) -> tuple[int, ...]:
         """The group of a kind that a GPU belongs to: along an axis, or the part of its data ranks in its node
-        (``node``), or those in the same place of every node (``across``)."""
+        (``node``), or those in the same place of every node (``across``); itself alone where it talks to its host."""
+        if kind in HOST_WAYS:
+            return (gpu,)
         if kind not in ("node", "across"):
             return self.ranks.group_of(kind, gpu)
         nodes: dict[int, list[int]] = {}
@@ -92,12 +99,29 @@ class GroupNetwork:
     # ---- collectives
 
     def way(self, kind: str, stage: int = 0) -> GroupWay:
-        """The way of the slowest group of a kind in a stage."""
+        """The way of the slowest group of a kind in a stage, or of its GPUs to their hosts."""
+        if kind in HOST_WAYS:
+            host = self.host.way(kind, stage)
+            return GroupWay(ALONE, host.link, "offload", host.loads)
         key = (kind, 0 if self.folds and self._alike(kind) else stage)
         found = self._ways.get(key)
         if found is None:
             found = self._ways[key] = self._way(*key)
         return found
+
+    def crowded(self, kinds: Iterable[str], stage: int) -> frozenset[str]:
+        """Those of ``kinds`` of groups whose rings cross links that ways to the host, also in ``kinds``, do."""
+        wanted = list(kinds)
+        host = {name for kind in wanted if kind in HOST_WAYS for name in self._classes(kind, stage)}
+        return frozenset(k for k in wanted if k not in HOST_WAYS and host & self._classes(k, stage)) if host else _NONE
+
+    def _classes(self, kind: str, stage: int) -> set[str]:
+        """The classes of links that a kind uses."""
+        return {self.topology.links[link].equivalence for link, _ in self.way(kind, stage).loads}
+
+    def apart(self, kind: str) -> bool:
+        """Whether groups of different stages are known to have no link in common: no node holds two stages."""
+        return self.folds and self._alike(kind)
 
     def _alike(self, kind: str) -> bool:
         """Whether the groups of every stage sit in their nodes alike: a stage is a whole number of nodes."""
@@ -145,10 +169,7 @@ class GroupNetwork:
         near = self._neighbourhood(group)
         folded = self._folded(group, near)
         site = topology.site(folded)
-        siblings = self._siblings(kind, stage, group, near)
-        sites = [topology.site(self._folded(other, near)) for other in siblings]
-        outer = merged(load for other in sites for load in other.ring_links)
-        inner = merged(load for other in sites for load in other.inner_links)
+        outer, inner = self._loads(kind, stage, group, near)
         total = dict(merged((*outer, *inner)))
         cap = _shared(site.ring_links, total, topology)
         within = site.inner
@@ -162,6 +183,19 @@ class GroupNetwork:
             one_copy=self.one_copy, exchange_cap=exchange,
         )  # fmt: skip
         return GroupWay(parameters, self._words(shared, folded), shared.kind, self._carried(shared, outer, inner))
+
+    def _loads(self, kind: str, stage: int, group: tuple[int, ...], near: range) -> tuple[Loads, Loads]:
+        """What the rings of all groups looked at put on links: those between nodes (or all), those within."""
+        whole = len(near) == self.topology.node_count and not self.alone
+        found = self._whole.get((kind, stage)) if whole else None
+        if found is None:
+            siblings = self._siblings(kind, stage, group, near)
+            sites = [self.topology.site(self._folded(other, near)) for other in siblings]
+            outer = merged(load for site in sites for load in site.ring_links)
+            found = outer, merged(load for site in sites for load in site.inner_links)
+            if whole:
+                self._whole[kind, stage] = found
+        return found
 
     def _carried(self, site: GroupSite, outer: Loads, inner: Loads) -> Loads:
         """Load of all looked-at groups per byte that one member sends, 2(n-1)/n of an all-reduce's size."""
@@ -186,7 +220,7 @@ class GroupNetwork:
 
     def _neighbourhood(self, group: tuple[int, ...]) -> range:
         """Nodes whose links are looked at whole: those of the first member's leaf; all where nothing folds."""
-        if not self.folds:
+        if not self.folds or not self._even(group):
             return range(self.topology.node_count)
         leaf = self._leaf_nodes()
         first = self.topology.gpus[group[0]].node // leaf * leaf

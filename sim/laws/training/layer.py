@@ -35,6 +35,13 @@ from sim.spec.transformer import Transformer
 
 PCIE_KINDS = ("pcie", "staged")
 
+#: Flows of one GPU with its host, which have no group: where they go (:meth:`sim.laws.topology.Topology.host_way`).
+HOST_WAYS: dict[str, tuple[str, ...]] = {
+    "to host": ("gpu", "memory"), "from host": ("memory", "gpu"),
+    "to nvme": ("gpu", "memory", "storage"), "from nvme": ("storage", "memory", "gpu"),
+    "nvme write": ("memory", "storage"), "nvme read": ("storage", "memory"), "host update": ("memory",),
+}  # fmt: skip
+
 
 class Work(NamedTuple):
     """Kernels of one GPU: seconds by cause, FLOP and bytes."""
@@ -69,7 +76,8 @@ NOTHING = Work()
 class Flow(NamedTuple):
     """Communication of one kind of group as one coupled flow: ``fixed`` s, then ``wire`` bytes a member at ``cap``.
 
-    ``number`` collectives are in it. ``hidden`` is the share of it that moves while kernels run.
+    ``number`` collectives are in it. ``hidden`` is the share of it that moves while kernels run. A kind of
+    :data:`HOST_WAYS` is what one GPU moves.
     """
 
     kind: str
@@ -265,20 +273,12 @@ class LayerLaw:
             return work.plus(r.gemm(t, up * self.ffn * s, m.hidden)).plus(r.gemm(t, m.hidden, self.ffn * s))
         width = (m.expert_intermediate or m.intermediate) / tp * s
         held = m.experts / self.job.plan.ep
-        rows = t * m.experts_per_token * self.load_factor
+        rows = t * m.experts_per_token * self.job.plan.expert_load
         parts = [r.gemm(rows, up * width, m.hidden, copies=held), r.gemm(rows, m.hidden, width, copies=held)]
         if m.shared_experts:
             width *= m.shared_experts
             parts += [r.gemm(t, up * width, m.hidden), r.gemm(t, m.hidden, width)]
         return reduce(Work.plus, parts, work)
-
-    @property
-    def load_factor(self) -> float:
-        """Tokens of the fullest expert rank against the mean: the imbalance, cut off at the capacity."""
-        plan = self.job.plan
-        if plan.expert_capacity is None:
-            return plan.expert_imbalance
-        return min(plan.expert_imbalance, plan.expert_capacity) if plan.expert_imbalance > 1 else plan.expert_capacity
 
     def parameters(self, mixture: bool) -> float:
         """Weights of the layer on one rank."""
@@ -312,7 +312,7 @@ class LayerLaw:
         m, r, t, c = self.model, self.rates, self.tokens, self.c
         width = self.ffn
         if mixture:
-            tokens = m.experts_per_token * self.load_factor + m.shared_experts
+            tokens = m.experts_per_token * self.job.plan.expert_load + m.shared_experts
             width = (m.expert_intermediate or m.intermediate) / self.job.plan.tp * tokens
         attention = self.q + 2 * self.kv
         if r.on_chip:
@@ -375,7 +375,7 @@ class LayerLaw:
         plan, m = self.job.plan, self.model
         if plan.ep == 1:
             return ()
-        size = 2.0 * self.tokens * m.experts_per_token * m.hidden * self.load_factor
+        size = 2.0 * self.tokens * m.experts_per_token * m.hidden * self.job.plan.expert_load
         return (self._flow("ep", "all_to_all", size, 2),)
 
     # ---- passes

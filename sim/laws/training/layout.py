@@ -1,4 +1,10 @@
-"""Laying a training job on GPUs: ranks, divisions that must come out even, and memory against capacity."""
+"""Laying a training job on GPUs: ranks, divisions that must come out even, and memory against capacity.
+
+Parameter servers count as a stage after the last. A server keeps its slice of what is trained: weights, the sum of
+gradients (in FP32 too where the update needs that), the optimizer, and a bucket of gradients on its way from each
+worker. Workers whose exchange moves beside the next step's kernels (staleness above 0) hold gradients and weights
+twice.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +14,11 @@ from math import ceil
 
 from sim.errors import InfeasibleError
 from sim.laws.topology import Topology
-from sim.laws.training.memory import Change, TrainingMemory, least_change, stage_memory
+from sim.laws.training.memory import BUCKET, PARTS, Change, TrainingMemory, least_change, stage_memory
+from sim.laws.training.offload import check_capacity, check_tiers
 from sim.laws.training.ranks import Ranks, place_ranks
 from sim.laws.training.schedule import SCHEDULES, Op, Order, check_order, in_flight, stream, stream_warm_up
-from sim.laws.training.stage import chunks_of, layers_of
+from sim.laws.training.stage import Chunk, chunks_of, held_by, layers_of
 from sim.spec.hardware import Gpu
 from sim.spec.training import TrainingJob, UserSchedule
 from sim.spec.training_stack import TrainingStack
@@ -21,17 +28,20 @@ from sim.units import format_bytes
 BAND = 0.15
 #: More micro-batches than this keep no more activations of a stage alive than this many do (not GPipe's).
 ENOUGH = 4
+#: Parameter servers looked at for a way out where a slice does not fit.
+MOST_SERVERS = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class StageMemory:
-    """A stage's layers, GPUs by type, and the memory of one GPU of each type."""
+    """A stage's layers, GPUs by type, and the memory of one GPU of each type; ``servers``: of parameter servers."""
 
     number: int
     layers: int
     in_flight: int
     counts: dict[str, int]
     memory: dict[str, TrainingMemory]
+    servers: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,17 +98,20 @@ def lay_out_training(
     """Ranks and memory of a job on the GPUs that no earlier job took.
 
     Raises InfeasibleError with the budget, and the least change that would fit, when a degree does not divide the
-    model, the cluster lacks GPUs, or a stage does not fit. ``unchecked`` leaves memory out of the question;
-    ``parameters`` is an assumed count that the model's weights are scaled to.
+    model, the cluster lacks GPUs, or a stage or what it offloads does not fit. ``unchecked`` leaves memory out of the
+    question; ``parameters`` is an assumed count that the model's weights are scaled to.
     """
     check_shape(spec, model)
     ranks = place_ranks(spec.plan, taken, len(topology.gpus), spec.name)
+    check_tiers(spec, ranks, topology)
     scale = 1.0 if parameters is None else parameters / model.parameters
     node_ranks = _data_ranks_in_a_node(spec, ranks, topology)
     stages = _stages(spec, model, stack, ranks, topology, gpu_of, node_ranks, scale)
     layout = TrainingLayout(ranks, stages)
     if layout.fullest.free < 0 and not unchecked:
         raise InfeasibleError(_does_not_fit(spec, model, stack, layout, topology, gpu_of, scale), budget_rows(layout))
+    if not unchecked:
+        check_capacity(spec, ranks, topology, lambda stage, gpu: stages[stage].memory[gpu].host)
     return layout
 
 
@@ -118,9 +131,52 @@ def _stages(
             )
             for name in counts
         }  # fmt: skip
+        if spec.plan.parameter_server is not None and spec.plan.parameter_server.staleness != 0:
+            memory = {name: _with_exchange(m, model, spec, chunks[number], scale) for name, m in memory.items()}
         layers = sum(chunk.layers for chunk in chunks[number])
         found.append(StageMemory(number, layers, alive[number], counts, memory))
+    if ranks.servers:
+        types = [topology.gpus[gpu].gpu for gpu in ranks.servers]
+        counts = {name: types.count(name) for name in dict.fromkeys(types)}
+        memory = {
+            name: _server_memory(model, spec, stack, gpu_of(name).usable_memory, len(types), chunks[0], scale)
+            for name in counts
+        }  # fmt: skip
+        found.append(StageMemory(spec.plan.pp, 0, 0, counts, memory, servers=True))
     return tuple(found)
+
+
+def _trained(model: Transformer, spec: TrainingJob, chunks: Sequence[Chunk], scale: float) -> float:
+    """Parameters that an exchange with parameter servers moves."""
+    held = held_by(model, spec, chunks, scale)
+    return held.trained_dense + held.trained_expert
+
+
+def _with_exchange(
+    memory: TrainingMemory, model: Transformer, spec: TrainingJob, chunks: Sequence[Chunk], scale: float
+) -> TrainingMemory:
+    """A worker's memory with the gradients that leave, and the weights that come, beside the next step's kernels."""
+    each = spec.precision.gradient_bytes + spec.precision.weight_bytes
+    moving = each * _trained(model, spec, chunks, scale)
+    parts = {**memory.parts, "communication buffers": memory.parts["communication buffers"] + moving}
+    return TrainingMemory(memory.capacity, parts, memory.host)
+
+
+def _server_memory(
+    model: Transformer, spec: TrainingJob, stack: TrainingStack, capacity: float, servers: int,
+    chunks: Sequence[Chunk], scale: float,
+) -> TrainingMemory:  # fmt: skip
+    """Memory of one of ``servers`` parameter servers on a GPU of ``capacity`` bytes."""
+    precision, own = spec.precision, _trained(model, spec, chunks, scale) / servers
+    narrow = precision.master_bytes > 0 and precision.gradient_bytes < 4.0 and stack.activations != "on_chip"
+    parts = dict.fromkeys(PARTS, 0.0) | {
+        "parameters": precision.weight_bytes * own,
+        "gradients": (precision.gradient_bytes + (4.0 if narrow else 0.0)) * own,
+        "optimizer": precision.state_bytes(spec.optimizer) * own,
+        "communication buffers": spec.plan.dp * min(spec.plan.bucket or BUCKET, precision.gradient_bytes * own),
+        "runtime": stack.reserve,
+    }
+    return TrainingMemory(capacity, parts, {})
 
 
 def _types(spec: TrainingJob, ranks: Ranks, topology: Topology, stage: int) -> dict[str, int]:
@@ -196,6 +252,11 @@ def check_shape(spec: TrainingJob, model: Transformer) -> None:
         raise InfeasibleError(f"job {job}: ep {plan.ep} spreads experts, {model.id} has none")
     if model.experts % plan.ep:
         raise InfeasibleError(f"job {job}: ep {plan.ep} does not divide the {model.experts} experts of {model.id}")
+    if plan.parameter_server is not None and (plan.offload.optimizer, plan.offload.parameters) != ("gpu", "gpu"):
+        raise InfeasibleError(
+            f"job {job}: parameter servers keep the optimizer, and workers exchange weights on their GPUs: of offload "
+            "only activations goes with them"
+        )
     try:
         layers_of(model, plan)
     except ValueError as error:
@@ -213,10 +274,14 @@ def _does_not_fit(
     worst = layout.fullest
     stage = next(s for s in layout.stages for m in s.memory.values() if m is worst)
     largest = max(worst.parts, key=lambda part: worst.parts[part])
+    where = "a parameter server" if stage.servers else f"a GPU of stage {stage.number}"
     text = (
-        f"job {spec.name}: {model.id} does not fit: a GPU of stage {stage.number} needs {format_bytes(worst.used)} of "
+        f"job {spec.name}: {model.id} does not fit: {where} needs {format_bytes(worst.used)} of "
         f"{format_bytes(worst.capacity)} (most of it {largest}, {format_bytes(worst.parts[largest])})"
     )
+    if stage.servers:
+        number = _enough_servers(spec, model, stack, worst.capacity, scale)
+        return f"{text}; {f'servers: {number} would fit' if number else 'no number of servers is enough'}"
     change = least_fitting_change(spec, model, stack, topology, gpu_of, scale)
     if change is not None:
         return f"{text}; {change}"
@@ -225,6 +290,17 @@ def _does_not_fit(
     cards = ceil(need * spec.plan.tp * spec.plan.cp / smallest) if smallest > 0 else 0
     return f"{text}; no recomputation, sharding, offloading or smaller micro-batch is enough: one replica's parts " \
            f"alone fill {cards} such GPUs"  # fmt: skip
+
+
+def _enough_servers(
+    spec: TrainingJob, model: Transformer, stack: TrainingStack, capacity: float, scale: float
+) -> int | None:
+    """The smallest number of parameter servers whose slices fit, None where none does."""
+    chunks = chunks_of(model, spec.plan)[0]
+    numbers = range(1, MOST_SERVERS + 1)
+    return next(
+        (n for n in numbers if _server_memory(model, spec, stack, capacity, n, chunks, scale).fits), None
+    )  # fmt: skip
 
 
 def least_fitting_change(
@@ -236,8 +312,10 @@ def least_fitting_change(
     def peak(changed: TrainingJob) -> tuple[float, float]:
         check_shape(changed, model)
         ranks = place_ranks(changed.plan, set(), len(topology.gpus), changed.name)
+        check_tiers(changed, ranks, topology)
         node_ranks = _data_ranks_in_a_node(changed, ranks, topology)
         stages = _stages(changed, model, stack, ranks, topology, gpu_of, node_ranks, scale)
+        check_capacity(changed, ranks, topology, lambda stage, gpu: stages[stage].memory[gpu].host)
         fullest = TrainingLayout(ranks, stages).fullest
         return fullest.used, fullest.capacity
 

@@ -41,7 +41,15 @@ from typing import Any, NamedTuple
 from sim.errors import InfeasibleError
 from sim.laws.training.layer import adapter_parameters
 from sim.laws.training.stage import Chunk, held_by
-from sim.spec.training import Finetune, RecomputeEvery, RecomputeGroup, TrainingJob, TrainingPlan, UserSchedule
+from sim.spec.training import (
+    BASE_BYTES,
+    Finetune,
+    RecomputeEvery,
+    RecomputeGroup,
+    TrainingJob,
+    TrainingPlan,
+    UserSchedule,
+)
 from sim.spec.training_stack import TrainingStack
 from sim.spec.transformer import Transformer
 from sim.units import format_bytes
@@ -54,8 +62,6 @@ TEXTBOOK_LOGIT_BYTES = 4.0
 BETWEEN = 0.3
 #: PyTorch DDP's bucket of gradients (bucket_cap_mb); one fills while another is sent.
 BUCKET = 25 * 1024.0**2
-#: Bytes of a frozen weight. nf4: 4 bits, 8 a block of 64, 32 a 256 blocks (arXiv:2305.14314); int8: 32 bits a row.
-BASE_BYTES = {"fp16": 2.0, "bf16": 2.0, "int8": 1.001, "nf4": (4 + 8 / 64 + 32 / (64 * 256)) / 8}
 
 PARTS = ("parameters", "gradients", "optimizer", "activations", "logits", "communication buffers", "runtime")
 
@@ -175,7 +181,7 @@ def token_bytes(model: Transformer, spec: TrainingJob, stack: TrainingStack, *, 
     q, kv = model.heads / tp * model.head_dim, max(model.kv_heads / tp, 1.0) * model.head_dim
     width, routed = model.intermediate / tp, 0.0
     if mixture:
-        routed = model.experts_per_token * load_factor(plan)
+        routed = model.experts_per_token * plan.expert_load
         width = (model.expert_intermediate or model.intermediate) / tp * (routed + model.shared_experts)
     scores = 5.0 * model.heads / tp * spec.batch.sequence
     exchanged = 4.0 * h / split * routed
@@ -190,13 +196,6 @@ def token_bytes(model: Transformer, spec: TrainingJob, stack: TrainingStack, *, 
         whole = norms * h / split + 2 * (2 * q + 2 * kv) + each * width + exchanged + core
     wide = 2.0 if spec.precision.wide else 1.0
     return TokenBytes(wide * whole, wide * core, wide * min(operators, whole - core), wide * 2 * h / split)
-
-
-def load_factor(plan: TrainingPlan) -> float:
-    """Tokens of the fullest expert rank against the mean: the imbalance, cut off at (or padded to) the capacity."""
-    if plan.expert_capacity is None:
-        return plan.expert_imbalance
-    return min(plan.expert_imbalance, plan.expert_capacity) if plan.expert_imbalance > 1 else plan.expert_capacity
 
 
 def kept_bytes(plan: TrainingPlan, layers: Sequence[TokenBytes]) -> float:

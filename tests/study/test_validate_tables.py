@@ -1,0 +1,91 @@
+"""Measured training steps against predicted ones, over all tables of ../shared (skipped where it is absent).
+
+Constants belong to a (GPU, stack); none belongs to a row. The bounds are those the project promises, wider than what
+is measured now (docs/accuracy.md), so that a change of a law is noticed when it costs accuracy.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from sim.study.validate.agreement import summary
+from sim.study.validate.predict import predict
+from sim.study.validate.runner import Comparison, RowResult, compare
+from sim.study.validate.tables import MeasuredRow, read_folder
+
+TRUTH = Path(__file__).parents[3] / "shared" / "data" / "truth" / "training"
+#: Every so many rows of the largest table, to keep the tests short.
+EVERY = 10
+
+pytestmark = pytest.mark.skipif(not TRUTH.is_dir(), reason=f"{TRUTH} is not here: measured tables are not shipped")
+
+
+def thinned(rows: list[MeasuredRow]) -> list[MeasuredRow]:
+    kept, seen = [], 0
+    for row in rows:
+        if row.table == "vtrain_single":
+            seen += 1
+            if seen % EVERY:
+                continue
+        kept.append(row)
+    return kept
+
+
+@cache
+def comparison() -> Comparison:
+    return compare(thinned(read_folder(TRUTH)), predict)
+
+
+def dense(table: str | None = None) -> list[RowResult]:
+    found = [r for r in comparison().rows if r.quality == "A" and not r.mixture]
+    return [r for r in found if table is None or r.table == table]
+
+
+def errors(rows: list[RowResult]) -> list[float]:
+    return [r.error for r in rows if r.error is not None]
+
+
+def test_well_specified_dense_rows() -> None:
+    rows = dense()
+    assert sum(r.mapped for r in rows) >= 0.85 * len(rows)
+    assert all(r.reason for r in comparison().rows if not r.mapped)
+    found = summary(errors(rows))
+    assert found is not None
+    assert found.median_abs_error <= 0.10
+    assert found.p90_abs_error <= 0.25
+    assert abs(found.bias) <= 0.04
+
+
+@pytest.mark.parametrize(
+    ("table", "median"),
+    [
+        ("vtrain_single", 0.10), ("vtrain_multi", 0.10), ("llm_foundry", 0.06), ("nvidia_dgxc_h100", 0.07),
+        ("nvidia_nemo_perf", 0.08), ("bloom_prequel_a100", 0.08), ("internevo_a100", 0.08), ("torchtitan", 0.10),
+    ],
+)  # fmt: skip
+def test_each_table(table: str, median: float) -> None:
+    found = summary(errors(dense(table)))
+    assert found is not None
+    assert found.n >= 20
+    assert found.median_abs_error <= median
+
+
+def test_layout_changes_move_prediction_and_measurement_the_same_way() -> None:
+    same = pairs = 0
+    for name in ("vtrain_multi", "nvidia_dgxc_h100", "llm_foundry", "internevo_a100", "nvidia_nemo_perf"):
+        for direction in comparison().tables[name].directions:
+            same += direction.agree
+            pairs += direction.pairs
+    assert pairs >= 100
+    assert same >= 0.75 * pairs
+
+
+def test_memory_of_the_fullest_gpu() -> None:
+    rows = [r for r in comparison().rows if r.memory_error is not None]
+    found = summary([r.memory_error for r in rows if r.memory_error is not None])
+    assert found is not None
+    assert found.n >= 100
+    assert found.median_abs_error <= 0.12
