@@ -82,10 +82,11 @@ def _write(folder: Path, outcome: Outcome, result: Result) -> None:
     tables = trace_tables(outcome.recording, min(job.window.start_s for job in result.jobs))
     files = {
         "result.json": result.model_dump_json(indent=1),
-        "requests.csv": requests_csv(outcome.recording),
         "trace.json": chrome_trace(tables.tracks, tables.spans, tables.counters),
         "index.html": render_html(result),
     }
+    if outcome.recording.serving:
+        files["requests.csv"] = requests_csv(outcome.recording)
     for name, content in files.items():
         write_file(folder / name, content)
 

@@ -13,12 +13,19 @@ from typing import Any, Final, NoReturn
 from pydantic import ValidationError
 
 from sim.errors import InputError, Problem
-from sim.results.schema import SCHEMA_VERSION, Result
+from sim.results.schema import SCHEMA_VERSION, Result, ServingMetrics, TrainingMetrics
 
 MAX_BYTES: Final = 200_000_000
 """Larger than any Result: its timelines are capped."""
 
 MAX_PROBLEMS: Final = 20
+
+METRICS: Final[dict[str | None, type[ServingMetrics | TrainingMetrics]]] = {
+    "serving": ServingMetrics,
+    "training": TrainingMetrics,
+}
+"""The class of a job's metrics, by its kind."""
+CLASSES: Final = {metrics.__name__ for metrics in METRICS.values()}
 
 
 def load_result(path: str | Path) -> Result:
@@ -26,9 +33,11 @@ def load_result(path: str | Path) -> Result:
     document = _parse(path, _read(path))
     _check_version(path, document)
     try:
-        return Result.model_validate(document)
+        result = Result.model_validate(document)
     except ValidationError as error:
-        raise InputError(_problems(path, error)) from None
+        raise InputError(_problems(path, error, _kinds(document))) from None
+    _check_kinds(path, result)
+    return result
 
 
 def _read(path: str | Path) -> str:
@@ -72,16 +81,48 @@ def _check_version(path: str | Path, document: dict[str, Any]) -> None:
         _refuse(path, message, "schema_version")
 
 
-def _problems(path: str | Path, error: ValidationError) -> list[Problem]:
-    found = error.errors(include_url=False, include_context=False, include_input=False)
+def _kinds(document: dict[str, Any]) -> list[str | None]:
+    """The kind of each job of a document that may be anything."""
+    jobs = document.get("jobs")
+    kinds = [job.get("kind") if isinstance(job, dict) else None for job in jobs] if isinstance(jobs, list) else []
+    return [kind if isinstance(kind, str) else None for kind in kinds]
+
+
+def _check_kinds(path: str | Path, result: Result) -> None:
+    """Metrics are those of the job's kind: a reader of either may rely on it."""
+    places = [(f"jobs[{index}].metrics", job.kind, job.metrics) for index, job in enumerate(result.jobs)]
+    if result.metrics is not None and len(result.jobs) == 1:
+        places.append(("metrics", result.jobs[0].kind, result.metrics))
+    for place, kind, metrics in places:
+        if not isinstance(metrics, METRICS[kind]):
+            _refuse(path, f"are not those of a {kind} job", place)
+
+
+def _problems(path: str | Path, error: ValidationError, kinds: list[str | None]) -> list[Problem]:
+    """A problem a field; of metrics, only what their job's kind asks for (pydantic tries every kind)."""
+    every = error.errors(include_url=False, include_context=False, include_input=False)
+    found = [(item, location) for item in every if (location := _location(item["loc"], kinds)) is not None]
+    found = found or [(every[0], every[0]["loc"])]
     problems = [
-        Problem(str(path), None, None, _dotted(item["loc"]), _sentence(item["type"], item["msg"]))
-        for item in found[:MAX_PROBLEMS]
+        Problem(str(path), None, None, _dotted(location), _sentence(item["type"], item["msg"]))
+        for item, location in found[:MAX_PROBLEMS]
     ]
     if len(found) > MAX_PROBLEMS:
         rest = f"and {len(found) - MAX_PROBLEMS} more problems"
         problems.append(Problem(str(path), None, None, None, rest))
     return problems
+
+
+def _location(place: tuple[int | str, ...], kinds: list[str | None]) -> tuple[int | str, ...] | None:
+    """A field's place without the class that pydantic tried; None where another class is meant."""
+    tried = next((at for at, part in enumerate(place) if at and place[at - 1] == "metrics" and part in CLASSES), None)
+    if tried is None:
+        return place
+    index = place[1] if place[0] == "jobs" else 0
+    kind = kinds[index] if isinstance(index, int) and index < len(kinds) else None
+    if kind not in METRICS or METRICS[kind].__name__ != place[tried]:
+        return None
+    return *place[:tried], *place[tried + 1 :]
 
 
 def _sentence(kind: str, message: str) -> str:

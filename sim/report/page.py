@@ -18,8 +18,19 @@ from markupsafe import Markup
 from sim.report.assets import TEMPLATES, plotly_bundle, script_json, security_policy, template_file
 from sim.report.figures import figures_of
 from sim.report.figures.common import MAX_ROWS, tidy
-from sim.report.values import NONE, Row, interval_text, named, rows, write
-from sim.results.schema import JobResult, Result
+from sim.report.figures.common import sentence as capitalised
+from sim.report.values import (
+    NONE,
+    Row,
+    interval_text,
+    largest_first,
+    memory_capacity,
+    named,
+    rows,
+    target_facts,
+    write,
+)
+from sim.results.schema import JobResult, Result, ServingMetrics, TrainingMetrics
 from sim.units import format_count, format_percent, format_seconds
 
 STATES: Final = {"stable": "✓", "saturated": "▲", "overloaded": "✕"}
@@ -38,7 +49,22 @@ SECTIONS: Final = {
 """Sections that hold figures: id to heading and what it shows."""
 
 
-SHORT: Final = {"ttft_s": "TTFT", "tpot_s": "TPOT"}
+OF_TRAINING: Final = {
+    "gantt": "The first step of a job; GPUs that do the same share a row.",
+    "timeline": "Utilisation of GPUs and links.",
+    "topology": "Links are coloured and widened by their mean load.",
+}
+"""What those sections show where no job serves."""
+OF_BOTH: Final = {
+    "gantt": "A window of the run, and the first step of each training job; GPUs that do the same share a row.",
+}
+"""What those sections show where jobs of both kinds run."""
+
+SHORT: Final = {
+    "ttft_s": "TTFT",
+    "tpot_s": "TPOT",
+    "mfu": "MFU",
+}
 """Names on cards, where room is short and the meaning is one hover away."""
 
 
@@ -69,9 +95,9 @@ def render_html(result: Result) -> str:
             result=result,
             jobs=[_job(result, job) for job in result.jobs],
             facts=_facts(result),
-            sections=[(id_, *SECTIONS[id_], figures[id_]) for id_ in SECTIONS if figures[id_]],
-            state_sign=STATES.get(result.verdict.state, ""),
-            sentence=result.verdict.sentence.removeprefix(result.verdict.state).lstrip(),
+            sections=[(id_, *_section(result, id_), figures[id_]) for id_ in SECTIONS if figures[id_]],
+            state_sign=STATES.get(result.verdict.state, "") if _serves(result) else "",
+            sentence=_sentence(result),
             yaml=yaml.safe_dump(result.resolved_scenario, sort_keys=False, allow_unicode=True, width=100),
             command=_command(result),
             max_rows=MAX_ROWS,
@@ -119,6 +145,26 @@ def _facts(result: Result) -> list[tuple[str, str]]:
     ]
 
 
+def _sentence(result: Result) -> str:
+    """The verdict without its state, which stands beside it where a job has one."""
+    text = result.verdict.sentence
+    return text.removeprefix(result.verdict.state).lstrip() if _serves(result) else capitalised(text)
+
+
+def _serves(result: Result) -> bool:
+    """Whether some job answers requests: only such a job has a state."""
+    return any(job.kind == "serving" for job in result.jobs)
+
+
+def _section(result: Result, id_: str) -> tuple[str, str]:
+    """Heading and what the section shows."""
+    heading, about = SECTIONS[id_]
+    if not _serves(result):
+        return heading, OF_TRAINING.get(id_, about)
+    trains = any(job.kind == "training" for job in result.jobs)
+    return heading, OF_BOTH.get(id_, about) if trains else about
+
+
 def _job(result: Result, job: JobResult) -> dict[str, Any]:
     """What the page says of one job."""
     numbers: list[Row] = rows(result, job)
@@ -126,13 +172,22 @@ def _job(result: Result, job: JobResult) -> dict[str, Any]:
     cells = [[_cell(column, objective.get(column)) for column in columns] for objective in job.objectives]
     return {
         "job": job,
-        "sign": STATES.get(job.state, ""),
+        "sign": STATES.get(job.state, "") if job.kind == "serving" else "",
         "cards": _cards(result, job),
         "rows": numbers,
         "objective_columns": [column.removesuffix("_s").replace("_", " ") for column in columns],
         "objectives": cells,
-        "window": f"{format_seconds(job.window.start_s)} to {format_seconds(job.window.end_s)}",
+        "window": _window(job),
     }
+
+
+def _window(job: JobResult) -> str:
+    """Over what the job's numbers are taken."""
+    m, window = job.metrics, job.window
+    if isinstance(m, ServingMetrics):
+        return f"measured {format_seconds(window.start_s)} to {format_seconds(window.end_s)} ({window.rule})"
+    step = format_seconds(m.step_time_s)
+    return f"one step of {step} is simulated" if m.steps == 1 else f"{m.steps:,} steps of {step}, one like the other"
 
 
 def _cell(column: str, value: Any) -> str:
@@ -148,18 +203,20 @@ def _cell(column: str, value: Any) -> str:
 
 def _cards(result: Result, job: JobResult) -> list[Card]:
     """The numbers people look for first; those that were not measured are left out."""
-    m, cost = job.metrics, job.cost
+    if isinstance(job.metrics, TrainingMetrics):
+        return _training_cards(result, job, job.metrics)
+    return _serving_cards(result, job, job.metrics)
+
+
+def _serving_cards(result: Result, job: JobResult, m: ServingMetrics) -> list[Card]:
     total = f"total {write('total_tokens_per_s', m.total_tokens_per_s)}"
     made = [
         _card(result, job, "output_tokens_per_s", m.output_tokens_per_s, total),
         _card(result, job, "ttft_s", m.ttft_s.p50, f"p99 {write('ttft_s', m.ttft_s.p99)}", "p50"),
         _card(result, job, "tpot_s", m.tpot_s.p50, f"p99 {write('tpot_s', m.tpot_s.p99)}", "p50"),
         _card(result, job, "requests_per_s", m.requests_per_s, f"{m.measured_requests:,} measured"),
+        *_cost_card(result, job),
     ]
-    if cost is not None:
-        full = cost.saturation and write("usd_per_million_tokens", cost.saturation.usd_per_million_tokens)
-        beside = f"{full} at saturation" if full else write("usd_per_hour", cost.usd_per_hour)
-        made.append(_card(result, job, "usd_per_million_tokens", cost.usd_per_million_tokens, beside))
     kv = f"peak {format_percent(m.kv_occupancy_peak)}, blocked {format_percent(m.kv_blocked_fraction)}"
     batch = f"mean batch {format_count(m.batch_size_mean)}"
     made += [
@@ -174,6 +231,41 @@ def _cards(result: Result, job: JobResult) -> list[Card]:
     return made
 
 
+def _training_cards(result: Result, job: JobResult, m: TrainingMetrics) -> list[Card]:
+    batch = f"{write('global_batch_tokens', m.global_batch_tokens)}, {m.micro_batches:,} micro-batches"
+    each = write("tokens_per_s_per_gpu", m.tokens_per_s_per_gpu)
+    axes = largest_first(m.exposed_communication_s)
+    waits = ", ".join(
+        f"{axis} {write('exposed_communication_s', spent)}".replace(" ", "\u00a0") for axis, spent in axes.items()
+    )
+    capacity = write("memory_peak_bytes", memory_capacity(m))
+    memory = f"{write('memory_peak_fraction', m.memory_peak_fraction)} of {capacity}"
+    made = [
+        _card(result, job, "step_time_s", m.step_time_s, batch),
+        _card(result, job, "tokens_per_s", m.tokens_per_s, each),
+        _card(result, job, "mfu", m.mfu, f"HFU {write('hfu', m.hfu)}"),
+    ]
+    if m.bubble_fraction > 0:
+        made.append(_card(result, job, "bubble_fraction", m.bubble_fraction, "of GPU time"))
+    made += [
+        _card(result, job, "exposed_communication_fraction", m.exposed_communication_fraction, waits),
+        _card(result, job, "memory_peak_bytes", m.memory_peak_bytes, memory),
+    ]
+    if m.days_to_target is not None:
+        beside = f"{write('target_tokens', m.target_tokens)}: {', '.join(target_facts(m)[1:])}"
+        made.append(_card(result, job, "days_to_target", m.days_to_target, beside))
+    return [*made, *_cost_card(result, job)]
+
+
+def _cost_card(result: Result, job: JobResult) -> list[Card]:
+    cost = job.cost
+    if cost is None:
+        return []
+    full = cost.saturation and write("usd_per_million_tokens", cost.saturation.usd_per_million_tokens)
+    beside = f"{full} at saturation" if full else write("usd_per_hour", cost.usd_per_hour)
+    return [_card(result, job, "usd_per_million_tokens", cost.usd_per_million_tokens, beside)]
+
+
 def _card(
     result: Result, job: JobResult, key: str, value: float | None, beside: str, percentile: str = ""
 ) -> Card:
@@ -181,7 +273,7 @@ def _card(
     number, _, unit = text.partition(" ")
     full_key = f"{key}.{percentile}" if percentile else key
     return Card(
-        name=f"{SHORT[key]} {percentile}" if percentile else named(key),
+        name=f"{SHORT.get(key, named(key))} {percentile}".rstrip(),
         value=number,
         unit=unit,
         interval=interval_text(result, job, full_key),

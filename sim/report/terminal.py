@@ -7,11 +7,20 @@ cleaned of control characters before they reach a terminal.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
-from sim.report.values import interval_text, pair, printable, shares, write
-from sim.results.schema import Cost, JobResult, Result
+from sim.report.values import (
+    interval_text,
+    largest_first,
+    memory_capacity,
+    pair,
+    printable,
+    shares,
+    target_facts,
+    write,
+)
+from sim.results.schema import Cost, JobResult, Result, ServingMetrics, TrainingMetrics
 from sim.units import format_percent
 
 LABEL: Final = 12
@@ -48,40 +57,91 @@ def render_text(result: Result, width: int = 100, colour: bool = False) -> str:
 
 def _one_job(page: _Page, result: Result, job: JobResult) -> None:
     metrics = job.metrics
-    speed = _speed(result, job)
-    facts = [speed, *_latency_facts(job)]
+    if isinstance(metrics, TrainingMetrics):
+        for label, facts, glue in _training_lines(metrics):
+            page.line(label, facts, glue)
+    else:
+        page.line("throughput", _serving_facts(result, job, metrics), "   ")
+    if job.cost is not None:
+        page.line("cost", _cost_facts(job.cost, "trained" if job.kind == "training" else "at this load"), ", ")
+
+
+def _serving_facts(result: Result, job: JobResult, metrics: ServingMetrics) -> list[str]:
+    facts = [_speed(result, job), *_latency_facts(metrics)]
     if metrics.slo_attainment is not None:
         facts.append(f"objectives {write('slo_attainment', metrics.slo_attainment)}")
     if metrics.rejected_requests:
         facts.append(f"rejected {metrics.rejected_requests:,} requests")
-    page.line("throughput", facts, "   ")
-    if job.cost is not None:
-        page.line("cost", _cost_facts(job.cost), ", ")
+    return facts
+
+
+def _training_lines(m: TrainingMetrics) -> Iterator[tuple[str, list[str], str]]:
+    """Label, facts and what stands between them."""
+    yield "step", [*_step_facts(m), f"MFU {write('mfu', m.mfu)}  HFU {write('hfu', m.hfu)}"], "   "
+    waits = [f"exposed: {_exposed(m)}"] if any(m.exposed_communication_s.values()) else []
+    if m.recompute_fraction > 0:
+        waits.append(f"recomputation {write('recompute_fraction', m.recompute_fraction)} of kernel time")
+    if m.staleness_mean:
+        waits.append(f"stale by {write('staleness_mean', m.staleness_mean)} updates, at most {m.staleness_max}")
+    if m.bubble_fraction > 0:
+        yield "pipeline", [f"bubble {write('bubble_fraction', m.bubble_fraction)}", *waits], "   "
+    else:
+        yield "waits", waits, "   "
+    yield "memory", [f"peak {_memory(m)}"], ""
+    if target_facts(m):
+        yield "training", [f"{write('target_tokens', m.target_tokens)}: {', '.join(target_facts(m))}"], ""
+
+
+def _step_facts(m: TrainingMetrics) -> list[str]:
+    each = write("tokens_per_s_per_gpu", m.tokens_per_s_per_gpu)
+    return [write("step_time_s", m.step_time_s), f"{write('tokens_per_s', m.tokens_per_s)} ({each})"]
+
+
+def _memory(m: TrainingMetrics) -> str:
+    """ "16 of 85.1 GB (18.8%)"."""
+    used, capacity = (write("memory_peak_bytes", size) for size in (m.memory_peak_bytes, memory_capacity(m)))
+    number, _, unit = used.rpartition(" ")
+    peak = number if capacity.endswith(f" {unit}") else used
+    return f"{peak} of {capacity} ({write('memory_peak_fraction', m.memory_peak_fraction)})"
+
+
+def _exposed(m: TrainingMetrics) -> str:
+    """Seconds by axis, the largest with its share of the step."""
+    axes = largest_first(m.exposed_communication_s)
+    words = [f"{axis} {write('exposed_communication_s', seconds)}" for axis, seconds in axes.items()]
+    share = next(iter(axes.values())) / m.step_time_s if axes and m.step_time_s > 0 else 0.0
+    return ", ".join([f"{words[0]} ({format_percent(share)})", *words[1:]])
 
 
 def _job_facts(result: Result, job: JobResult) -> list[str]:
-    what = f"{job.model} {job.plan} on {job.gpus} GPUs"
-    facts = [what, job.state, _speed(result, job), *_latency_facts(job)]
+    facts = [f"{job.model} {job.plan} on {job.gpus:,} GPUs"]
+    if isinstance(job.metrics, TrainingMetrics):
+        m = job.metrics
+        facts += [f"a step takes {' at '.join(_step_facts(m))}", f"MFU {write('mfu', m.mfu)}"]
+        if m.days_to_target is not None:
+            facts.append(f"{write('days_to_target', m.days_to_target)} for {write('target_tokens', m.target_tokens)}")
+    else:
+        facts += [job.state, _speed(result, job), *_latency_facts(job.metrics)]
     if job.cost is not None:
         facts.append(write("usd_per_million_tokens", job.cost.usd_per_million_tokens))
     return facts
 
 
 def _speed(result: Result, job: JobResult) -> str:
-    spread = interval_text(result, job, "output_tokens_per_s")
-    return f"{write('output_tokens_per_s', job.metrics.output_tokens_per_s)} {spread}".rstrip()
+    speed = getattr(job.metrics, "output_tokens_per_s", None)
+    return f"{write('output_tokens_per_s', speed)} {interval_text(result, job, 'output_tokens_per_s')}".rstrip()
 
 
-def _latency_facts(job: JobResult) -> list[str]:
-    ttft, tpot = job.metrics.ttft_s, job.metrics.tpot_s
+def _latency_facts(metrics: ServingMetrics) -> list[str]:
+    ttft, tpot = metrics.ttft_s, metrics.tpot_s
     return [
         f"TTFT p50/p99 {pair('ttft_s', ttft.p50, ttft.p99)}",
         f"TPOT p50/p99 {pair('tpot_s', tpot.p50, tpot.p99)}",
     ]
 
 
-def _cost_facts(cost: Cost) -> list[str]:
-    facts = [f"{write('usd_per_million_tokens', cost.usd_per_million_tokens)} at this load"]
+def _cost_facts(cost: Cost, which: str) -> list[str]:
+    facts = [f"{write('usd_per_million_tokens', cost.usd_per_million_tokens)} {which}"]
     if cost.saturation is not None:
         full = write("usd_per_million_tokens", cost.saturation.usd_per_million_tokens)
         facts.append(f"{full} at saturation")

@@ -22,6 +22,8 @@ Counter = tuple[str, float, Sequence[float]]
 
 COUNTERS: Final = "counters"
 UNLISTED: Final = "other"
+PASSES: Final = {"forward": "F", "backward": "B", "weight gradient": "W"}
+"""Work of a training step that is told by its micro-batch."""
 
 
 def chrome_trace(
@@ -53,7 +55,7 @@ def result_trace(result: Result) -> str:
     """The trace of what a Result holds: its window of spans, utilisations, queues and batches."""
     tracks = [(device.name, "GPUs") for device in result.devices]
     spans = [
-        (s.device, s.kind, s.start_s, s.end_s, s.model_dump(include={"batch", "tokens", "micro_batch"}))
+        (s.device, s.kind, s.start_s, s.end_s, s.model_dump(include={"batch", "tokens", "micro_batch", "chunk"}))
         for s in result.timeline.spans
     ]
     step = result.timeline.bin_s
@@ -83,7 +85,7 @@ def _complete(pid: int, tid: int, span: TraceSpan) -> dict[str, Any]:
     _, kind, start, end, args = span
     return {
         "ph": "X",
-        "name": kind,
+        "name": _name(kind, args),
         "cat": kind,
         "pid": pid,
         "tid": tid,
@@ -91,6 +93,17 @@ def _complete(pid: int, tid: int, span: TraceSpan) -> dict[str, Any]:
         "dur": _microseconds(max(end - start, 0.0)),
         "args": {key: _finite(value) for key, value in args.items()},
     }
+
+
+def _name(kind: str, args: Mapping[str, Any]) -> str:
+    """ "F3" for the forward pass of micro-batch 3, "F3.1" for that of chunk 1; other work by its kind.
+
+    These are the words of a schedule in a scenario; Perfetto gives names that differ in digits one colour.
+    """
+    letter, micro = PASSES.get(kind), args.get("micro_batch")
+    if letter is None or micro is None:
+        return kind
+    return f"{letter}{micro}.{args['chunk']}" if args.get("chunk") else f"{letter}{micro}"
 
 
 def _counted(pid: int, counter: Counter) -> Iterator[dict[str, Any]]:

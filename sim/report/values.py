@@ -1,4 +1,7 @@
-"""Numbers of a Result as text: one place knows the unit of each metric, for page and terminal."""
+"""Numbers of a Result as text: one place knows the unit of each metric, for page and terminal.
+
+Serving and training jobs have metrics of their own; those that share a name mean the same.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +11,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from sim.results.schema import Cost, JobResult, MemoryStage, Result, Spread
-from sim.units import (
-    format_count,
-    format_percent,
-    format_seconds,
-    format_usd,
-    format_watts,
-)
+from sim.results.schema import Cost, JobResult, MemoryStage, Result, Spread, TrainingMetrics
+from sim.units import format_bytes, format_count, format_flops, format_percent, format_seconds, format_usd, format_watts
 
 NONE: Final = "n/a"
 UNUSED: Final = "unused"
 """The part of a GPU's memory that holds nothing."""
 PERCENTILES: Final = ("mean", "p50", "p90", "p99")
+BY_AXIS: Final = ("exposed_communication_s", "sent_bytes_per_gpu")
+"""Metrics with a value for each axis of parallelism."""
+SELDOM: Final = ("staleness_mean", "staleness_max")
+"""Metrics that few jobs have: left out where they are unknown."""
+DAY: Final = 86_400.0
+"""Seconds."""
 
 
 def _rate(unit: str) -> Callable[[float], str]:
@@ -29,6 +32,11 @@ def _rate(unit: str) -> Callable[[float], str]:
 
 def _usd(unit: str) -> Callable[[float], str]:
     return lambda value: f"{format_usd(value)}/{unit}"
+
+
+def _large_usd(value: float) -> str:
+    """Millions in three figures: "1.71M USD"."""
+    return f"{format_count(value)} USD" if abs(value) >= 1e6 else format_usd(value)
 
 
 FORMATS: Final[dict[str, Callable[[float], str]]] = {
@@ -52,6 +60,29 @@ FORMATS: Final[dict[str, Callable[[float], str]]] = {
     "capital_usd": format_usd,
     "power_w": format_watts,
     "kwh_per_million_tokens": _rate("kWh/Mtok"),
+    "step_time_s": format_seconds,
+    "tokens_per_s": _rate("tok/s"),
+    "tokens_per_s_per_gpu": _rate("tok/s/GPU"),
+    "samples_per_s": _rate("sequences/s"),
+    "mfu": format_percent,
+    "hfu": format_percent,
+    "model_flops_per_token": lambda value: format_flops(value).removesuffix("/s"),
+    "bubble_fraction": format_percent,
+    "exposed_communication_s": format_seconds,
+    "exposed_communication_fraction": format_percent,
+    "sent_bytes_per_gpu": format_bytes,
+    "optimizer_s": format_seconds,
+    "recompute_fraction": format_percent,
+    "memory_peak_bytes": format_bytes,
+    "memory_peak_fraction": format_percent,
+    "global_batch_tokens": _rate("tokens"),
+    "tokens": _rate("tokens"),
+    "target_tokens": _rate("tokens"),
+    "target_flops": lambda value: f"{value:.3g} FLOP".replace("e+", "e"),
+    "days_to_target": lambda value: format_seconds(value * DAY),
+    "gpu_hours_to_target": _rate("GPU-hours"),
+    "usd_to_target": _large_usd,
+    "kwh_to_target": _rate("kWh"),
 }
 """How a metric is written; those not listed are counts."""
 
@@ -78,6 +109,33 @@ NAMES: Final[dict[str, str]] = {
     "capital_usd": "Purchase",
     "power_w": "Power",
     "kwh_per_million_tokens": "Energy per million tokens",
+    "step_time_s": "Step time",
+    "tokens_per_s": "Training throughput",
+    "tokens_per_s_per_gpu": "Throughput per GPU",
+    "samples_per_s": "Sequences per second",
+    "mfu": "Model FLOPs utilisation (MFU)",
+    "hfu": "Hardware FLOPs utilisation (HFU)",
+    "model_flops_per_token": "Model FLOPs per token",
+    "bubble_fraction": "Pipeline bubble",
+    "exposed_communication_s": "Exposed communication",
+    "exposed_communication_fraction": "Exposed communication",
+    "sent_bytes_per_gpu": "Sent per GPU and step",
+    "optimizer_s": "Update of weights",
+    "recompute_fraction": "Recomputation",
+    "memory_peak_bytes": "Memory peak",
+    "memory_peak_fraction": "Memory peak of capacity",
+    "micro_batches": "Micro-batches",
+    "global_batch_tokens": "Global batch",
+    "steps": "Steps",
+    "tokens": "Tokens of the run",
+    "target_tokens": "Target",
+    "target_flops": "Model FLOPs to the target",
+    "days_to_target": "Time to the target",
+    "gpu_hours_to_target": "GPU-hours to the target",
+    "usd_to_target": "Cost of the target",
+    "kwh_to_target": "Energy of the target",
+    "staleness_mean": "Staleness, mean",
+    "staleness_max": "Staleness, largest",
 }
 
 
@@ -127,9 +185,26 @@ def interval_text(result: Result, job: JobResult, key: str) -> str:
 
 def shares(amounts: Mapping[str, float]) -> dict[str, float]:
     """Amounts as shares of their sum, the largest first; empty where there is nothing to share."""
+    found = largest_first(amounts)
+    total = sum(found.values())
+    return {name: value / total for name, value in found.items()}
+
+
+def largest_first(amounts: Mapping[str, float]) -> dict[str, float]:
+    """What is there of some amounts (seconds by axis, bytes by part), the largest first."""
     finite = {name: value for name, value in amounts.items() if math.isfinite(value) and value > 0}
-    total = sum(finite.values())
-    return {name: finite[name] / total for name in sorted(finite, key=lambda n: -finite[n])}
+    return {name: finite[name] for name in sorted(finite, key=lambda n: -finite[n])}
+
+
+def memory_capacity(metrics: TrainingMetrics) -> float | None:
+    """Usable bytes of the GPU with the least left."""
+    return metrics.memory_peak_bytes / metrics.memory_peak_fraction if metrics.memory_peak_fraction > 0 else None
+
+
+def target_facts(metrics: TrainingMetrics) -> list[str]:
+    """What training on the target's tokens takes: time, GPU-hours, money, energy; what is not known is left out."""
+    keys = ("days_to_target", "gpu_hours_to_target", "usd_to_target", "kwh_to_target")
+    return [write(key, value) for key in keys if (value := getattr(metrics, key)) is not None]
 
 
 def used_parts(stage: MemoryStage) -> dict[str, float]:
@@ -149,12 +224,14 @@ class Row:
 
 
 def rows(result: Result, job: JobResult) -> list[Row]:
-    """Every number of a job, latencies by percentile, costs last."""
+    """Every number of a job, latencies by percentile, communication by axis, costs last."""
     found = []
     for key, value in job.metrics:
         if isinstance(value, Spread):
             found += [_row(result, job, f"{key}.{p}", getattr(value, p)) for p in PERCENTILES]
-        elif isinstance(value, (int, float)) or value is None:
+        elif key in BY_AXIS and isinstance(value, dict):
+            found += [_row(result, job, f"{key}.{axis}", seconds) for axis, seconds in value.items()]
+        elif isinstance(value, (int, float)) or (value is None and key not in SELDOM):
             found.append(_row(result, job, key, value))
     for key, value in job.cost or ():
         if key in Cost.model_fields and (isinstance(value, (int, float)) or value is None):
@@ -163,8 +240,8 @@ def rows(result: Result, job: JobResult) -> list[Row]:
 
 
 def _row(result: Result, job: JobResult, key: str, value: float | None) -> Row:
-    metric, _, percentile = key.partition(".")
-    name = f"{named(metric)}, {percentile}" if percentile else named(metric)
+    metric, _, part = key.partition(".")
+    name = f"{named(metric)}, {part}" if part else named(metric)
     definition = result.definitions.get(metric, "")
     return Row(key, name, write(metric, value), interval_text(result, job, key), definition)
 

@@ -6,7 +6,7 @@ import pytest
 
 from sim.results.schema import Result
 
-from .factory import bare_result, hostile_result, make_result
+from .factory import bare_result, hostile_result, make_mixed, make_result, make_training
 
 
 @pytest.fixture
@@ -17,6 +17,16 @@ def result() -> Result:
 @pytest.fixture
 def two_jobs() -> Result:
     return make_result(stages=4, jobs=("chat", "batch"))
+
+
+@pytest.fixture
+def training() -> Result:
+    return make_training()
+
+
+@pytest.fixture
+def mixed() -> Result:
+    return make_mixed()
 
 
 @pytest.fixture

@@ -1,4 +1,7 @@
-"""A synthetic Result with everything in it: LLaMA-2 70B on eight desktops, numbers made up but consistent."""
+"""Synthetic Results with everything in them, numbers made up but consistent.
+
+LLaMA-2 70B served by eight desktops; the same model trained on four stages of a pipeline; and both in one run.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import math
 import random
 from typing import Any
 
-from sim.results.definitions import METRICS
+from sim.results.definitions import METRICS, definitions_of
 from sim.results.schema import (
     SCHEMA_VERSION,
     Assumption,
@@ -23,6 +26,7 @@ from sim.results.schema import (
     Span,
     Spread,
     Timeline,
+    TrainingMetrics,
     Verdict,
     Window,
 )
@@ -86,6 +90,82 @@ def make_result(stages: int = STAGES, jobs: tuple[str, ...] = ("chat",), bins: i
     )
 
 
+def make_training(stages: int = 4, micro: int = 8, chunks: int = 1, steps: int = 3) -> Result:
+    """A training run of equal steps: 1F1B, or with `chunks` a made-up order in which chunks take turns."""
+    forward, backward, gap = 0.04, 0.08, 0.001
+    spans, pipeline = _step_spans("pretrain", stages, micro, chunks, forward, backward, gap)
+    step = pipeline + 0.05
+    job = _training_job(stages, micro, step, steps)
+    devices = [_training_device(stage, micro * (forward + backward), step, steps) for stage in range(stages)]
+    base = make_result(stages=stages)
+    names = [device.name for device in devices]
+    timeline = Timeline(
+        bin_s=step * steps / 60,
+        devices={name: [0.7] * 60 for name in names},
+        links={link.name: [link.utilisation_mean] * 60 for link in base.links},
+        jobs={},
+        spans=spans,
+        spans_window_s=[0.0, step * steps],
+    )
+    return base.model_copy(
+        update={
+            "scenario": "70b_pretrain",
+            "about": "LLaMA-2 70B trained on a pipeline.",
+            "headline": f"llama-2-70b training bf16, pp{stages} 1f1b - {stages} x a100-sxm-80gb - seed 0",
+            "resolved_scenario": {"name": "70b_pretrain", "jobs": [{"name": "pretrain", "kind": "training"}]},
+            "verdict": _training_verdict(step),
+            "jobs": [job],
+            "metrics": job.metrics,
+            "cost": job.cost,
+            "memory": [_training_memory(stage) for stage in range(stages)],
+            "ledger": _sum([device.ledger for device in devices]),
+            "simulated_s": step * steps,
+            "devices": devices,
+            "timeline": timeline,
+            "roofline": [
+                RooflineDot(device=names[0], phase=phase, peak_flops=312e12, bandwidth=2.039e12, **at)
+                for phase, at in (
+                    ("forward", {"flops_per_byte": 338.0, "flops_per_s": 173e12}),
+                    ("backward", {"flops_per_byte": 363.0, "flops_per_s": 177e12}),
+                )
+            ],
+            "intervals": {},
+            "definitions": definitions_of({"training"}),
+        }
+    )
+
+
+def make_mixed() -> Result:
+    """A run in which one job serves and another trains."""
+    serving, training = make_result(stages=2, bins=120), make_training()
+    first, second = serving.timeline, training.timeline
+    both = Timeline(
+        bin_s=first.bin_s,
+        devices=first.devices | second.devices,
+        links=first.links,
+        jobs=first.jobs,
+        spans=[*first.spans, *second.spans],
+        spans_window_s=[0.0, 104.0],
+    )
+    return serving.model_copy(
+        update={
+            "jobs": [*serving.jobs, *training.jobs],
+            "metrics": None,
+            "cost": None,
+            "memory": [*serving.memory, *training.memory],
+            "ledger": {
+                name: serving.ledger.get(name, 0.0) + training.ledger.get(name, 0.0)
+                for name in {**serving.ledger, **training.ledger}
+            },
+            "gpus": 6,
+            "devices": [*serving.devices, *training.devices],
+            "timeline": both,
+            "roofline": [*serving.roofline, *training.roofline],
+            "definitions": definitions_of({"serving", "training"}),
+        }
+    )
+
+
 def bare_result() -> Result:
     """A run without any optional part: no cost, spans, links, topology, memory, roofline or intervals."""
     full = make_result()
@@ -111,12 +191,12 @@ def bare_result() -> Result:
     )
 
 
-def hostile_result() -> Result:
+def hostile_result(result: Result | None = None) -> Result:
     """Every string of the document extended by markup and escape sequences."""
 
     def spoil(value: Any, key: str = "") -> Any:
         if isinstance(value, str):
-            if key in ("kind", "state") and value in ("serving", "stable", "saturated", "overloaded"):
+            if key in ("kind", "state") and value in KEPT:
                 return value
             return f"{value}{HOSTILE[len(value) % len(HOSTILE)]}"
         if isinstance(value, list):
@@ -125,13 +205,18 @@ def hostile_result() -> Result:
             return {spoil(k) if key in _NAMED else k: spoil(v, k) for k, v in value.items()}
         return value
 
-    document = make_result(bins=40).model_dump(mode="json")
+    document = (result or make_result(bins=40)).model_dump(mode="json")
     document["verdict"]["warnings"] = ["careful"]
     document["banners"] = ["assumed"]
     return Result.model_validate(spoil(document))
 
 
-_NAMED = {"ledger", "parts", "breakdown_usd_per_hour", "devices", "links", "jobs"}
+_NAMED = {
+    *("ledger", "parts", "breakdown_usd_per_hour", "devices", "links", "jobs"),
+    *("exposed_communication_s", "offloaded"),
+}
+KEPT = ("serving", "training", "stable", "saturated", "overloaded", "forward", "backward", "comm", "update")
+"""Words that a reader knows; where one is spoilt the document is refused, or drawn as something else."""
 
 
 def _spread(mean: float, p50: float, p90: float, p99: float) -> Spread:
@@ -439,3 +524,182 @@ def _assumptions() -> list[Assumption]:
         ("amortisation", "3 years", "user", "scenario"),
     )
     return [Assumption(name=n, value=v, origin=o, source=s) for n, v, o, s in rows]
+
+
+# ---- training
+
+
+def _step_spans(
+    job: str, stages: int, micro: int, chunks: int, forward: float, backward: float, gap: float
+) -> tuple[list[Span], float]:
+    """1F1B by its dependencies: F needs the stage before, B the stage after; then reduction and update."""
+    order = [_one_f_one_b(stages - stage, micro) for stage in range(stages)]
+    ends: dict[tuple[str, int, int], float] = {}
+    free, at, spans = [0.0] * stages, [0] * stages, list[Span]()
+    while any(at[stage] < len(order[stage]) for stage in range(stages)):
+        for stage in range(stages):
+            while at[stage] < len(order[stage]):
+                kind, number = order[stage][at[stage]]
+                edge = stage == (0 if kind == "forward" else stages - 1)
+                other = stage - 1 if kind == "forward" else stage + 1
+                needed = ("forward", stage, number) if edge and kind == "backward" else (kind, other, number)
+                if not (edge and kind == "forward") and needed not in ends:
+                    break
+                start = max(free[stage], ends.get(needed, 0.0) + (0.0 if edge else gap))
+                end = start + (forward if kind == "forward" else backward)
+                ends[kind, stage, number] = free[stage] = end
+                spans.append(_work(f"{job}.s{stage}", kind, start, end, number, number % chunks))
+                at[stage] += 1
+    barrier = max(free) + 0.02
+    for stage in range(stages):
+        spans.append(_work(f"{job}.s{stage}", "comm", free[stage], free[stage] + 0.02))
+        spans.append(_work(f"{job}.s{stage}", "update", barrier, barrier + 0.03))
+    return spans, barrier
+
+
+def _one_f_one_b(depth: int, micro: int) -> list[tuple[str, int]]:
+    warm = min(depth, micro)
+    order = [("forward", number) for number in range(warm)]
+    for number in range(micro):
+        order.append(("backward", number))
+        if warm + number < micro:
+            order.append(("forward", warm + number))
+    return order
+
+
+def _work(device: str, kind: str, start: float, end: float, micro_batch: int = 0, chunk: int = 0) -> Span:
+    counted = kind in ("forward", "backward")
+    return Span(
+        device=device,
+        kind=kind,
+        start_s=start,
+        end_s=end,
+        batch=int(counted),
+        tokens=4096 if counted else 0,
+        micro_batch=micro_batch,
+        chunk=chunk,
+    )
+
+
+def _training_job(stages: int, micro: int, step: float, steps: int) -> JobResult:
+    tokens = micro * 4096
+    hourly, rate = 9.6, tokens / step
+    days = 2e12 / rate / 86_400
+    return JobResult(
+        name="pretrain",
+        kind="training",
+        model="llama-2-70b",
+        stack="megatron-2021",
+        plan=f"pp{stages} 1f1b",
+        gpus=stages,
+        state="stable",
+        metrics=TrainingMetrics(
+            step_time_s=step,
+            tokens_per_s=rate,
+            tokens_per_s_per_gpu=rate / stages,
+            samples_per_s=micro / step,
+            mfu=0.264,
+            hfu=0.364,
+            model_flops_per_token=4.28385e11,
+            bubble_fraction=0.182,
+            exposed_communication_s={"tp": 0.144 * step, "pp": 0.002, "dp": 0.02},
+            exposed_communication_fraction=0.144 + 0.022 / step,
+            sent_bytes_per_gpu={"tp": 225.5e9, "dp": 6.26e9, "pp": 0.47e9},
+            optimizer_s=0.03,
+            recompute_fraction=0.254,
+            memory_peak_bytes=16e9,
+            memory_peak_fraction=16 / 85.1,
+            utilisation_mean=0.65,
+            micro_batches=micro,
+            global_batch_tokens=tokens,
+            steps=steps,
+            tokens=float(tokens * steps),
+            target_tokens=2e12,
+            target_flops=8.57e23,
+            days_to_target=days,
+            gpu_hours_to_target=days * 24 * stages,
+            usd_to_target=days * 24 * hourly,
+            kwh_to_target=days * 24 * 2.8,
+        ),
+        cost=Cost(
+            usd_per_hour=hourly,
+            usd_per_million_tokens=hourly / rate / 3600 * 1e6,
+            tokens_per_usd=rate * 3600 / hourly,
+            breakdown_usd_per_hour={"capital": 9.3, "electricity": 0.3},
+            capital_usd=40_000.0,
+            power_w=2800.0,
+            kwh_per_million_tokens=0.5,
+        ),
+        window=Window(start_s=0.0, end_s=step * steps, rule=f"all {steps} steps, each like the first"),
+        objectives=[],
+        cdf={},
+        notes=[],
+    )
+
+
+def _training_device(stage: int, busy: float, step: float, steps: int) -> DeviceClass:
+    wait = step - busy
+    ledger = {
+        "compute-bound": 0.6 * busy,
+        "memory-bound": 0.2 * busy,
+        "launch and host": 0.02 * busy,
+        "communication: dp over infiniband": 0.1 * wait,
+        "communication: pp over infiniband": 0.02 * wait,
+        "communication: tp over nvlink": 0.18 * busy,
+        "pipeline bubble": (0.6 + 0.01 * stage) * wait,
+        "waiting for slow ranks": (0.18 - 0.01 * stage) * wait,
+        "data loading": 0.1 * wait,
+    }
+    return DeviceClass(
+        name=f"pretrain.s{stage}",
+        job="pretrain",
+        stage=stage,
+        gpu="a100-sxm-80gb",
+        count=1,
+        busy=0.65,
+        flops_utilisation=0.36,
+        bandwidth_utilisation=0.3,
+        ledger={name: seconds * steps for name, seconds in ledger.items()},
+    )
+
+
+def _training_memory(stage: int) -> MemoryStage:
+    parts = {
+        "parameters": 2.2e9,
+        "gradients": 4.4e9,
+        "optimizer": 0.41e9,
+        "activations": (6.8 - stage) * 1e9,
+        "logits": 0.9e9 if stage == 3 else 0.0,
+        "communication buffers": 0.05e9,
+        "runtime": 2.15e9,
+    }
+    return MemoryStage(
+        job="pretrain",
+        stage=stage,
+        gpu="a100-sxm-80gb",
+        count=1,
+        capacity_bytes=85.1e9,
+        parts=parts | {"unused": 85.1e9 - sum(parts.values())},
+        offloaded={"host": 12e9},
+    )
+
+
+def _training_verdict(step: float) -> Verdict:
+    def effect(resource: str, relative: float) -> Effect:
+        return Effect(
+            resource=resource,
+            change="x2",
+            output_tokens_per_s=32768 / step * (1 + relative),
+            relative=relative,
+            usd_per_million_tokens_relative=-relative / (1 + relative),
+        )
+
+    return Verdict(
+        state="stable",
+        sentence=f"a step takes {step:.3g} s (MFU 26.4%); bound by GPU arithmetic (47.8% of GPU time)",
+        bottleneck="GPU arithmetic (47.8% of GPU time)",
+        binding=["GPU arithmetic (47.8% of GPU time)"],
+        not_binding=["memory capacity x2 changes tok/s by less than 0.1%"],
+        effects=[effect("GPU arithmetic", 0.41), effect("memory capacity", 0.0)],
+        warnings=[],
+    )

@@ -13,7 +13,7 @@ import pytest
 from sim.report.figures import figures_of
 from sim.report.page import render_html
 
-from .factory import bare_result, hostile_result, make_result
+from .factory import bare_result, hostile_result, make_mixed, make_result, make_training
 
 pytestmark = pytest.mark.browser
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -32,6 +32,10 @@ RESULTS = {
     "two": lambda: make_result(stages=4, jobs=("chat", "batch")),
     "few": lambda: make_result(stages=2),
     "hostile": hostile_result,
+    "training": make_training,
+    "chunks": lambda: make_training(chunks=2),
+    "mixed": make_mixed,
+    "hostile training": lambda: hostile_result(make_training()),
 }
 
 
@@ -124,12 +128,55 @@ def test_hostile_names_run_nothing_and_show_as_text(visit: Any) -> None:
     assert "<script>" in page.locator("h1").text_content() + page.locator("#ledger").text_content()
 
 
-@pytest.mark.parametrize("name", ["one", "two", "hostile"])
+@pytest.mark.parametrize("name", ["one", "two", "hostile", "training", "mixed"])
 def test_narrow_screens_have_no_sideways_scroll(visit: Any, name: str) -> None:
     page = visit(render_html(RESULTS[name]()), viewport={"width": 375, "height": 800})
     page.evaluate("document.querySelectorAll('details').forEach((item) => { item.open = true })")
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
     assert all(figure["width"] <= figure["room"] for figure in drawn(page).values())
+
+
+def numbers(page: Any, id_: str) -> list[str]:
+    """Texts inside the bars of a figure that can be read: their size on the screen is not zero."""
+    return page.evaluate(
+        """(id) => [...document.querySelectorAll(`#${id} .bartext`)]
+            .filter((text) => text.getBoundingClientRect().width > 0)
+            .map((text) => text.textContent.trim())""",
+        id_,
+    )
+
+
+def test_bars_of_a_pipeline_carry_their_micro_batch(visit: Any) -> None:
+    page = visit(render_html(make_training()), viewport={"width": 1280, "height": 900})
+    assert sorted(numbers(page, "step-0")) == sorted([str(n) for n in range(8)] * 8)
+    ticks = [page.locator("#step-0 .ytick text").nth(at) for at in range(4)]
+    ticks.sort(key=lambda tick: tick.bounding_box()["y"])
+    assert [tick.text_content() for tick in ticks] == ["stage 0", "stage 1", "stage 2", "stage 3"]
+    legend = page.locator("#step-0 .legendtext").all_text_contents()
+    assert legend == ["forward", "backward", "communication", "update", "bubble", "between steps"]
+
+
+def test_numbers_appear_when_zooming(visit: Any) -> None:
+    page = visit(render_html(make_training(micro=64)), viewport={"width": 390, "height": 800})
+    assert len(numbers(page, "step-0")) < 2 * 64 * 4
+    page.evaluate("window.Plotly.relayout('step-0', {'xaxis.range': [0, 0.5]})")
+    wait_until(page, lambda: len(numbers(page, "step-0")) == 2 * 64 * 4)
+
+
+def test_shades_of_chunks_have_one_entry_in_the_legend(visit: Any) -> None:
+    page = visit(render_html(make_training(chunks=2)))
+    legend = page.locator("#step-0 .legendtext").all_text_contents()
+    assert legend.count("forward") == legend.count("backward") == 1
+    fills = page.evaluate(
+        """() => [...new Set(document.getElementById('step-0')._fullData
+            .filter((trace) => trace.name === 'forward').map((trace) => trace.marker.color))]"""
+    )
+    assert len(fills) == 2
+
+
+def test_as_many_bars_as_a_result_holds_are_drawn(visit: Any) -> None:
+    page = visit(render_html(make_training(stages=16, micro=187)), viewport={"width": 1280, "height": 900})
+    assert drawn(page)["step-0"]["marks"] > 0
 
 
 def test_dark_switches_the_figures_too(visit: Any) -> None:
@@ -163,6 +210,12 @@ def test_paper_is_light_and_without_buttons(visit: Any) -> None:
     assert len(page.pdf()) > 10_000
     page.emulate_media(media="screen")
     wait_until(page, lambda: drawn(page) == before)
+
+
+def test_a_training_job_is_read_without_javascript(visit: Any) -> None:
+    page = visit(render_html(make_training()), wait=False, java_script_enabled=False)
+    assert page.get_by_text("Pipeline bubble").first.is_visible()
+    assert page.get_by_text("The bubble takes 18.2%").first.is_visible()
 
 
 def test_numbers_are_read_without_javascript(visit: Any) -> None:

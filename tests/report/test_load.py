@@ -11,7 +11,7 @@ import pytest
 import sim.report.load as load
 from sim.errors import InputError
 from sim.report.load import load_result
-from sim.results.schema import Result
+from sim.results.schema import Result, ServingMetrics, TrainingMetrics
 
 
 def write(path: Path, document: Any) -> Path:
@@ -91,3 +91,42 @@ def test_absent_binary_and_huge_files_are_refused(tmp_path: Path, monkeypatch: p
     assert "not UTF-8 text" in refusal(file)[0]
     monkeypatch.setattr(load, "MAX_BYTES", 2)
     assert "too large for a result" in refusal(file)[0]
+
+
+def test_each_kind_of_job_comes_back_as_it_was(tmp_path: Path, training: Result, mixed: Result) -> None:
+    assert load_result(write(tmp_path, training.model_dump_json())) == training
+    back = load_result(write(tmp_path, mixed.model_dump_json()))
+    assert back == mixed
+    assert [type(job.metrics) for job in back.jobs] == [ServingMetrics, TrainingMetrics]
+
+
+def test_an_unknown_kind_of_job_is_refused(tmp_path: Path, training: Result) -> None:
+    document = training.model_dump(mode="json")
+    document["jobs"][0]["kind"] = "dreaming"
+    (line,) = refusal(write(tmp_path, document))
+    assert line.endswith("jobs[0].kind: input should be 'serving' or 'training'")
+
+
+def test_metrics_are_those_of_the_kind(tmp_path: Path, mixed: Result) -> None:
+    document = mixed.model_dump(mode="json")
+    document["jobs"][0]["kind"] = "training"
+    (line,) = refusal(write(tmp_path, document))
+    assert line.endswith("jobs[0].metrics: are not those of a training job")
+
+
+def test_what_a_training_job_lacks_is_named_once(tmp_path: Path, training: Result) -> None:
+    document = training.model_dump(mode="json")
+    del document["jobs"][0]["metrics"]["mfu"]
+    document["metrics"]["steps"] = "x"
+    lines = refusal(write(tmp_path, document))
+    assert len(lines) == 2
+    assert lines[0].endswith("jobs[0].metrics.mfu: is missing")
+    assert "metrics.steps: input should be a valid integer" in lines[1]
+
+
+@pytest.mark.parametrize("kind", ["dreaming", None, ["training"]])
+def test_metrics_of_no_kind_are_still_refused(tmp_path: Path, training: Result, kind: object) -> None:
+    document = training.model_dump(mode="json")
+    document["jobs"] = []
+    document["metrics"] = {"kind": kind}
+    assert refusal(write(tmp_path, document))

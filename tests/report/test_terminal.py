@@ -7,7 +7,7 @@ import pytest
 from sim.report.terminal import render_text
 from sim.results.schema import Result
 
-from .factory import hostile_result, make_result
+from .factory import hostile_result, make_mixed, make_result, make_training
 
 
 def line(text: str, label: str) -> str:
@@ -29,7 +29,9 @@ def test_answer_stands_in_its_lines(result: Result) -> None:
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 132])
-@pytest.mark.parametrize("make", [make_result, hostile_result])
+@pytest.mark.parametrize(
+    "make", [make_result, hostile_result, make_training, make_mixed, lambda: hostile_result(make_mixed())]
+)
 def test_no_line_is_wider_than_the_terminal(width: int, make: object) -> None:
     assert max(map(len, render_text(make(), width).splitlines())) <= width  # type: ignore[operator]
 
@@ -63,3 +65,41 @@ def test_nothing_measured_is_said_so(bare: Result) -> None:
 def test_assumptions_that_physics_forbids_are_shown(result: Result) -> None:
     banner = result.model_copy(update={"banners": ["KV reads are free"]})
     assert line(render_text(banner), "ASSUMED").endswith("KV reads are free")
+
+
+def test_a_training_job_is_told_by_its_step(training: Result) -> None:
+    text = render_text(training, 140)
+    assert line(text, "step") == "step        1.41 s   23.3k tok/s (5,826 tok/s/GPU)   MFU 26.4%  HFU 36.4%"
+    assert line(text, "pipeline") == (
+        "pipeline    bubble 18.2%   exposed: tp 202 ms (14.4%), dp 20 ms, pp 2 ms   recomputation 25.4% of kernel time"
+    )
+    assert line(text, "memory") == "memory      peak 16 of 85.1 GB (18.8%)"
+    assert line(text, "training") == "training    2T tokens: 2.72 years, 95.4k GPU-hours, 228,841 USD, 66.7k kWh"
+    assert line(text, "cost") == "cost        0.11 USD/Mtok trained (capital 96.9%, electricity 3.1%)"
+    assert not any(row.startswith(("throughput", "intervals")) for row in text.splitlines())
+
+
+def test_what_a_training_job_does_not_have_has_no_line(training: Result) -> None:
+    job = training.jobs[0]
+    none = dict.fromkeys(
+        ("target_tokens", "target_flops", "days_to_target", "gpu_hours_to_target", "usd_to_target", "kwh_to_target")
+    )
+    alone = {"bubble_fraction": 0.0, "exposed_communication_s": {}, "recompute_fraction": 0.0}
+    stale = {"staleness_mean": 1.5, "staleness_max": 4}
+
+    def shown(**changes: object) -> str:
+        metrics = job.metrics.model_copy(update={**none, **alone, **changes})
+        return render_text(training.model_copy(update={"jobs": [job.model_copy(update={"metrics": metrics})]}), 120)
+
+    for label in ("pipeline", "waits", "training"):
+        assert not any(row.startswith(label) for row in shown().splitlines())
+    assert line(shown(**stale), "waits") == "waits       stale by 1.5 updates, at most 4"
+    assert line(shown(exposed_communication_s={"dp": 0.1}), "waits") == "waits       exposed: dp 100 ms (7.1%)"
+
+
+def test_jobs_of_both_kinds_have_a_line_each(mixed: Result) -> None:
+    text = render_text(mixed, 200)
+    assert "stable; 1,312 tok/s [1,270, 1,350]; TTFT" in line(text, "job chat")
+    told = text.split("job pretrain")[1].splitlines()[1]
+    assert "a step takes 1.41 s at 23.3k tok/s (5,826 tok/s/GPU); MFU 26.4%; 2.72 years for 2T tokens" in told
+    assert "stable" not in told

@@ -50,3 +50,19 @@ def test_a_result_gives_the_same_trace_each_time(result: Result, hostile: Result
     assert len({event["tid"] for event in events(text, "X")}) == len(result.devices)
     assert {"chat: waiting", "link pcie gpu to host: utilisation"} <= {e["name"] for e in events(text, "C")}
     json.loads(result_trace(hostile))
+
+
+def test_passes_of_a_training_step_are_told_by_their_micro_batch(training: Result) -> None:
+    found = events(result_trace(training), "X")
+    first = [event for event in found if event["tid"] == found[0]["tid"]]
+    assert [event["name"] for event in first][:6] == ["F0", "F1", "F2", "F3", "B0", "F4"]
+    assert [event["name"] for event in first][-2:] == ["comm", "update"]
+    assert {event["cat"] for event in first} == {"forward", "backward", "comm", "update"}
+    assert len({event["tid"] for event in found}) == len(training.devices) == 4
+    names = [e["args"]["name"] for e in events(result_trace(training), "M") if e["name"] == "thread_name"]
+    assert names == [f"pretrain.s{stage}" for stage in range(4)]
+
+
+def test_a_later_chunk_is_part_of_the_name() -> None:
+    spans = [("s0", "weight gradient", 0.0, 1.0, {"micro_batch": 3, "chunk": 1}), ("s0", "forward", 1.0, 2.0, {})]
+    assert [event["name"] for event in events(chrome_trace([], spans), "X")] == ["W3.1", "forward"]

@@ -7,7 +7,8 @@ from sim.report.figures.cost import cost_figure, effects_figure
 from sim.report.figures.gantt import gantt_figure
 from sim.report.figures.latency import latency_figures
 from sim.report.figures.ledger import ledger_figure
-from sim.report.figures.memory import memory_figure
+from sim.report.figures.memory import memory_figures
+from sim.report.figures.pipeline import step_figures
 from sim.report.figures.roofline import roofline_figure
 from sim.report.figures.timeline import device_figure, job_figures, link_figure
 from sim.report.figures.topology import topology_figure
@@ -19,10 +20,10 @@ def figures_of(result: Result) -> dict[str, list[Figure]]:
     over_time = [device_figure(result), link_figure(result), *job_figures(result)]
     made: dict[str, list[Figure | None]] = {
         "ledger": [ledger_figure(result)],
-        "gantt": [gantt_figure(result)],
+        "gantt": [gantt_figure(result), *step_figures(result)],
         "timeline": over_time,
         "topology": [topology_figure(result)],
-        "memory": [memory_figure(result)],
+        "memory": [*memory_figures(result)],
         "roofline": [roofline_figure(result)],
         "latency": [*latency_figures(result)],
         "cost": [cost_figure(result), effects_figure(result)],

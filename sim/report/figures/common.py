@@ -23,6 +23,8 @@ MAX_NAME: Final = 30
 
 BLUE, SKY, GREEN, ORANGE = "#0072B2", "#56B4E9", "#009E73", "#E69F00"
 RED, PURPLE, YELLOW, GREY = "#D55E00", "#CC79A7", "#F0E442", "#9AA0A6"
+BRICK, TEAL, LILAC, TAN = "#882255", "#44AA99", "#B9A3D0", "#C2A878"
+"""Further ones where eight are not enough; their patterns tell them from their neighbours."""
 PALE: Final = "rgba(128,134,142,0.35)"
 """Time without work: quiet on white and on black."""
 
@@ -156,8 +158,8 @@ def categories(**changes: Any) -> dict[str, Any]:
 
 
 def fill(index: int, colour: str | None = None) -> dict[str, Any]:
-    """The marker of a bar: a colour and its own pattern."""
-    shape = PATTERNS[index % len(PATTERNS)]
+    """The marker of a bar: a colour and its own pattern; the pairs differ for the first 64 indices."""
+    shape = PATTERNS[(index + index // len(PALETTE)) % len(PATTERNS)]
     made: dict[str, Any] = {"color": colour or PALETTE[index % len(PALETTE)], "line": {"width": 0}}
     if shape:
         dark = {"shape": shape, "fillmode": "overlay", "fgcolor": "#000", "fgopacity": 0.35, "size": 7}

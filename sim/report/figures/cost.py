@@ -20,8 +20,8 @@ from sim.report.figures.common import (
     sentence,
     table,
 )
-from sim.report.values import shares, write
-from sim.results.schema import Effect, Result
+from sim.report.values import shares, target_facts, write
+from sim.results.schema import Effect, JobResult, Result, TrainingMetrics
 from sim.units import format_percent, format_usd
 
 LITTLE = 0.01
@@ -33,6 +33,8 @@ def cost_figure(result: Result) -> Figure | None:
     costs = {job.name: job.cost for job in result.jobs if job.cost and job.cost.breakdown_usd_per_hour}
     if not costs:
         return None
+    jobs = {job.name: job for job in result.jobs}
+    aims = any(isinstance(j.metrics, TrainingMetrics) and j.metrics.usd_to_target is not None for j in result.jobs)
     names = Names()
     labels = [names(name) for name in costs]
     parts = list(dict.fromkeys(part for cost in costs.values() for part in cost.breakdown_usd_per_hour))
@@ -61,9 +63,12 @@ def cost_figure(result: Result) -> Figure | None:
             showlegend=True,
             legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "traceorder": "normal"},
         ),
-        columns=("job", "part", "USD per hour", "share"),
+        columns=("job", "part", "USD per hour", "share", *(["to the target"] if aims else [])),
         rows=table(
-            (name, part, format_usd(cost.breakdown_usd_per_hour[part]), format_percent(share))
+            (
+                *(name, part, format_usd(cost.breakdown_usd_per_hour[part]), format_percent(share)),
+                *([_of_target(jobs[name], share)] if aims else []),
+            )
             for name, cost in costs.items()
             for part, share in shares(cost.breakdown_usd_per_hour).items()
         ),
@@ -78,13 +83,29 @@ def _cost_takeaway(result: Result) -> str:
             largest = next(iter(parts))
             per_token = write("usd_per_million_tokens", job.cost.usd_per_million_tokens)
             full = job.cost.saturation
+            which = "trained on" if job.kind == "training" else "at this load"
             less = write("usd_per_million_tokens", full.usd_per_million_tokens) if full else ""
             then = f", {less} at saturation" if full else ""
             sentences.append(
                 f"{job.name} costs {write('usd_per_hour', job.cost.usd_per_hour)}, "
-                f"{format_percent(parts[largest])} of it {largest}: {per_token} at this load{then}."
+                f"{format_percent(parts[largest])} of it {largest}: {per_token} {which}{then}."
             )
+            sentences += _target(job)
     return " ".join(sentences)
+
+
+def _target(job: JobResult) -> list[str]:
+    m = job.metrics
+    if not isinstance(m, TrainingMetrics) or m.usd_to_target is None:
+        return []
+    what = f"training on {write('target_tokens', m.target_tokens)}"
+    return [f"{sentence(what)} takes {joined(target_facts(m))}."]
+
+
+def _of_target(job: JobResult, share: float) -> str:
+    """A part's money until the target is reached."""
+    usd = getattr(job.metrics, "usd_to_target", None)
+    return "–" if usd is None else write("usd_to_target", usd * share)
 
 
 def effects_figure(result: Result) -> Figure | None:
@@ -97,15 +118,18 @@ def effects_figure(result: Result) -> Figure | None:
         return None
     names = Names()
     labels = [names(f"{e.resource}: {e.change}") for e in effects]
-    traces = [_change(0, "throughput", BLUE, labels, [e.relative for e in effects])]
+    what = _tokens(result)
+    traces = [_change(0, what, BLUE, labels, [e.relative for e in effects])]
     costs = [e.usd_per_million_tokens_relative for e in effects]
     if any(cost is not None for cost in costs):
         traces.append(_change(1, "cost per token", ORANGE, labels, costs))
+    serves = any(job.kind == "serving" for job in result.jobs)
+    latencies = ("TTFT p50 by", "TPOT p50 by") if serves else ()
     return Figure(
         id="effects",
         title="What one better resource would change",
-        takeaway=_effects_takeaway(effects),
-        alt="Bars of relative change per improved resource. " + _effects_takeaway(effects),
+        takeaway=_effects_takeaway(effects, what),
+        alt="Bars of relative change per improved resource. " + _effects_takeaway(effects, what),
         traces=traces,
         layout=layout(
             barmode="group",
@@ -114,21 +138,25 @@ def effects_figure(result: Result) -> Figure | None:
             yaxis=categories(),
             showlegend=True,
         ),
-        columns=("resource", "change", "throughput", "by", "cost per token by", "TTFT p50 by", "TPOT p50 by"),
+        columns=("resource", "change", what, "by", "cost per token by", *latencies),
         rows=table(
             (
-                e.resource,
-                e.change,
-                write("output_tokens_per_s", e.output_tokens_per_s),
-                *map(
-                    _signed,
-                    (e.relative, e.usd_per_million_tokens_relative, e.ttft_p50_relative, e.tpot_p50_relative),
-                ),
+                *(e.resource, e.change, write("output_tokens_per_s", e.output_tokens_per_s)),
+                *(_signed(value) for value in (e.relative, e.usd_per_million_tokens_relative)),
+                *(_signed(value) for value in (e.ttft_p50_relative, e.tpot_p50_relative) if latencies),
             )
             for e in effects
         ),
         height=rows_height(len(effects), 44, 120),
     )
+
+
+def _tokens(result: Result) -> str:
+    """What is counted: tokens generated, tokens trained on, or both together."""
+    kinds = {job.kind for job in result.jobs}
+    if "training" not in kinds:
+        return "throughput"
+    return "tokens/s generated and trained on" if "serving" in kinds else "tokens/s of training"
 
 
 def _signed(value: float | None) -> str:
@@ -149,11 +177,12 @@ def _change(index: int, name: str, colour: str, labels: list[str], values: list[
     }
 
 
-def _effects_takeaway(effects: list[Effect]) -> str:
+def _effects_takeaway(effects: list[Effect], what: str) -> str:
     first = effects[0]
     if abs(first.relative) < LITTLE:
-        return "No single resource tried changes the throughput by as much as 1%."
+        return f"No single resource tried changes the {what} by as much as 1%."
     small = [e.resource for e in effects if abs(e.relative) < LITTLE]
-    rest = f" {sentence(joined(small))} would change it by less than 1%." if small else ""
-    most = f"{sentence(first.resource)} ({first.change}) changes the throughput most"
+    less = f"would change {'it' if what == 'throughput' else 'them'} by less than 1%."
+    rest = f" {sentence(joined(small))} {less}" if small else ""
+    most = f"{sentence(first.resource)} ({first.change}) changes the {what} most"
     return f"{most}: {_signed(first.relative)}.{rest}"

@@ -1,4 +1,4 @@
-"""A Gantt chart of GPUs: what each class of GPUs did in a window of the run."""
+"""A Gantt chart of serving GPUs: what each class of GPUs did in a window of the run (training: ``pipeline``)."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from sim.report.figures.common import (
     categories,
     clean,
     fill,
+    joined,
     layout,
     rows_height,
     some,
@@ -47,21 +48,24 @@ UNTOLD: Final = "no kernel"
 def gantt_figure(result: Result) -> Figure | None:
     """One row a device class, one bar a stretch of work, idle time drawn between."""
     window = result.timeline.spans_window_s
-    spans = result.timeline.spans
+    training = {job.name for job in result.jobs if job.kind == "training"}
+    others = {device.name for device in result.devices if device.job in training}
+    spans = [span for span in result.timeline.spans if span.device not in others]
     if not spans or len(window) != 2 or window[1] <= window[0]:
         return None
     order = {d.name: d.name for d in result.devices} | {s.device: s.device for s in spans}
     active = [name for name in order if any(s.device == name for s in spans)]
     shown = active[:MAX_DEVICES]
     drawn = [span for span in spans if span.device in shown]
+    of = f" of {joined([job.name for job in result.jobs if job.kind == 'serving'])}" if training else ""
     rest = "idle" if any(span.kind == "comm" for span in spans) else UNTOLD
-    drawn += [gap for name in shown for gap in _gaps(name, rest, drawn, window)]
+    drawn += [gap for name in shown for gap in gaps(name, rest, drawn, window)]
     end = _first_look(spans, shown, window)
     traces, left_out = _traces(drawn)
     notes = (some(len(shown), len(active), "classes"), left_out)
     return Figure(
         id="gantt",
-        title="What the GPUs did, moment by moment",
+        title=f"What the GPUs{of} did, moment by moment",
         takeaway=_takeaway(shown, drawn, window),
         alt=f"Gantt chart of {len(shown)} classes of GPUs from {format_seconds(window[0])} to "
         f"{format_seconds(window[1])} of simulated time.",
@@ -91,18 +95,18 @@ def _first_look(spans: list[Span], shown: list[str], window: list[float]) -> flo
     return ends[FIRST_LOOK] if len(ends) > 2 * FIRST_LOOK else window[1]
 
 
-def _gaps(device: str, kind: str, spans: list[Span], window: list[float]) -> list[Span]:
+def gaps(device: str, kind: str, spans: list[Span], window: list[float]) -> list[Span]:
     """Stretches of the window in which a device class did nothing."""
-    at, gaps = window[0], []
+    at, found = window[0], []
     own = sorted((s for s in spans if s.device == device), key=lambda s: s.start_s)
     ends = [*((s.start_s, s.end_s) for s in own), (window[1], window[1])]
     for start, end in ends:
         if start - at > 1e-9 * (window[1] - window[0]):
-            gaps.append(
+            found.append(
                 Span(device=device, kind=kind, start_s=at, end_s=start, batch=0, tokens=0, micro_batch=0)
             )
         at = max(at, end)
-    return gaps
+    return found
 
 
 def _traces(spans: list[Span]) -> tuple[list[Trace], str]:

@@ -7,13 +7,17 @@ from typing import Final
 
 from sim.report.figures.common import (
     BLUE,
+    BRICK,
     GREEN,
     GREY,
+    LILAC,
     ORANGE,
     PALE,
     PURPLE,
     RED,
     SKY,
+    TAN,
+    TEAL,
     YELLOW,
     Figure,
     Names,
@@ -39,11 +43,16 @@ STYLES: Final[dict[str, tuple[int, str]]] = {
     "launch and host": (2, YELLOW),
     "communication": (3, RED),
     "pipeline bubble": (4, PURPLE),
+    "waiting for slow ranks": (2, LILAC),
+    "data loading": (7, TAN),
     "waiting for work": (5, GREY),
     "spare": (6, PALE),
 }
 """Pattern and colour of a bucket; "communication" also stands for its kinds of link."""
 _MORE_LINKS: Final = ((3, RED), (7, ORANGE), (2, ORANGE), (1, GREEN), (6, GREEN))
+_AXES: Final = {"tp": RED, "dp": ORANGE, "pp": GREEN, "cp": BRICK, "ep": TEAL}
+_OF_LINK: Final = (3, 1, 6, 2, 7, 4)
+"""Patterns of an axis's links, in turn from one of the axis's own ("communication: tp over nvlink")."""
 
 
 def ledger_figure(result: Result) -> Figure | None:
@@ -104,9 +113,23 @@ def _traces(ledger: Mapping[str, float], bars: list[tuple[str, Mapping[str, floa
 def _styles(ledger: Mapping[str, float]) -> dict[str, tuple[int, str]]:
     """Pattern and colour of each bucket, working time first."""
     known = list(STYLES)
-    links = [name for name in ledger if name not in STYLES]
+    links = [name for name in ledger if name not in STYLES and _axis(name) is None]
     order = sorted(ledger, key=lambda n: known.index(n) if n in known else known.index("communication"))
-    return {name: STYLES.get(name) or _MORE_LINKS[links.index(name) % len(_MORE_LINKS)] for name in order}
+    styles = {name: STYLES[name] for name in order if name in STYLES}
+    styles |= {name: _MORE_LINKS[at % len(_MORE_LINKS)] for at, name in enumerate(links)}
+    for name in order:
+        if (axis_ := _axis(name)) is not None:
+            at = list(_AXES).index(axis_)
+            looks = [(shape, _AXES[axis_]) for shape in (*_OF_LINK[at:], *_OF_LINK[:at])]
+            styles[name] = next((look for look in looks if look not in styles.values()), looks[0])
+    return {name: styles[name] for name in order}
+
+
+def _axis(bucket: str) -> str | None:
+    """The axis of parallelism that a bucket of communication belongs to."""
+    kind, _, rest = bucket.partition(": ")
+    name = rest.partition(" over ")[0]
+    return name if kind == "communication" and name in _AXES else None
 
 
 def _rows(result: Result) -> list[tuple[str, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 from sim.report.figures.common import (
@@ -13,6 +14,7 @@ from sim.report.figures.common import (
     categories,
     clean,
     fill,
+    joined,
     layout,
     rows_height,
     some,
@@ -23,22 +25,33 @@ from sim.results.schema import MemoryStage, Result
 from sim.units import format_bytes, format_percent
 
 MAX_STAGES: Final = 48
+TIERS: Final = {"host": "host memory", "nvme": "NVMe"}
+"""Where a training job's offloaded parts go."""
 
 
-def memory_figure(result: Result) -> Figure | None:
+def memory_figures(result: Result) -> list[Figure]:
+    """A figure for the jobs that serve and one for those that train: their memory has other parts."""
+    training = {job.name for job in result.jobs if job.kind == "training"}
+    groups = ([s for s in result.memory if s.job not in training], [s for s in result.memory if s.job in training])
+    both = all(groups)
+    figures = []
+    for stages, id_ in zip(groups, ("memory", "memory-training" if both else "memory"), strict=True):
+        if stages:
+            figures.append(_figure(stages, id_, list(dict.fromkeys(s.job for s in stages)) if both else []))
+    return figures
+
+
+def _figure(everything: list[MemoryStage], id_: str, jobs: list[str]) -> Figure:
     """Stacked bars in GB, a bar a stage, with a mark at the capacity."""
-    if not result.memory:
-        return None
-    stages = result.memory[:MAX_STAGES]
-    names = Names()
-    labels = [names(f"{s.job} {s.stage} ({s.gpu} ×{s.count})") for s in stages]
+    stages = everything[:MAX_STAGES]
+    labels = _labels(stages)
     parts = list(dict.fromkeys(part for stage in stages for part in used_parts(stage)))
     traces = [_bar(index, part, stages, labels) for index, part in enumerate(parts)]
     row = 26 if len(stages) > 8 else 34
     return Figure(
-        id="memory",
-        title="Memory of one GPU of each stage",
-        takeaway=_takeaway(result.memory),
+        id=id_,
+        title="Memory of one GPU of each stage" + (f" of {joined(jobs)}" if jobs else ""),
+        takeaway=_takeaway(everything),
         alt=f"Stacked bars of memory by part for {len(stages)} stages against the capacity of their GPU.",
         traces=[*traces, _capacity(stages, labels, row)],
         layout=layout(
@@ -50,13 +63,48 @@ def memory_figure(result: Result) -> Figure | None:
         ),
         columns=("job", "stage", "GPU", "part", "bytes", "of capacity"),
         rows=table(
-            (s.job, s.stage, f"{s.gpu} ×{s.count}", part, format_bytes(size), _of(size, s))
-            for s in result.memory
-            for part, size in [*used_parts(s).items(), ("total", _used(s))]
+            (s.job, s.stage, f"{s.gpu} ×{s.count}", part, format_bytes(size), share)
+            for s in everything
+            for part, size, share in _budget(s)
         ),
         height=rows_height(len(stages), row, 150),
-        note=some(len(stages), len(result.memory), "stages"),
+        note=" ".join(filter(None, (*_tiers(everything), some(len(stages), len(everything), "stages")))),
     )
+
+
+def _labels(stages: list[MemoryStage]) -> list[str]:
+    """A name for each bar, no longer than it takes to tell them apart."""
+    jobs, types = {s.job for s in stages}, {s.gpu for s in stages}
+    names, seen, labels = Names(), dict[str, int](), []
+    for s in stages:
+        text = f"{f'{s.job} ' if len(jobs) > 1 else ''}stage {s.stage}"
+        count = f" ×{s.count:,}" if s.count > 1 else ""
+        text += f" ({s.gpu}{count})" if len(types) > 1 else count
+        seen[text] = seen.get(text, 0) + 1
+        labels.append(names(text if seen[text] == 1 else f"{text} ({seen[text]})"))
+    return labels
+
+
+def _offloaded(stage: MemoryStage) -> list[tuple[str, float]]:
+    return [(f"kept in {TIERS.get(tier, tier)}", size) for tier, size in stage.offloaded.items() if size > 0]
+
+
+def _tiers(stages: list[MemoryStage]) -> Iterator[str]:
+    """What GPUs keep elsewhere, a sentence a job and tier."""
+    most: dict[tuple[str, str], float] = {}
+    for stage in stages:
+        for where, size in _offloaded(stage):
+            most[stage.job, where] = max(size, most.get((stage.job, where), 0.0))
+    for (job, where), size in most.items():
+        yield f"Of {job}, {format_bytes(size)} a GPU (at most) are {where}, outside these bars."
+
+
+def _budget(stage: MemoryStage) -> Iterator[tuple[str, float, str]]:
+    """Parts, their sum and what is kept elsewhere: bytes, and their share of the GPU's capacity."""
+    for part, size in [*used_parts(stage).items(), ("total", _used(stage))]:
+        yield part, size, _of(size, stage)
+    for where, size in _offloaded(stage):
+        yield where, size, "–"
 
 
 def _used(stage: MemoryStage) -> float:

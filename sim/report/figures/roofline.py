@@ -25,7 +25,7 @@ from sim.report.figures.common import (
 from sim.results.schema import Result, RooflineDot
 from sim.units import format_bandwidth, format_count, format_flops, format_percent
 
-_COLOURS = {"prefill": ORANGE, "decode": BLUE, "mixed": GREEN}
+_COLOURS = {"prefill": ORANGE, "decode": BLUE, "mixed": GREEN, "forward": BLUE, "backward": GREEN}
 
 
 def roofline_figure(result: Result) -> Figure | None:
@@ -71,10 +71,10 @@ def _attainable(dot: RooflineDot) -> float:
 
 
 def _range(dots: list[RooflineDot]) -> tuple[float, float]:
-    """Intensities from a decade below the leftmost dot to a decade above the rightmost ridge."""
+    """Whole decades with some room beside dots and ridges."""
     ridges = [d.peak_flops / d.bandwidth for d in dots]
     values = [*ridges, *(d.flops_per_byte for d in dots)]
-    return 10 ** math.floor(math.log10(min(values))), 10 ** math.ceil(math.log10(max(values)) + 0.3)
+    return 10 ** math.floor(math.log10(min(values)) - 0.5), 10 ** math.ceil(math.log10(max(values)) + 0.3)
 
 
 def _roof(index: int, roof: tuple[float, float], low: float, high: float) -> Trace:

@@ -48,7 +48,9 @@ def device_figure(result: Result) -> Figure | None:
 
 def link_figure(result: Result) -> Figure | None:
     """Utilisation of each class of links over time."""
-    return _shares_figure(result, result.timeline.links, "links", "Links over time", "in use")
+    trains = any(job.kind == "training" for job in result.jobs)
+    note = "A training job's traffic is drawn evenly over its run." if trains else ""
+    return _shares_figure(result, result.timeline.links, "links", "Links over time", "in use", note)
 
 
 def job_figures(result: Result) -> list[Figure]:
@@ -62,7 +64,7 @@ def job_figures(result: Result) -> list[Figure]:
 
 
 def _shares_figure(
-    result: Result, series: Mapping[str, Sequence[float]], id_: str, title: str, verb: str
+    result: Result, series: Mapping[str, Sequence[float]], id_: str, title: str, verb: str, note: str = ""
 ) -> Figure | None:
     kept = {name: values for name, values in series.items() if values}
     if not kept:
@@ -72,7 +74,7 @@ def _shares_figure(
     make = _lines if few else _heat
     traces, changes, size = make(names, result.timeline.bin_s, verb)
     averages = {name: mean(values) for name, values in kept.items()}
-    notes = (some(len(names), len(kept), "classes"), _bin_note(size, result.timeline.bin_s))
+    notes = (note, some(len(names), len(kept), "classes"), _bin_note(size, result.timeline.bin_s))
     return Figure(
         id=id_,
         title=title,
@@ -160,9 +162,10 @@ def _shares_takeaway(averages: Mapping[str, float], series: Mapping[str, Sequenc
         return f"{most} was {verb} {format_percent(averages[most])} of the time on average."
     if averages[most] - averages[least] < 0.01:
         return f"All classes were about equally {verb}: {format_percent(averages[most])} on average."
+    top = f", {format_percent(peak)} at its peak" if peak - averages[most] >= 0.01 else ""
     return (
-        f"{most} was {verb} most: {format_percent(averages[most])} on average, {format_percent(peak)} at its "
-        f"peak; {least} least, {format_percent(averages[least])}."
+        f"{most} was {verb} most: {format_percent(averages[most])} on average{top}; "
+        f"{least} least, {format_percent(averages[least])}."
     )
 
 

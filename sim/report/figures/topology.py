@@ -1,4 +1,7 @@
-"""The cluster as a drawing: switches above, GPUs below, links coloured and widened by their peak load."""
+"""The cluster as a drawing: switches above, GPUs below, links coloured and widened by their load.
+
+The load is the peak; of a run that only trains it is the mean, since a training job's traffic is recorded evenly.
+"""
 
 from __future__ import annotations
 
@@ -39,6 +42,8 @@ STYLES: Final[dict[str, tuple[str, str]]] = {
     "nic": ("triangle-up", ORANGE),
     "socket": ("hexagon", SKY),
     "memory": ("diamond", YELLOW),
+    "cpu": ("hexagon", SKY),
+    "host_memory": ("diamond", YELLOW),
     "pcie-switch": ("square-cross", PURPLE),
     "nvswitch": ("square-x", BLUE),
     "gpu": ("circle", GREEN),
@@ -61,20 +66,21 @@ def topology_figure(result: Result) -> Figure | None:
     drawing = place(vertices, edges)
     if not drawing.places:
         return None
-    sentence = _takeaway(vertices, edges)
+    which = "peak" if any(job.kind == "serving" for job in result.jobs) else "mean"
+    sentence = _takeaway(vertices, edges, which)
     return Figure(
         id="topology",
         title="The cluster and its busiest links",
         takeaway=sentence,
         alt=f"Drawing of {len(drawing.places)} parts and {len(edges)} links. {sentence}",
         traces=[
-            *_edge_traces(edges, drawing),
+            *_edge_traces(edges, drawing, which),
             _midpoints(edges, drawing),
             *_vertex_traces(vertices, drawing),
             *_frame_labels(drawing),
         ],
         layout=_layout(drawing),
-        columns=("from", "to", "links", "peak load"),
+        columns=("from", "to", "links", f"{which} load"),
         rows=table(
             (_full(vertices, e.source), _full(vertices, e.target), ", ".join(e.names), _percent(e.load))
             for e in edges
@@ -115,7 +121,7 @@ def _percent(load: float | None) -> str:
     return "not used" if load is None else format_percent(load)
 
 
-def _takeaway(vertices: Mapping[str, Vertex], edges: Sequence[Edge]) -> str:
+def _takeaway(vertices: Mapping[str, Vertex], edges: Sequence[Edge], which: str) -> str:
     loaded = [edge for edge in edges if edge.load]
     if not loaded:
         gpus = sum(v.kind == "gpu" for v in vertices.values())
@@ -124,7 +130,8 @@ def _takeaway(vertices: Mapping[str, Vertex], edges: Sequence[Edge]) -> str:
     ends = f"{_full(vertices, hottest.source)} – {_full(vertices, hottest.target)}"
     equal = sum(edge.load == hottest.load for edge in loaded) - 1
     like = f" (and {equal} like it)" if equal else ""
-    return f"The busiest link is {ends}{like}: {_percent(hottest.load)} of its bandwidth at the peak."
+    when = "at the peak" if which == "peak" else "on average"
+    return f"The busiest link is {ends}{like}: {_percent(hottest.load)} of its bandwidth {when}."
 
 
 def _layout(drawing: Drawing) -> dict[str, Any]:
@@ -153,13 +160,13 @@ def _layout(drawing: Drawing) -> dict[str, Any]:
     )
 
 
-def _edge_traces(edges: Sequence[Edge], drawing: Drawing) -> list[Trace]:
+def _edge_traces(edges: Sequence[Edge], drawing: Drawing, which: str) -> list[Trace]:
     """A trace a class of load; unused links are dashed."""
     unused = [edge for edge in edges if edge.load is None]
     traces = [_strokes("not used", unused, drawing, {"color": GREY, "width": 1, "dash": "dot"})]
     for low, high, colour, width in LOADS:
         own = [edge for edge in edges if edge.load is not None and low <= edge.load < high]
-        name = f"{low * 100:.0f}–{high:.0%} peak load" if high < 1 else f"{low:.0%} or more"
+        name = f"{low * 100:.0f}–{high:.0%} {which} load" if high < 1 else f"{low:.0%} or more"
         traces.append(_strokes(name, own, drawing, {"color": colour, "width": width}))
     return [trace for trace in traces if trace["x"]]
 
@@ -208,7 +215,7 @@ def _vertex_traces(vertices: Mapping[str, Vertex], drawing: Drawing) -> list[Tra
         trace: Trace = {
             "type": "scatter",
             "mode": "markers",
-            "name": clean(kind),
+            "name": clean(kind.replace("_", " ")),
             "x": [drawing.places[v.id][0] for v in own],
             "y": [drawing.places[v.id][1] for v in own],
             "text": labels,

@@ -10,6 +10,10 @@
   const PAPER_WIDTH = 660;
   const PAPER_SCALE = 0.8;
   const NARROW = 560;
+  // Pixels of a letter and of the sign in a narrow figure's legend, and of the labels left of it.
+  const LETTER = 6;
+  const SIGN = 40;
+  const LABELS = 80;
   let onPaper = false;
 
   const colour = (name) => getComputedStyle(root).getPropertyValue(name).trim();
@@ -37,8 +41,10 @@
   function sized(plot) {
     const width = onPaper ? PAPER_WIDTH : plot.clientWidth;
     const narrow = width < NARROW;
-    const entries = figures[plot.dataset.figure].data.filter((trace) => trace.showlegend !== false).length;
-    const extra = narrow && entries > 2 ? Math.ceil(entries / 2) * 16 : 0;
+    const entries = figures[plot.dataset.figure].data.filter((trace) => trace.showlegend !== false);
+    const longest = Math.max(0, ...entries.map((trace) => (trace.name || "").length));
+    const columns = longest * LETTER + SIGN < (width - LABELS) / 2 ? 2 : 1;
+    const extra = narrow && entries.length > 2 ? Math.ceil(entries.length / columns) * 16 : 0;
     const height = Math.round(Number(plot.dataset.height) * (onPaper ? PAPER_SCALE : 1)) + extra;
     plot.style.height = `${height}px`;
     return { width, height, autosize: false, "font.size": narrow || onPaper ? 11 : 13 };
