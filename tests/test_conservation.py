@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import sim.jobs.play
 from sim.engine.network import Network
-from sim.jobs.play import JobRecording
+from sim.jobs.play import ServingRecording
 from sim.run import Outcome
 
 from .helpers import SHIPPED, only, played, scenario, simulate, topology, toy
@@ -30,7 +30,7 @@ def check_ledger(outcome: Outcome) -> None:
     assert sum(result.ledger.values()) == pytest.approx(result.gpus * end, rel=1e-9)
 
 
-def check_requests(job: JobRecording) -> None:
+def check_requests(job: ServingRecording) -> None:
     """Each request is answered or refused, in the order of its life, and its blocks are free again."""
     table = job.table
     refused = set(table.rejected)
@@ -51,14 +51,14 @@ def check_requests(job: JobRecording) -> None:
         assert not any(slot.members or slot.prefills or any(slot.phases) for slot in scheduler.slots)
 
 
-def tokens_through(job: JobRecording) -> int:
+def tokens_through(job: ServingRecording) -> int:
     """Tokens that rode through the stages: prompts once, every answer but its last token, and what was lost."""
     table, refused = job.table, set(job.table.rejected)
     lives = (p + n - 1 for r, (p, n) in enumerate(zip(table.prompt, table.length, strict=True)) if r not in refused)
     return sum(lives) + table.recomputed
 
 
-def check_bytes(job: JobRecording) -> None:
+def check_bytes(job: ServingRecording) -> None:
     """Forward hops carried 2 h bytes for each token; collectives 2 all-reduces a layer of it."""
     hidden, sent = job.job.model.hidden, tokens_through(job)
     for number in range(job.job.spec.plan.pp - 1):
@@ -75,6 +75,8 @@ def check_bytes(job: JobRecording) -> None:
 def check(outcome: Outcome) -> None:
     check_ledger(outcome)
     for job, told in zip(outcome.recording.jobs, outcome.result.jobs, strict=True):
+        if not isinstance(job, ServingRecording):
+            continue
         check_requests(job)
         check_bytes(job)
         metrics = told.metrics

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import yaml
 
-from sim.results.schema import JobResult
+from sim.errors import InfeasibleError
+from sim.results.schema import JobResult, Result, ServingMetrics, TrainingMetrics
+from sim.run import run_recorded
 
-from .helpers import SCENARIOS, SHIPPED, played
+from .helpers import SCENARIOS, SHIPPED, played, shipped
 
 #: State, and what is among the things that bind.
 EXPECTED = {
@@ -19,16 +23,70 @@ EXPECTED = {
     "4090_tp_pcie": ("saturated", "network: PCIe through host memory"),
     "a100_tp8": ("stable", "GPU arithmetic"),
     "a100_tp8_azure": ("stable", "GPU arithmetic"),
+    "gpt3_175b_1024_a100": ("stable", "GPU arithmetic"),
     "h100_tp8": ("stable", "network: nvlink"),
     "h100_tp8_azure": ("stable", "GPU arithmetic"),
     "h100_tp8_ideal": ("stable", "HBM bandwidth"),
+    "llama2_70b_2048_4090": ("stable", "network: tp over PCIe through host memory"),
+    "llama2_70b_2048_a100": ("stable", "GPU arithmetic"),
+    "llama2_70b_2048_h100": ("stable", "GPU arithmetic"),
+    "llama2_70b_2048_h800": ("stable", "network: tp over nvlink"),
+    "llama3_405b_16384_h100": ("stable", "pipeline bubbles"),
+    "lora_70b_2x3090_nvlink": ("stable", "HBM bandwidth"),
+    "mixtral_8x7b_128_h100": ("stable", "GPU arithmetic"),
+    "parameter_server_8x4090": ("stable", "network: dp over ethernet"),
+    "qlora_70b_2x4090": ("stable", "HBM bandwidth"),
+    "ring_8x4090": ("stable", "network: dp over ethernet"),
     "sweep_home_network": ("saturated", "KV memory"),
+    "tinyllama_1x4090": ("stable", "GPU arithmetic"),
+    "tinyllama_8x3090": ("stable", "GPU arithmetic"),
     "two_jobs_one_switch": ("stable", "pipeline bubbles"),
+    "zero3_slow_ethernet": ("stable", "network: dp over ethernet"),
 }
+SHIPPED_TRAINING = [name for name in SHIPPED if shipped(name).jobs[0].spec.kind == "training"]
+
+# Plans that the comments tell the reader to try.
+TP8 = "jobs.0.plan={tp: 8, pp: 4, vpp: 5, dp: 64, zero: 1, sequence_parallel: true}"
+TP2 = "jobs.0.plan={tp: 2, pp: 8, vpp: 10, dp: 128, zero: 1, sequence_parallel: true}"
+PIPELINE = ("jobs.0.plan={pp: 8, recompute: full}", "jobs.0.batch.micro=1")
 
 
 def job(name: str, number: int = 0) -> JobResult:
     return played(name).result.jobs[number]
+
+
+def serving(name: str) -> ServingMetrics:
+    metrics = job(name).metrics
+    assert isinstance(metrics, ServingMetrics)
+    return metrics
+
+
+@cache
+def changed(name: str, *overrides: str) -> Result:
+    """A shipped scenario with ``--set`` overrides, played once for all tests."""
+    return run_recorded(shipped(name, *overrides), effects=False).result
+
+
+def training(name: str, *overrides: str) -> TrainingMetrics:
+    result = changed(name, *overrides) if overrides else played(name).result
+    metrics = result.jobs[0].metrics
+    assert isinstance(metrics, TrainingMetrics)
+    return metrics
+
+
+def share(name: str, bucket: str, *overrides: str) -> float:
+    """A bucket of the ledger as a share of all GPU time."""
+    result = changed(name, *overrides) if overrides else played(name).result
+    return result.ledger[bucket] / sum(result.ledger.values())
+
+
+def refused(name: str, *overrides: str) -> str:
+    with pytest.raises(InfeasibleError) as error:
+        changed(name, *overrides)
+    return str(error.value)
+
+
+# ---- all of them
 
 
 def test_every_scenario_is_expected() -> None:
@@ -56,10 +114,26 @@ def test_scenario_runs_and_ends_as_expected(name: str) -> None:
     assert result.verdict.state == state
     assert any(line.startswith(binds) for line in result.verdict.binding)
     for one in result.jobs:
-        assert one.metrics.completed_requests > 10 * one.metrics.rejected_requests
+        if isinstance(one.metrics, ServingMetrics):
+            assert one.metrics.completed_requests > 10 * one.metrics.rejected_requests
+        else:
+            assert one.metrics.tokens_per_s > 0
         assert one.cost is not None
         assert one.cost.usd_per_million_tokens is not None
         assert one.cost.usd_per_million_tokens > 0
+
+
+@pytest.mark.parametrize("name", SHIPPED_TRAINING)
+def test_training_fits_with_room_and_says_days_and_dollars(name: str) -> None:
+    """A tenth of memory is left, the model's error; so there is nothing to warn of."""
+    metrics = training(name)
+    assert metrics.memory_peak_fraction < 0.9
+    assert played(name).result.verdict.warnings == []
+    assert metrics.target_tokens is not None
+    assert metrics.days_to_target is not None
+    assert metrics.days_to_target == pytest.approx(metrics.target_tokens / metrics.tokens_per_s / 86_400)
+    assert metrics.usd_to_target is not None
+    assert metrics.usd_to_target > 0
 
 
 @pytest.mark.parametrize("name", [name for name in SHIPPED if name.endswith("_ideal")])
@@ -72,19 +146,21 @@ def test_other_scenarios_assume_nothing(name: str) -> None:
     assert played(name).result.banners == []
 
 
+# ---- serving
+
+
 def test_what_the_comments_promise() -> None:
     """The sentences under 'what to expect', as far as they are numbers."""
-    home, slow = job("4090_pp_home").metrics, job("4090_pp_home_1gbe").metrics
+    home, slow = serving("4090_pp_home"), serving("4090_pp_home_1gbe")
     assert home.batch_size_mean * 8 == pytest.approx(120, rel=0.15)
     assert home.tokens_per_s_per_user == pytest.approx(5.5, rel=0.1)
     assert slow.output_tokens_per_s == pytest.approx(0.8 * home.output_tokens_per_s, rel=0.08)
     for azure in ("4090_pp_home_azure", "a100_tp8_azure", "h100_tp8_azure"):
-        assert job(azure).metrics.requests_per_s > 0
-    h100, a100 = job("h100_tp8").metrics, job("a100_tp8").metrics
+        assert serving(azure).requests_per_s > 0
+    h100, a100 = serving("h100_tp8"), serving("a100_tp8")
     assert h100.output_tokens_per_s > 2 * a100.output_tokens_per_s
     assert h100.output_tokens_per_s > 10 * home.output_tokens_per_s
-    staged = played("4090_tp_pcie").result.ledger
-    assert staged["communication: PCIe through host memory"] / sum(staged.values()) == pytest.approx(0.75, abs=0.05)
+    assert share("4090_tp_pcie", "communication: PCIe through host memory") == pytest.approx(0.75, abs=0.05)
 
 
 def test_overload_says_so_and_says_what_its_latencies_mean() -> None:
@@ -92,3 +168,195 @@ def test_overload_says_so_and_says_what_its_latencies_mean() -> None:
     assert any("latencies grow with the length of the run" in line for line in result.verdict.warnings)
     waiting = result.timeline.jobs["chat"]["waiting"]
     assert max(waiting) > 100
+
+
+# ---- training: published runs
+
+
+def test_gpt3_comes_near_the_published_run() -> None:
+    """140 TFLOP/s a GPU and 34 days (arXiv:2104.04473, section 5.1), counted by that paper's equation 3:
+
+    F = 96 B s l h^2 (1 + s/6h + V/16lh), recomputation included. A band of 15%: the layout of the run is not known.
+    """
+    batch, s, layers, h, vocabulary, gpus = 1536, 2048, 96, 12_288, 51_200, 1024
+    flops = 96 * batch * s * layers * h**2 * (1 + s / (6 * h) + vocabulary / (16 * layers * h))
+
+    def tflops(*overrides: str) -> float:
+        return flops / training("gpt3_175b_1024_a100", *overrides).step_time_s / gpus / 1e12
+
+    assert tflops() == pytest.approx(140, rel=0.15)
+    assert tflops() == pytest.approx(152, rel=0.05)  # the comment's
+    assert tflops("jobs.0.plan.vpp=1") == pytest.approx(147, rel=0.05)
+    assert training("gpt3_175b_1024_a100").days_to_target == pytest.approx(34, rel=0.15)
+    assert training("gpt3_175b_1024_a100").mfu == pytest.approx(0.36, abs=0.02)
+
+
+def test_llama3_405b_comes_near_the_published_run() -> None:
+    """arXiv:2407.21783, table 4: 400 TFLOP/s a GPU (MFU 41%) on 16,384, 430 (43%) on 8,192; causal attention counted.
+
+    The fewer micro-batches of twice the GPUs cost what bubbles cost.
+    """
+    name, half, chunks = "llama3_405b_16384_h100", "jobs.0.plan.dp=64", "jobs.0.plan.vpp=8"
+    whole, fewer = training(name), training(name, half)
+    for metrics, published in ((whole, 400e12), (fewer, 430e12)):
+        assert metrics.model_flops_per_token * metrics.tokens_per_s_per_gpu == pytest.approx(published, rel=0.06)
+    assert 0.38 <= whole.mfu <= 0.43
+    assert fewer.mfu == pytest.approx(0.44, abs=0.02)
+    assert fewer.bubble_fraction < whole.bubble_fraction == pytest.approx(0.19, abs=0.02)
+    assert training(name, chunks).mfu == pytest.approx(0.43, abs=0.02)
+    assert "does not fit" in refused(name, "jobs.0.plan.recompute=none")
+    assert whole.days_to_target == pytest.approx(71, rel=0.05)
+    assert whole.gpu_hours_to_target is not None
+    assert 0.85 * 30.84e6 < whole.gpu_hours_to_target < 30.84e6  # the whole run took those, restarts included
+
+
+def test_llama3_405b_with_long_sequences_falls_short_of_the_published_run() -> None:
+    """Published 38% of peak; what attention reaches was fitted at 8K. A known error, held so that it is seen to go."""
+    batch = "jobs.0.batch={global: 128, micro: 1, sequence: 131072}"
+    long = training("llama3_405b_16384_h100", "jobs.0.plan.cp=16", "jobs.0.plan.dp=8", batch)
+    assert long.mfu == pytest.approx(0.31, abs=0.02)
+
+
+def test_llama2_70b_on_a100_is_a_lower_bound_of_the_run_that_was() -> None:
+    """1,720,320 GPU-hours for 2T tokens (arXiv:2307.09288, table 2), failures and restarts included."""
+    hours = training("llama2_70b_2048_a100").gpu_hours_to_target
+    assert hours is not None
+    assert 0.75 * 1_720_320 < hours < 1_720_320
+
+
+def test_small_machines_come_near_what_was_measured() -> None:
+    """Tokens/s a GPU. whyNLP/tinyllama: one RTX 4090; AnswerDotAI/fsdp_qlora: two RTX 4090, two RTX 3090 (no NVLink).
+
+    The server with eight RTX 3090 was measured at 4,500 with one micro-batch a step: predicted far too fast, and the
+    scenario says so.
+    """
+    assert training("tinyllama_1x4090").tokens_per_s_per_gpu == pytest.approx(17_000, rel=0.1)
+    assert training("qlora_70b_2x4090").tokens_per_s_per_gpu == pytest.approx(238, rel=0.25)
+    assert training("lora_70b_2x3090_nvlink").tokens_per_s_per_gpu == pytest.approx(89, rel=0.25)
+    assert training("tinyllama_8x3090", "jobs.0.batch.global=32").tokens_per_s_per_gpu == pytest.approx(8000, rel=0.05)
+
+
+# ---- training: what the comments promise
+
+
+@pytest.mark.parametrize(
+    ("name", "step", "tokens", "mfu"),
+    [
+        ("llama2_70b_2048_a100", 5.2, 400, 0.55),
+        ("llama2_70b_2048_h100", 1.85, 1100, 0.48),
+        ("llama2_70b_2048_h800", 2.1, 970, 0.42),
+        ("llama2_70b_2048_4090", 12.4, 165, 0.43),
+        ("gpt3_175b_1024_a100", 29, 106, 0.36),
+        ("llama3_405b_16384_h100", 6.6, 155, 0.40),
+        ("mixtral_8x7b_128_h100", 5.3, 6200, 0.50),
+        ("tinyllama_1x4090", 117, 18_000, 0.73),
+        ("tinyllama_8x3090", 31, 8400, 0.80),
+        ("qlora_70b_2x4090", 21.9, 187, 0.33),
+        ("lora_70b_2x3090_nvlink", 38, 108, 0.44),
+        ("zero3_slow_ethernet", 156, 210, 0.05),
+        ("ring_8x4090", 7.7, 8500, 0.35),
+        ("parameter_server_8x4090", 41, 1410, 0.06),
+    ],
+)
+def test_steps_take_what_the_comments_say(name: str, step: float, tokens: float, mfu: float) -> None:
+    metrics = training(name)
+    assert metrics.step_time_s == pytest.approx(step, rel=0.05)
+    assert metrics.tokens_per_s_per_gpu == pytest.approx(tokens, rel=0.05)
+    assert metrics.mfu == pytest.approx(mfu, abs=0.02)
+
+
+def test_2048_gpus_in_their_order() -> None:
+    """The same job everywhere: H100 before H800, which its NVLink holds back, before A100; RTX 4090 far behind."""
+    h100, h800, a100, games = (training(f"llama2_70b_2048_{gpu}") for gpu in ("h100", "h800", "a100", "4090"))
+    assert h100.tokens_per_s == pytest.approx(2.8 * a100.tokens_per_s, rel=0.05)
+    assert 0.8 * h100.tokens_per_s < h800.tokens_per_s < 0.95 * h100.tokens_per_s
+    assert games.tokens_per_s < 0.45 * a100.tokens_per_s
+    assert games.mfu < 0.85 * a100.mfu
+    days = [m.days_to_target or 0 for m in (h100, h800, a100, games)]
+    assert days == pytest.approx([10.2, 11.6, 28, 69], rel=0.05)
+    bills = [m.usd_to_target or 0 for m in (h100, a100, games)]
+    assert bills[0] == pytest.approx(0.5 * bills[1], rel=0.06)
+    assert bills[0] < bills[2] == pytest.approx(1.7e6, rel=0.06)
+
+
+def test_an_h800_loses_by_tensor_parallelism() -> None:
+    def behind(*plan: str) -> float:
+        h800, h100 = (training(f"llama2_70b_2048_{gpu}", *plan).tokens_per_s for gpu in ("h800", "h100"))
+        return 1 - h800 / h100
+
+    assert behind() == pytest.approx(0.12, abs=0.02)
+    assert behind(TP8) == pytest.approx(0.19, abs=0.02)
+    assert behind(TP2) == pytest.approx(0.05, abs=0.02)
+    nvlink = "communication: tp over nvlink"
+    assert share("llama2_70b_2048_h800", nvlink) == pytest.approx(0.22, abs=0.02)
+    assert share("llama2_70b_2048_h100", nvlink) == pytest.approx(0.12, abs=0.02)
+    assert share("llama2_70b_2048_a100", nvlink) == pytest.approx(0.07, abs=0.02)
+
+
+def test_a_cluster_of_rtx_4090_avoids_what_it_cannot_do() -> None:
+    name, staged = "llama2_70b_2048_4090", "communication: tp over PCIe through host memory"
+    dgx = "jobs.0.plan={tp: 4, pp: 4, vpp: 5, dp: 128, zero: 1, sequence_parallel: true}"
+    assert "does not fit" in refused(name, dgx)
+    eight = TP8.replace("vpp: 5", "vpp: 10")
+    assert share(name, staged) == pytest.approx(0.17, abs=0.02)
+    assert share(name, staged, eight) == pytest.approx(0.72, abs=0.03)
+    assert training(name, eight).days_to_target == pytest.approx(146, rel=0.05)
+    sharded = training(name, "jobs.0.plan={cp: 2, dp: 1024, zero: 3, recompute: full}")
+    assert sharded.days_to_target == pytest.approx(365, rel=0.05)
+
+
+def test_experts_travel_within_the_node() -> None:
+    name = "mixtral_8x7b_128_h100"
+    assert share(name, "communication: ep over nvlink") == pytest.approx(0.05, abs=0.01)
+    assert training(name, "jobs.0.plan.expert_imbalance=1").mfu == pytest.approx(0.57, abs=0.02)
+    split = "jobs.0.plan={tp: 2, pp: 4, vpp: 4, ep: 8, dp: 16, zero: 1, sequence_parallel: true, expert_imbalance: 1.2}"
+    assert share(name, "communication: ep over infiniband", split) == pytest.approx(1 / 3, abs=0.05)
+
+
+def test_one_card_takes_years() -> None:
+    assert training("tinyllama_1x4090").days_to_target == pytest.approx(5.3 * 365, rel=0.05)
+    assert training("tinyllama_8x3090").days_to_target == pytest.approx(17 * 30.4, rel=0.05)
+
+
+def test_70b_on_two_cards_needs_four_bits_and_the_host() -> None:
+    for name, minutes in (("qlora_70b_2x4090", 93), ("lora_70b_2x3090_nvlink", 162)):
+        assert (training(name).days_to_target or 0) * 1440 == pytest.approx(minutes, rel=0.05)
+        assert "host memory" in refused(name, "jobs.0.finetune.base=bf16")
+        assert "does not fit" in refused(name, "jobs.0.plan.offload={}")
+        assert "does not fit" in refused(name, "jobs.0.plan.offload={}", "jobs.0.finetune.base=bf16")
+    assert share("lora_70b_2x3090_nvlink", "communication: dp over nvlink") == pytest.approx(0.02, abs=0.01)
+    staged = "communication: dp over PCIe through host memory"
+    assert share("qlora_70b_2x4090", staged) == pytest.approx(0.10, abs=0.02)
+    ratio = training("lora_70b_2x3090_nvlink").tokens_per_s / training("qlora_70b_2x4090").tokens_per_s
+    assert ratio == pytest.approx(0.57, abs=0.03)
+
+
+def test_zero3_over_slow_ethernet_and_what_helps() -> None:
+    name = "zero3_slow_ethernet"
+    slow = training(name)
+    assert share(name, "communication: dp over ethernet") == pytest.approx(0.91, abs=0.02)
+
+    def faster(*overrides: str) -> float:
+        return slow.step_time_s / training(name, *overrides).step_time_s
+
+    assert faster(*PIPELINE) == pytest.approx(7.7, rel=0.06)
+    assert faster("cluster.network.bandwidth=100 Gbps") == pytest.approx(7.7, rel=0.06)
+    host = "jobs.0.plan={dp: 8, zero: 1, recompute: full, offload: {optimizer: host}}"
+    assert faster(host) == pytest.approx(4.2, rel=0.06)
+    assert faster("jobs.0.batch.micro=1") == pytest.approx(0.5, rel=0.05)
+
+
+def test_a_parameter_server_takes_what_theory_says() -> None:
+    """N workers push and pull P bytes through one card: 2 N P / B. A ring takes 2 (N-1)/N P / B: N^2/(N-1) = 9.1 less.
+
+    Hiding part of the ring beside the backward pass (the server's push begins after it) adds 5%.
+    """
+    ring, server = training("ring_8x4090"), training("parameter_server_8x4090")
+    alone = training("ring_8x4090", "jobs.0.plan.overlap=false")
+    exchanges = [m.exposed_communication_s["dp"] for m in (server, alone, ring)]
+    assert exchanges[0] / exchanges[1] == pytest.approx(8 * 8 / 7, rel=0.01)
+    assert exchanges[0] / exchanges[2] == pytest.approx(8 * 8 / 7, rel=0.08)
+    assert server.step_time_s / ring.step_time_s == pytest.approx(5.4, rel=0.05)
+    assert share("ring_8x4090", "communication: dp over ethernet") == pytest.approx(0.5, abs=0.04)
+    stale = training("parameter_server_8x4090", "jobs.0.plan.parameter_server.staleness=1")
+    assert server.step_time_s - stale.step_time_s == pytest.approx(server.step_time_s - exchanges[0], rel=0.1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import types
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -36,12 +37,36 @@ def validate(
         return model_cls.model_validate(data, context=dict(context or {}))
     except ValidationError as error:
         faults = [_fault(model_cls, data, details) for details in error.errors(include_url=False)]
+    faults += _behind_tags(model_cls, data, faults, dict(context or {}))
     faults = _without_echoes(_relevant(faults, 0))
     problems = [
         source.problem((*base_path, *fault.path), fault.text(), fault.suggestion, fault.key)
         for fault in faults
     ]
     raise InputError(sorted(problems, key=lambda p: (p.line or 0, p.column or 0)))
+
+
+def _behind_tags(
+    model_cls: type[BaseModel], data: Any, faults: Sequence[_Fault], context: dict[str, Any]
+) -> list[_Fault]:
+    """Faults inside mappings whose kind is misspelt: with the kind that was meant, the rest can be read too."""
+    meant = {fault.path: fault.suggestion for fault in faults if fault.kind == "union_tag_invalid" and fault.suggestion}
+    if not meant:
+        return []
+    mended = deepcopy(data)
+    for path, tag in meant.items():
+        part = mended
+        for step in path[:-1]:
+            part = part[step]
+        part[path[-1]] = tag
+    try:
+        model_cls.model_validate(mended, context=context)
+    except ValidationError as error:
+        found = [_fault(model_cls, mended, details) for details in error.errors(include_url=False)]
+        inside = [path[:-1] for path in meant]
+        there = [fault for fault in found if fault.kind != "missing"]  # what a kind wants is told once it is known
+        return [fault for fault in there if any(fault.path[: len(path)] == path for path in inside)]
+    return []
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,7 @@ class TrainingPrecision(Spec):
 
 
 class RecomputeEvery(Spec):
-    """Every ``every``-th layer is computed again in the backward pass, the others keep their activations."""
+    """Every ``every``-th layer of a chunk is computed again in the backward pass, the others keep their activations."""
 
     every: Count
 

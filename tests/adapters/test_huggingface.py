@@ -96,7 +96,8 @@ def test_llama(write):
     assert model.model_dump(exclude={"source", "name", "notes"}) == {
         "id": "some-model", "layers": 32, "hidden": 4096, "heads": 32, "kv_heads": 8, "head_dim": 128,
         "intermediate": 14336, "vocabulary": 128256, "gated": True, "tied_embeddings": False,
-        "learned_positions": False, "context": 8192,
+        "learned_positions": False, "context": 8192, "experts": 0, "experts_per_token": 0, "shared_experts": 0,
+        "expert_intermediate": None, "dense_layers": 0,
     }  # fmt: skip
 
 

@@ -19,7 +19,9 @@ needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared 
 # Billions of weights as published (model card or paper).
 PUBLISHED = {
     "bloom-176b": 176.2,
+    "gpt-2-xl": 1.558,
     "gpt-3-175b": 175.0,
+    "mixtral-8x7b": 46.7,
     "llama-2-7b": 6.74,
     "llama-2-13b": 13.02,
     "llama-2-70b": 68.98,
@@ -38,7 +40,7 @@ PUBLISHED = {
     "qwen3-32b": 32.8,
     "tinyllama-1.1b": 1.1,
 }
-FULL_ATTENTION = {"bloom-176b", "gpt-3-175b", "llama-2-7b", "llama-2-13b", "mpt-7b", "mpt-30b", "mpt-70b", "opt-175b"}
+FULL_ATTENTION = {"bloom-176b", "gpt-2-xl", "gpt-3-175b", "llama-2-7b", "llama-2-13b", "mpt-7b", "mpt-30b", "mpt-70b", "opt-175b"}
 KV_HEADS = {"qwen2.5-7b": 4, "tinyllama-1.1b": 4}  # 8 for all others that share heads
 
 
@@ -267,7 +269,7 @@ def test_attention_has_its_true_kv_heads(name):
     wanted = model.heads if name in FULL_ATTENTION else KV_HEADS.get(name, 8)
     assert model.kv_heads == wanted
     assert model.heads * model.head_dim >= model.hidden
-    assert model.gated == (name.split("-")[0] in ("llama", "mistral", "qwen2.5", "qwen3", "tinyllama"))
+    assert model.gated == (name.split("-")[0] in ("llama", "mistral", "mixtral", "qwen2.5", "qwen3", "tinyllama"))
 
 
 # ---- Stacks, lengths, prices

@@ -35,7 +35,10 @@ MISTAKES = {
         "weights: fp16", "weights: fp61", "fp61",
         "jobs.0.precision.weights: must be 'fp16', 'bf16', 'fp8', 'int8', 'int4' or 'fp4', not 'fp61', did you mean",
     ),
-    "kind of job": ("kind: serving", "kind: servin", "servin", "jobs.0.kind: must be 'serving', not 'servin', did you"),
+    "kind of job": (
+        "kind: serving", "kind: servin", "servin",
+        "jobs.0.kind: must be 'serving' or 'training', not 'servin', did you mean 'serving'?",
+    ),
     "policy": (
         "policy: continuous", "policy: continous", "continous",
         "jobs.0.batching.policy: must be 'continuous' or 'static', not 'continous', did you mean 'continuous'?",

@@ -33,7 +33,7 @@ def test_shipped_topologies_are_valid_and_named_after_their_file(path: Path) -> 
     assert text.startswith("# yaml-language-server: $schema=../docs/topology.schema.json\n")
     found = TopologySpec.model_validate(yaml.safe_load(text))
     assert found.name == path.stem
-    assert found.gpus == 8
+    assert found.gpus >= 1
 
 
 def test_gpus_are_counted_over_templates_and_mixed_groups() -> None:

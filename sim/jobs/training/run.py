@@ -174,11 +174,15 @@ def _book(track: DeviceTrack, seconds: Seconds, steps: int) -> None:
 
 
 def _channels(build: TrainingBuild, step: StepTimes, steps: int) -> Iterator[ChannelTrack]:
-    """Bytes of each kind of group and hop on the links looked at; see :func:`_carry` for when."""
+    """Bytes of each kind of group and hop on the links looked at; see :func:`_carry` for when.
+
+    Where every stage has nodes of its own, the links of one stage stand for those of all: the busiest one's bytes.
+    """
     one, m = build.classes[0], build.micro_batches
+    apart: dict[str, tuple[ChannelTrack, list[tuple[float, float, float]]]] = {}
     for stage in one.stages:
         number, sync = stage.number, slowest_sync(build, stage.number)
-        ready, end = step.ready[number], step.seconds
+        ready = step.ready[number]
         passes = [flow for p in stage.lead.passes for d in (p.forward, p.backward, p.weight) for flow in d.flows]
         moved: dict[str, list[tuple[float, float, float]]] = {}
         for flow in passes:
@@ -186,14 +190,24 @@ def _channels(build: TrainingBuild, step: StepTimes, steps: int) -> Iterator[Cha
         for flow in sync.reduce.flows:
             beside = max(0.0, ready - flow.seconds * flow.hidden)
             moved.setdefault(flow.kind, []).append((beside, step.reduced[number], flow.wire))
-        for flow in (*sync.gather.flows, *sync.update.flows):
-            moved.setdefault(flow.kind, []).append((step.barrier, end, flow.wire))
+        for flow in (*sync.gather.flows, *sync.update.flows):  # what is hidden moves beside the next forward pass
+            pieces = moved.setdefault(flow.kind, [])
+            pieces.append((step.barrier, step.barrier + flow.exposed, flow.wire * (1.0 - flow.hidden)))
+            pieces.append((0.0, flow.seconds * flow.hidden, flow.wire * flow.hidden))
         for kind, pieces in moved.items():
             if kind in stage.links:
                 way = build.network.way(kind, number)
                 track = ChannelTrack(f"{build.name}.s{number} {kind}", way.link, way.loads)
+                if build.network.apart(kind):
+                    most = apart.get(kind)
+                    if most is None or sum(p[2] for p in pieces) > sum(p[2] for p in most[1]):
+                        apart[kind] = track, pieces
+                    continue
                 _carry(track, pieces, step.seconds, steps)
                 yield track
+    for track, pieces in apart.values():
+        _carry(track, pieces, step.seconds, steps)
+        yield track
     for number, stage in enumerate(one.stages):
         for direction, send in (("forward", one.forward[number]), ("backward", one.backward[number])):
             if send is None:
@@ -211,7 +225,8 @@ def _carry(track: ChannelTrack, pieces: list[tuple[float, float, float]], length
     if steps <= DRAWN_STEPS:
         for number in range(steps):
             for start, end, size in pieces:
-                track.record(number * length + start, number * length + max(end, start), size)
+                if size > 0.0:
+                    track.record(number * length + start, number * length + max(end, start), size)
     else:
         track.record(0.0, length * steps, sum(size for _, _, size in pieces) * steps)
 

@@ -8,9 +8,10 @@ A link that several groups of one stage cross is therefore shared evenly, and a 
 next to the library's own rates (:mod:`sim.laws.collective`). A collective is as slow as the slowest group of its
 stage.
 
-On a regular cluster (equal nodes on one switch, or on equal leaves of one spine) one group stands for all: its members
-in one node (or leaf) and in the next are looked at, together with every other group that has a member there, since the
-links of all other nodes carry the same. So a group of 2,048 nodes costs no more than one of two.
+On a regular cluster (equal nodes on one switch, or on the leaves of one spine) one group stands for all: its members in
+one node and in another (of another leaf, if it spans leaves) are looked at, together with every other group that has a
+member in that node, since the links of all other nodes carry the same. Uplinks of a leaf carry what such a node puts on
+them once for every group of the leaf that leaves it. So a group of 2,048 nodes costs no more than one of two.
 """
 
 from __future__ import annotations
@@ -79,6 +80,7 @@ class GroupNetwork:
         self._ways: dict[tuple[str, int], GroupWay] = {}
         self._hops: dict[tuple[int, int], HopWay] = {}
         self._whole: dict[tuple[str, int], tuple[Loads, Loads]] = {}
+        self._on_leaf: dict[tuple[int, int], int] = {}
 
     def members(self, kind: str, gpu: int) -> tuple[int, ...]:
         """The group of a kind that a GPU belongs to: along an axis, or the part of its data ranks in its node
@@ -127,7 +129,7 @@ class GroupNetwork:
         """Whether the groups of every stage sit in their nodes alike: a stage is a whole number of nodes."""
         if self.ranks.plan.order[-1] != "pp":
             return False
-        per_node = len(self.topology.runs[0].block.gpus)
+        per_node = self._per_node
         return self.ranks.strides["pp"] % per_node == 0 and self._leaf_nodes() == 1
 
     def _way(self, kind: str, stage: int) -> GroupWay:
@@ -155,7 +157,7 @@ class GroupNetwork:
 
     def _even(self, group: tuple[int, ...]) -> bool:
         """Whether a group has equally many members in each of its nodes, and fills or divides them."""
-        per_node = len(self.topology.runs[0].block.gpus)
+        per_node = self._per_node
         counts: dict[int, int] = {}
         for gpu in group:
             counts[gpu // per_node] = counts.get(gpu // per_node, 0) + 1
@@ -192,6 +194,10 @@ class GroupNetwork:
             siblings = self._siblings(kind, stage, group, near)
             sites = [self.topology.site(self._folded(other, near)) for other in siblings]
             outer = merged(load for site in sites for load in site.ring_links)
+            if self.folds and not whole and self._leaf_nodes() > 1 and not self.alone:
+                leaf = self._leaf_of(near.start)
+                mine = sum(g // self._per_node in leaf for g in group)
+                outer = self._uplinks(outer, self._leaf_ranks(near.start, stage) / mine / len(siblings))
             found = outer, merged(load for site in sites for load in site.inner_links)
             if whole:
                 self._whole[kind, stage] = found
@@ -219,32 +225,61 @@ class GroupNetwork:
         return leaf_spine.nodes_per_leaf if leaf_spine is not None else 1
 
     def _neighbourhood(self, group: tuple[int, ...]) -> range:
-        """Nodes whose links are looked at whole: those of the first member's leaf; all where nothing folds."""
+        """Nodes whose links are looked at whole: the first member's; all where nothing folds."""
         if not self.folds or not self._even(group):
             return range(self.topology.node_count)
+        first = group[0] // self._per_node
+        return range(first, first + 1)
+
+    def _leaf_of(self, node: int) -> range:
+        """The nodes on a node's leaf."""
         leaf = self._leaf_nodes()
-        first = self.topology.gpus[group[0]].node // leaf * leaf
+        first = node // leaf * leaf
         return range(first, min(first + leaf, self.topology.node_count))
 
+    @property
+    def _per_node(self) -> int:
+        return len(self.topology.runs[0].block.gpus)
+
     def _folded(self, group: tuple[int, ...], near: range) -> tuple[int, ...]:
-        """The members in the neighbourhood, and those in the next node outside it."""
-        if not self.folds:
+        """The members in the neighbourhood, and those in one node outside it: on another leaf if there is one."""
+        if not self.folds or len(near) == self.topology.node_count:
             return group
-        per_node = len(self.topology.runs[0].block.gpus)
+        per_node = self._per_node
         inside = tuple(g for g in group if g // per_node in near)
         outside = [g for g in group if g // per_node not in near]
         if not outside:
             return inside
-        after = [g for g in outside if g // per_node >= near.stop] or outside
-        node = after[0] // per_node
-        return inside + tuple(g for g in after if g // per_node == node)
+        leaf = self._leaf_of(near.start)
+        far = [g for g in outside if g // per_node not in leaf] or outside
+        node = far[0] // per_node
+        return inside + tuple(g for g in far if g // per_node == node)
+
+    def _leaf_ranks(self, node: int, stage: int) -> int:
+        """GPUs of a stage on a node's leaf."""
+        leaf = self._leaf_of(node)
+        key = (leaf.start, stage)
+        found = self._on_leaf.get(key)
+        if found is None:
+            ranks = self.ranks
+            window = range(leaf.start * self._per_node, leaf.stop * self._per_node)
+            held = (ranks.rank_of(gpu) for gpu in window)
+            found = sum(rank is not None and ranks.coordinate(rank, "pp") == stage for rank in held)
+            self._on_leaf[key] = found
+        return found
+
+    def _uplinks(self, loads: Loads, factor: float) -> Loads:
+        """Loads with those of the switches' links multiplied."""
+        if factor == 1.0:
+            return loads
+        return tuple((link, w * factor if self.topology.local_link(link)[1] is None else w) for link, w in loads)
 
     def _siblings(self, kind: str, stage: int, group: tuple[int, ...], near: range) -> list[tuple[int, ...]]:
         """All groups of the kind and stage with a member in the neighbourhood."""
         if self.alone:
             return [group]
         if self.folds:
-            per_node = len(self.topology.runs[0].block.gpus)
+            per_node = self._per_node
             gpus: Sequence[int] = range(near.start * per_node, near.stop * per_node)
         else:
             gpus = self._stage_gpus(stage)
@@ -275,7 +310,11 @@ class GroupNetwork:
     def _hop(self, source: int, target: int, dp: int | None) -> HopWay:
         pairs = self._pairs(source, target)
         routes = {pair: self.topology.route(*pair) for pair in pairs}
-        total = dict(merged(load for route in routes.values() for load in route.links))
+        every = merged(load for route in routes.values() for load in route.links)
+        if self.folds and self._leaf_nodes() > 1:
+            node = pairs[0][0] // self._per_node
+            every = self._uplinks(every, self._leaf_ranks(node, source) / len(pairs))
+        total = dict(every)
         if self.alone:
             total = dict.fromkeys(total, 0.0) | {link: w for route in routes.values() for link, w in route.links}
         mine = pairs if dp is None else [p for p in pairs if p[0] in set(self.ranks.stage(source, dp))]
@@ -297,7 +336,7 @@ class GroupNetwork:
             senders = self._stage_gpus(source)
         else:
             near = self._neighbourhood((r.at(pp=source),))
-            per_node = len(self.topology.runs[0].block.gpus)
+            per_node = self._per_node
             window = range(near.start * per_node, near.stop * per_node)
             held = [(gpu, r.rank_of(gpu)) for gpu in window]
             senders = [gpu for gpu, rank in held if rank is not None and r.coordinate(rank, "pp") == source]
@@ -316,8 +355,8 @@ def is_regular(topology: Topology) -> bool:
     if spec.explicit or len(topology.runs) != 1 or spec.network.cables:
         return False
     network = spec.network
-    if network.leaf_spine is not None:
-        return network.backplane is None and topology.node_count % network.leaf_spine.nodes_per_leaf == 0
+    if network.leaf_spine is not None:  # a last leaf that is not full is no busier than the others
+        return network.backplane is None
     return len(network.switches) <= 1 and network.backplane is None and all(
         switch.backplane is None for switch in network.switches
     )  # fmt: skip

@@ -388,8 +388,8 @@ Keys = dict[str, Any]
 def changes(spec: TrainingJob) -> Iterator[Keys]:
     """Changes that lower memory and leave the training what it is, the least first: ``micro``, or keys of the plan.
 
-    Recomputation, sharding, smaller micro-batches, the optimizer on the host, then replicas traded for tensor ranks
-    and stages, then several at once. The number of GPUs and the global batch stay.
+    Recomputation, sharding, smaller micro-batches, the optimizer (or frozen weights) on the host, then replicas traded
+    for tensor ranks and stages, then several at once. The number of GPUs and the global batch stay.
     """
     plan = spec.plan
     sequence = [{"sequence_parallel": True}] if plan.tp > 1 and not plan.sequence_parallel else []
@@ -397,7 +397,9 @@ def changes(spec: TrainingJob) -> Iterator[Keys]:
     shardable = plan.dp * plan.cp > 1 and plan.parameter_server is None
     zero = [{"zero": stage} for stage in range(plan.zero + 1, 4)] if shardable else []
     micro = [{"micro": n} for n in range(spec.batch.micro // 2, 0, -1) if spec.batch.micro % n == 0]
-    offload = [{"offload": "{optimizer: host}"}] if plan.offload.optimizer == "gpu" else []
+    # Of a frozen model the weights are what is large, of others the optimizer's states.
+    what = "optimizer" if spec.finetune is None else "parameters"
+    offload = [{"offload": f"{{{what}: host}}"}] if getattr(plan.offload, what) == "gpu" else []
     kinds: list[list[Keys]] = [sequence, recompute, zero, micro, offload]
     for kind in kinds:
         yield from kind
@@ -412,7 +414,8 @@ def changes(spec: TrainingJob) -> Iterator[Keys]:
 def _changed(spec: TrainingJob, keys: Keys) -> TrainingJob:
     plan: Keys = {key: value for key, value in keys.items() if key not in ("micro", "offload")}
     if "offload" in keys:
-        plan["offload"] = spec.plan.offload.model_copy(update={"optimizer": "host"})
+        what = "optimizer" if "optimizer" in keys["offload"] else "parameters"
+        plan["offload"] = spec.plan.offload.model_copy(update={what: "host"})
     batch = {"micro": keys.get("micro", spec.batch.micro)}
     return spec.model_copy(
         update={"plan": spec.plan.model_copy(update=plan), "batch": spec.batch.model_copy(update=batch)}

@@ -197,7 +197,7 @@ class StageLaw:
         """What recomputation adds to the backward pass of ``count`` layers."""
         method = self.job.plan.recompute
         if isinstance(method, RecomputeEvery):
-            return self.law_forward(layer).times(ceil(count / method.every))
+            return self.law_forward(layer).times(count // method.every)
         if isinstance(method, RecomputeGroup):
             return self.law_forward(layer).times(count)
         if method == "from_input":
