@@ -1,7 +1,8 @@
 """The documentation against the code: links, commands, paths and YAML that readers copy, and complete references.
 
 Code blocks say what they are: ``sh`` blocks are commands; a ``yaml`` block is followed by ``scenario`` (a whole one),
-``topology`` (a whole one), or ``top`` or ``job`` (keys laid over the flagship scenario or its job).
+``topology`` (a whole one), ``top`` or ``job`` (keys laid over the flagship scenario or its job), or ``training`` (keys
+laid over the job of the first scenario in the guide to training).
 """
 
 from __future__ import annotations
@@ -31,10 +32,21 @@ from sim.cli import VERBS, cli
 from sim.laws.arrange import layouts, topology_of
 from sim.laws.topology import build_topology
 from sim.results import schema
-from sim.results.assumptions import NOT_MODELLED
-from sim.results.definitions import LEDGER, METRICS
+from sim.results.assumptions import NOT_MODELLED, TRAINING_NOT_MODELLED
+from sim.results.definitions import LEDGER, METRICS, TRAINING_METRICS
 from sim.results.tables import COLUMNS
-from sim.spec import economics, hardware, plan, scenario, stack, topology, transformer, workload
+from sim.spec import (
+    economics,
+    hardware,
+    plan,
+    scenario,
+    stack,
+    topology,
+    training,
+    training_stack,
+    transformer,
+    workload,
+)
 from sim.units import Dimension, parse
 
 ROOT = Path(__file__).parent.parent
@@ -159,9 +171,12 @@ def test_yaml_blocks_are_valid(page: Path, workspace: Path) -> None:
 
 
 def laid_over(text: str, kind: str) -> str:
-    """The flagship with the keys of ``text`` at the top or in its job."""
-    assert kind in ("top", "job"), f"a yaml block must say what it is, not '{kind}'"
+    """The flagship with the keys of ``text`` at the top or in its job; ``training``: the guide's first training job."""
+    assert kind in ("top", "job", "training"), f"a yaml block must say what it is, not '{kind}'"
     base = yaml.safe_load((ROOT / FLAGSHIP).read_text(encoding="utf-8"))
+    if kind == "training":
+        guide = blocks(DOCS / "guide-training.md")
+        base = yaml.safe_load(next(block.text for block in guide if block.info == "yaml scenario"))
     (base if kind == "top" else base["jobs"][0]).update(yaml.safe_load(text))
     return yaml.safe_dump(base)
 
@@ -238,6 +253,18 @@ INPUTS: dict[str, dict[str, type[BaseModel]]] = {
         "lognormal": workload.Lognormal,
         "empirical": workload.Empirical,
         "jobs.objectives": workload.Objectives,
+        "jobs (training)": training.TrainingJob,
+        "jobs.precision (training)": training.TrainingPrecision,
+        "jobs.plan (training)": training.TrainingPlan,
+        "jobs.plan.schedule": training.UserSchedule,
+        "jobs.plan.recompute.every": training.RecomputeEvery,
+        "jobs.plan.recompute.group": training.RecomputeGroup,
+        "jobs.plan.offload": training.Offload,
+        "jobs.plan.parameter_server": training.ParameterServer,
+        "jobs.batch": training.TrainingBatch,
+        "jobs.finetune": training.Finetune,
+        "jobs.slow": training.SlowGpu,
+        "jobs.run": training.TrainingLength,
         "cost": economics.CostSpec,
         "cost.capital": economics.CapitalItem,
         "cost.power": economics.Power,
@@ -256,6 +283,8 @@ INPUTS: dict[str, dict[str, type[BaseModel]]] = {
         "nodes.gpus": topology.GpuGroup,
         "nodes.pcie": topology.PcieSpec,
         "nodes.host_memory": topology.HostMemory,
+        "nodes.nvme": topology.NvmeSpec,
+        "nodes.nvme": topology.NvmeSpec,
         "nodes.staging": topology.Staging,
         "nodes.nvlink": topology.NvlinkSpec,
         "nodes.nics": topology.NicSpec,
@@ -275,12 +304,14 @@ INPUTS: dict[str, dict[str, type[BaseModel]]] = {
         "model": transformer.Transformer,
         "stack": stack.Stack,
         "stack.memory": stack.StackMemory,
+        "training-stack": training_stack.TrainingStack,
+        "training-stack.constants": training_stack.TrainingConstants,
         "lengths": workload.LengthDistribution,
         "price": economics.Price,
     },
 }
 CATALOGUE: list[type[BaseModel]] = [
-    hardware.Gpu, hardware.LinkType, hardware.Fabric, transformer.Transformer, stack.Stack,
+    hardware.Gpu, hardware.LinkType, hardware.Fabric, transformer.Transformer, stack.Stack, training_stack.TrainingStack,
     workload.LengthDistribution, economics.Price,
 ]  # fmt: skip
 
@@ -290,6 +321,7 @@ RESULTS: dict[str, type[BaseModel]] = {
     "verdict.effects": schema.Effect,
     "jobs": schema.JobResult,
     "jobs.metrics": schema.ServingMetrics,
+    "jobs.metrics (training)": schema.TrainingMetrics,
     "spread": schema.Spread,
     "jobs.cost": schema.Cost,
     "jobs.cost.saturation": schema.Saturation,
@@ -376,6 +408,9 @@ def test_every_metric_and_bucket_is_defined() -> None:
     metrics = keys(found["Per job"]) + keys(found["Money"])
     assert sorted(metrics) == sorted(METRICS)
     assert set(keys(found["Per job"])) == set(schema.ServingMetrics.model_fields)
+    trained = keys(found["Per training job"])
+    assert sorted(trained + keys(found["Money"])) == sorted(TRAINING_METRICS)
+    assert set(trained) == set(schema.TrainingMetrics.model_fields)
     assert keys(found["The ledger"]) == list(LEDGER)
 
 
@@ -394,5 +429,5 @@ def test_every_verb_option_and_exit_code_is_described() -> None:
 
 def test_what_reports_call_not_modelled_is_explained() -> None:
     page = " ".join((DOCS / "not-modelled.md").read_text(encoding="utf-8").replace("\n> ", " ").split())
-    for line in NOT_MODELLED:
+    for line in (*NOT_MODELLED, *TRAINING_NOT_MODELLED):
         assert line in page

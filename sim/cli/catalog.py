@@ -15,7 +15,10 @@ from sim.errors import InputError, Problem, did_you_mean
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(kind: str | None, name: str | None, as_json: bool) -> None:
-    """List what is known: KIND is gpu, link, fabric, model, stack, lengths or price; NAME shows one entry whole."""
+    """List what is known: KIND is gpu, link, fabric, model, stack, training-stack, lengths or price.
+
+    NAME shows one entry whole.
+    """
     from sim import catalog
 
     if kind is None:
@@ -24,7 +27,7 @@ def command(kind: str | None, name: str | None, as_json: bool) -> None:
             click.echo(json.dumps(counts, indent=1))
             return
         for k, n in counts.items():
-            click.echo(f"{k:8} {n:4}   sim catalog {k}")
+            click.echo(f"{k:14} {n:4}   sim catalog {k}")
         return
     kind = kind.removesuffix("s") if kind.removesuffix("s") in catalog.KINDS else kind
     if kind not in catalog.KINDS:
@@ -66,13 +69,14 @@ def _all(kind: str, as_json: bool) -> None:
         click.echo("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
 
 
-#: Columns of each kind's list; a dot goes into a mapping.
+#: Columns of each kind's list; a dot goes into a mapping, a mapping itself is shown by its keys.
 COLUMNS = {
     "gpu": ("id", "memory", "memory_bandwidth", "flops.fp16", "flops.fp8", "tdp", "scale_up", "kernels.origin"),
     "link": ("id", "kind", "bandwidth", "efficiency", "latency", "message_overhead", "origin"),
     "fabric": ("id", "kind", "library", "alpha", "step", "bulk_alpha", "origin"),
     "model": ("id", "layers", "hidden", "heads", "kv_heads", "intermediate", "vocabulary", "context"),
     "stack": ("id", "version", "origin", "fitted_error"),
+    "training-stack": ("id", "version", "origin", "gpus"),
     "lengths": ("id", "requests", "arrivals_per_s", "arrivals_cv", "spearman"),
     "price": ("id", "usd", "unit", "as_of", "source"),
 }
@@ -82,5 +86,7 @@ def _cell(entry: dict[str, Any], column: str) -> str:
     value: Any = entry
     for step in column.split("."):
         value = value.get(step) if isinstance(value, dict) else None
+    if isinstance(value, dict):
+        value = ", ".join(value)
     text = "-" if value is None else str(value)
     return text if len(text) <= 60 else text[:57] + "..."
