@@ -284,7 +284,6 @@ INPUTS: dict[str, dict[str, type[BaseModel]]] = {
         "nodes.pcie": topology.PcieSpec,
         "nodes.host_memory": topology.HostMemory,
         "nodes.nvme": topology.NvmeSpec,
-        "nodes.nvme": topology.NvmeSpec,
         "nodes.staging": topology.Staging,
         "nodes.nvlink": topology.NvlinkSpec,
         "nodes.nics": topology.NicSpec,
@@ -311,8 +310,8 @@ INPUTS: dict[str, dict[str, type[BaseModel]]] = {
     },
 }
 CATALOGUE: list[type[BaseModel]] = [
-    hardware.Gpu, hardware.LinkType, hardware.Fabric, transformer.Transformer, stack.Stack, training_stack.TrainingStack,
-    workload.LengthDistribution, economics.Price,
+    hardware.Gpu, hardware.LinkType, hardware.Fabric, transformer.Transformer, stack.Stack,
+    training_stack.TrainingStack, workload.LengthDistribution, economics.Price,
 ]  # fmt: skip
 
 RESULTS: dict[str, type[BaseModel]] = {

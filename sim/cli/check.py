@@ -70,7 +70,8 @@ def _job(resolved: Resolved, job: ResolvedServing, layout: Layout, topology: Top
     return {
         "name": spec.name, "kind": "serving", "model": job.model.id, "parameters": job.model.parameters,
         "stack": job.stack.id, "weights": spec.precision.weights, "kv": spec.precision.kv, "tp": spec.plan.tp,
-        "pp": spec.plan.pp, "dp": spec.plan.dp, "kv_checked": not unchecked, "kv_tokens_per_replica": max(0, min(layout.tokens)),
+        "pp": spec.plan.pp, "dp": spec.plan.dp, "kv_checked": not unchecked,
+        "kv_tokens_per_replica": max(0, min(layout.tokens)),
         "context": job.model.context, "memory": list(stages.values()), "routes": _routes(layout, topology),
     }  # fmt: skip
 

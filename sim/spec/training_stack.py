@@ -27,6 +27,7 @@ class TrainingConstants(Spec):
     ``cast``, ``dequantise``: passes over memory for FP8 casts and for unpacking 4-bit weights [kc, kq].
     ``misaligned``: attention's share where the head width is no multiple of 8 [mis]. ``tp_exposed_8`` replaces
     ``tp_exposed`` in FP8. ``shard_broadcast``: time that each rank of the optimizer's shards adds to a step.
+    ``cpu_update``: share of the host memory's bandwidth that an update on the CPU reaches (the default is judged).
     """
 
     matmul_16: SomeShare
@@ -44,6 +45,7 @@ class TrainingConstants(Spec):
     misaligned: SomeShare = 0.3
     tp_exposed_8: Positive | None = None
     shard_broadcast: Seconds = 0.0
+    cpu_update: SomeShare = 0.6
     fitted: tuple[Prose, ...] = ()
     rows: Annotated[int, Field(ge=0)] = 0
     fitted_error: Prose | None = None

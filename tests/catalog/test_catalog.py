@@ -40,7 +40,9 @@ PUBLISHED = {
     "qwen3-32b": 32.8,
     "tinyllama-1.1b": 1.1,
 }
-FULL_ATTENTION = {"bloom-176b", "gpt-2-xl", "gpt-3-175b", "llama-2-7b", "llama-2-13b", "mpt-7b", "mpt-30b", "mpt-70b", "opt-175b"}
+FULL_ATTENTION = {
+    "bloom-176b", "gpt-2-xl", "gpt-3-175b", "llama-2-7b", "llama-2-13b", "mpt-7b", "mpt-30b", "mpt-70b", "opt-175b",
+}  # fmt: skip
 KV_HEADS = {"qwen2.5-7b": 4, "tinyllama-1.1b": 4}  # 8 for all others that share heads
 
 

@@ -113,6 +113,7 @@ def test_llm_foundry_is_fully_sharded_with_fp32_gradients() -> None:
     assert job(found)["batch"] == {"global": 256, "micro": 8, "sequence": 2048}
     assert node(found) == {
         "name": "node", "count": 2, "gpus": [{"type": "a100-sxm-80gb", "count": 8}], "nvlink": {"link": "nvlink3"},
+        "sockets": 2, "socket_link": "upi", "host_memory": {"capacity": "1 TB", "bandwidth": "140 GB/s"},
         "nics": [{"link": "roce-200g", "per_gpu": True}],
     }  # fmt: skip
     model = training(found).model

@@ -245,11 +245,11 @@ class Builder:
         """The ways to the host that the plan's offloading takes."""
         return {kind: self.network.host.way(kind, stage) for kind in ways_of(self.job.spec.plan.offload)}
 
-    def _offloading(self, host: dict[str, HostWay], stage: int) -> Offloading | None:
+    def _offloading(self, host: dict[str, HostWay], stage: int, share: float) -> Offloading | None:
         if not host:
             return None
         meets = self.network.crowded([*self.kinds(stage), *host], stage)
-        return Offloading(self.job.model, self.job.spec, self.job.stack, host, meets)
+        return Offloading(self.job.model, self.job.spec, self.job.stack, host, meets, share)
 
     def _member(
         self, gpu: str, factor: float, stage: int, chunks: tuple[Chunk, ...], count: int
@@ -273,7 +273,8 @@ class Builder:
                 self.micro_batches, self.scale, attention_free=self.attention_free,
             )  # fmt: skip
             data = {k: w.parameters for k, w in ways.items() if AXIS_OF[k] == "dp" and w.parameters.n > 1}
-            stage_law = StageLaw(law, chunks, data, self.scale, self._offloading(host, stage))
+            share = self.job.stack.constants_for(gpu).cpu_update
+            stage_law = StageLaw(law, chunks, data, self.scale, self._offloading(host, stage, share))
             passes = tuple(_slowed(p, factor) for p in stage_law.passes())
             found = self._members[key] = Member(
                 gpu, factor, count, rates, passes, stage_law.sync(passes), stage_law.recomputed() * factor

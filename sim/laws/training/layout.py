@@ -25,6 +25,7 @@ from sim.spec.training_stack import TrainingStack
 from sim.spec.transformer import Transformer
 from sim.units import format_bytes
 
+#: Error of the memory model, as a share of the capacity: docs/accuracy.md.
 BAND = 0.15
 #: More micro-batches than this keep no more activations of a stage alive than this many do (not GPipe's).
 ENOUGH = 4
@@ -279,6 +280,8 @@ def _does_not_fit(
         f"job {spec.name}: {model.id} does not fit: {where} needs {format_bytes(worst.used)} of "
         f"{format_bytes(worst.capacity)} (most of it {largest}, {format_bytes(worst.parts[largest])})"
     )
+    if worst.used <= (1.0 + BAND) * worst.capacity:
+        text += f", which is within the memory model's error of {BAND:.0%} (assume.memory: unchecked plays it anyway)"
     if stage.servers:
         number = _enough_servers(spec, model, stack, worst.capacity, scale)
         return f"{text}; {f'servers: {number} would fit' if number else 'no number of servers is enough'}"

@@ -163,12 +163,13 @@ class HostNetwork:
 
 class Offloading:
     """What one rank of a stage moves, as flows on ``ways``; ``crowded`` are kinds of groups that share links with
-    them."""
+    them, ``cpu_update`` the share of host memory's rate that an update on the CPU reaches."""
 
     def __init__(
         self, model: Transformer, job: TrainingJob, stack: TrainingStack, ways: dict[str, HostWay],
-        crowded: frozenset[str],
+        crowded: frozenset[str], cpu_update: float = 1.0,
     ) -> None:  # fmt: skip
+        self.share = cpu_update
         self.job, self.tiers, self.ways, self.crowded = job, job.plan.offload, ways, crowded
         plan, batch = job.plan, job.batch
         self.keeps = [token_bytes(model, job, stack, mixture=mixture) for mixture in (False, True)]
@@ -214,10 +215,11 @@ class Offloading:
         return [] if self.tiers.optimizer == "gpu" else self.move(f"to {self.tiers.optimizer}", nbytes)
 
     def cpu_update(self, parameters: float) -> list[Flow]:
-        """The CPU's update of ``parameters``, as traffic of its memory."""
+        """The CPU's update of ``parameters``, as traffic of its memory at the share of the rate that it reaches."""
         if self.tiers.optimizer == "gpu":
             return []
-        return self.move("host update", update_bytes(self.job) * parameters)
+        flows = self.move("host update", update_bytes(self.job) * parameters)
+        return [flow._replace(cap=flow.cap * self.share) for flow in flows]
 
     def update(self, layers: float, tables: float) -> list[Flow]:
         """What an update moves: states and gradients of the rank's parameters in ``layers`` and in ``tables`` from and

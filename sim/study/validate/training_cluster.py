@@ -28,6 +28,10 @@ class Cluster:
     assumptions: list[str] = field(default_factory=list)
 
 
+#: Memory of each socket of an NVLink server: eight channels of DDR4-3200, copies at 70% (judged).
+SERVER_MEMORY: Final = {"capacity": "1 TB", "bandwidth": "140 GB/s"}
+
+
 def cluster_of(row: MeasuredRow, stack: str, gpu: str, gpus: int) -> Cluster:
     """The cluster of ``gpus`` GPUs of catalogue id ``gpu``. Raises NoScenario."""
     node: dict[str, Any] = {"name": "node"}
@@ -39,6 +43,7 @@ def cluster_of(row: MeasuredRow, stack: str, gpu: str, gpus: int) -> Cluster:
         _join_by_pcie(cluster, names.BUS_GB_PER_S.get((stack, gpu)))
     elif per_node > 1:
         node["nvlink"] = {"link": names.NVLINKS[gpu]}
+        node |= {"sockets": 2, "socket_link": "upi", "host_memory": SERVER_MEMORY}
     if gpus > per_node:
         node["nics"] = [{"link": _card_link(row, per_node, cluster), "per_gpu": True}]
     return cluster
