@@ -38,7 +38,8 @@ def command(
     scenario: Path, overrides: tuple[str, ...], seed: int | None, as_json: bool, out: Path, no_report: bool,
     no_effects: bool, detail: str, seeds: int, workers: int, fail_on: tuple[str, ...],
 ) -> None:  # fmt: skip
-    """Simulate SCENARIO, print the verdict and write OUT/<name>/{index.html,result.json,trace.json,requests.csv}."""
+    """Simulate SCENARIO, print the verdict and write OUT/<name>/{index.html,result.json,trace.json} and, for serving,
+    requests.csv."""
     from concurrent.futures import ProcessPoolExecutor
 
     from sim.run import run_recorded
