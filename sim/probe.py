@@ -119,6 +119,23 @@ def _network_nearer(r: Resolved) -> Resolved:
     return _links(NETWORK_KINDS, lambda k: k.model_copy(update={f: getattr(k, f) / 2 for f in halve}))(r)
 
 
+def _failures_halved(r: Resolved) -> Resolved:
+    faults = r.scenario.faults
+    if faults is None or faults.trace is not None:
+        return r
+    scenario = r.scenario.model_copy(update={"faults": faults.model_copy(update={"scale": faults.scale / 2})})
+    return replace(r, scenario=scenario)
+
+
+def _recovery_halved(r: Resolved) -> Resolved:
+    jobs: list[ResolvedJob] = []
+    for job in r.jobs:
+        if isinstance(job, ResolvedTraining):
+            job = replace(job, spec=job.spec.model_copy(update={"recovery": job.spec.recovery.times(0.5)}))
+        jobs.append(job)
+    return replace(r, jobs=tuple(jobs))
+
+
 def improvements(recording: Recording) -> Iterator[Improvement]:
     """What is worth trying: the GPUs' parts, the host, and each kind of link that carried anything."""
     yield Improvement("GPU arithmetic", "x2", _assumed("flops", _gpus(_faster)))
@@ -135,6 +152,9 @@ def improvements(recording: Recording) -> Iterator[Improvement]:
         if kind in used:
             yield Improvement(f"{kind} bandwidth", "x2", _links(
                 (kind,), lambda k: k.model_copy(update={"bandwidth": 2 * k.bandwidth})))  # fmt: skip
+    if any(job.life is not None and job.life.stops for job in recording.training):
+        yield Improvement("failures", "half as many", _failures_halved)
+        yield Improvement("recovery time", "halved", _recovery_halved)
 
 
 # -- runs again --------------------------------------------------------------------------------------------
@@ -225,7 +245,9 @@ def _effect(better: Improvement, base: list[JobResult], new: list[JobResult]) ->
 def _rate(job: JobResult) -> float:
     """Tokens a second of a job: those it answers with, or those it trains on."""
     m = job.metrics
-    return m.output_tokens_per_s if isinstance(m, ServingMetrics) else m.tokens_per_s
+    if isinstance(m, ServingMetrics):
+        return m.output_tokens_per_s
+    return m.tokens_per_s if m.goodput_tokens_per_s is None else m.goodput_tokens_per_s
 
 
 def _relative(old: float | None, new: float | None) -> float | None:

@@ -19,7 +19,7 @@ from sim.adapters.resolve import Resolved
 from sim.jobs.play import Detail, Recording, play
 from sim.results.assemble import assemble
 from sim.results.intervals import across_seeds
-from sim.results.schema import Result, ServingMetrics
+from sim.results.schema import Result
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -97,8 +97,7 @@ def _with_seeds(result: Result, resolved: Resolved, seeds: int, executor: Execut
     jobs = []
     for i, mine in enumerate(result.jobs):
         all_metrics = [mine.metrics, *(found[i].metrics for found in runs)]
-        served = [m for m in all_metrics if isinstance(m, ServingMetrics)]
-        for name, interval in (across_seeds(served) if served else {}).items():
+        for name, interval in across_seeds(all_metrics).items():
             intervals[f"jobs.{i}.metrics.{name}"] = interval
             if len(result.jobs) == 1:
                 intervals[f"metrics.{name}"] = interval

@@ -126,6 +126,8 @@ HOURS, PP80, GRADIENTS, MEMORY = (
 TP, ZERO, PS, OFFLOAD, ZERO_OFFLOAD = "tp_limit", "zero_stages", "ps_vs_ring", "offload_vs_recompute", "zero_offload"
 ZERO_4090, UNEVEN, SINGLE = "train_2048x4090_zero3", "pipeline_uneven", "single_gpu_train"
 GPT3, SMALL, LORA = "gpt3_175b", "train_13b_a100", "lora_70b"
+FAILING, REAL_FAILING = "failures_2048x4090", "../article_2048_4090_failures"
+TO_A_FILER = ("jobs.0.recovery={}", "jobs.0.checkpoint={every: auto, to: {write: 1.25 GB/s}}")
 REAL_A100, REAL_H100, REAL_4090 = "real_70b_2048a100", "real_70b_2048h100", "real_70b_2048x4090"
 
 NODE = "cluster.topology.nodes.0."
@@ -354,6 +356,13 @@ def optimizer_bytes(name: str) -> float:
 
 Figure = Callable[[], float]
 
+
+def interrupted() -> float:
+    """Share of recoveries that the next failure strikes."""
+    life = recording(FAILING).life
+    return life.interrupted_recoveries / (life.stops + life.interrupted_recoveries)
+
+
 IDEAL: dict[str, Figure] = {
     # arithmetic and GPU-hours
     "TRN-01": lambda: metrics(HOURS).model_flops_per_token / 70e9,
@@ -446,6 +455,15 @@ IDEAL: dict[str, Figure] = {
     "LM-06": lambda: optimizer_bytes("lion"),
     "BK-10": lambda: days(SMALL),
     "BK-11": lambda: days(SMALL, *TUNING),
+    # failures
+    "FLR-01": lambda: run(FAILING).result.simulated_s / metrics(FAILING).failures / 60,
+    "FLR-02": lambda: recording(FAILING).reliability.recovery["any"] / 60,
+    "FLR-03": lambda: 1 - metrics(FAILING, "jobs.0.checkpoint={every: 9 min, blocking: 0 s}").ettr,
+    "FLR-04": interrupted,
+    "FLR-05": lambda: metrics(FAILING).step_time_s / metrics(FAILING).mtbf_s,
+    "FLR-06": lambda: 1 / recording(FAILING, "jobs.0.policy=elastic").reliability.terms.replicas,
+    "FLR-07": lambda: metrics(FAILING).ettr,
+    "FLR-08": lambda: metrics(FAILING, "faults={mtbf_per_gpu: 50677 h, scale: 1.024}").mtbf_s / 3600,
 }  # fmt: skip
 
 MEASURED: dict[str, Figure] = {
@@ -468,6 +486,9 @@ MEASURED: dict[str, Figure] = {
     "TP-11": lambda: real_limit("hgx_h800_256", "nemo-2025"),
     "DPZ-17": lambda: waiting_against_kernels("stack=fsdp-composer", "assume={memory: unchecked}"),
     "TC-04": lambda: days(GPT3, *MEGATRON_1024),
+    "FLR-02": lambda: recording(REAL_FAILING, *TO_A_FILER).reliability.recovery["any"] / 60,
+    "FLR-03": lambda: 1 - metrics(REAL_FAILING).ettr,
+    "FLR-07": lambda: metrics(REAL_FAILING).ettr,
 }  # fmt: skip
 
 #: Rows that say what happens and not how much: each is named in the docstring of a test.

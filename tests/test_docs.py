@@ -1,8 +1,9 @@
 """The documentation against the code: links, commands, paths and YAML that readers copy, and complete references.
 
 Code blocks say what they are: ``sh`` blocks are commands; a ``yaml`` block is followed by ``scenario`` (a whole one),
-``topology`` (a whole one), ``top`` or ``job`` (keys laid over the flagship scenario or its job), or ``training`` (keys
-laid over the job of the first scenario in the guide to training).
+``topology`` (a whole one), ``top`` or ``job`` (keys laid over the flagship scenario or its job), ``training`` (keys
+laid over the job of the first scenario in the guide to training), or ``failures`` and ``failing job`` (over the first
+scenario in the guide to failures, or its job).
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from sim.spec import (
     economics,
     hardware,
     plan,
+    reliability,
     scenario,
     stack,
     topology,
@@ -53,6 +55,7 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = [*sorted(DOCS.glob("*.md")), ROOT / "README.md"]
 FLAGSHIP = "scenarios/4090_pp_home.yaml"
+FAULTS = "time,class,unit\n3 h,gpu,17\n2.5 days,switch,0\n"
 TRACE = "arrived_at,num_prefill_tokens,num_decode_tokens\n0,10,10\n1,20,20\n"
 WIDEST = 120  # pages are wrapped at 110
 
@@ -96,6 +99,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / name, folder / name)
     for name in ("my_trace.csv", "my_requests.csv", "scenarios/my_trace.csv"):
         (folder / name).write_text(TRACE)
+    for name in ("my_faults.csv", "scenarios/my_faults.csv"):
+        (folder / name).write_text(FAULTS)
     for block in (block for page in PAGES for block in blocks(page) if block.info == "yaml scenario"):
         name = yaml.safe_load(block.text)["name"]
         (folder / f"{name}.yaml").write_text(block.text)
@@ -171,13 +176,14 @@ def test_yaml_blocks_are_valid(page: Path, workspace: Path) -> None:
 
 
 def laid_over(text: str, kind: str) -> str:
-    """The flagship with the keys of ``text`` at the top or in its job; ``training``: the guide's first training job."""
-    assert kind in ("top", "job", "training"), f"a yaml block must say what it is, not '{kind}'"
+    """The flagship, or the first scenario of a guide, with the keys of ``text`` at the top or in its job."""
+    guides = {"training": "guide-training.md", "failures": "guide-failures.md", "failing job": "guide-failures.md"}
+    assert kind in ("top", "job", *guides), f"a yaml block must say what it is, not '{kind}'"
     base = yaml.safe_load((ROOT / FLAGSHIP).read_text(encoding="utf-8"))
-    if kind == "training":
-        guide = blocks(DOCS / "guide-training.md")
+    if kind in guides:
+        guide = blocks(DOCS / guides[kind])
         base = yaml.safe_load(next(block.text for block in guide if block.info == "yaml scenario"))
-    (base if kind == "top" else base["jobs"][0]).update(yaml.safe_load(text))
+    (base if kind in ("top", "failures") else base["jobs"][0]).update(yaml.safe_load(text))
     return yaml.safe_dump(base)
 
 
@@ -264,11 +270,18 @@ INPUTS: dict[str, dict[str, type[BaseModel]]] = {
         "jobs.batch": training.TrainingBatch,
         "jobs.finetune": training.Finetune,
         "jobs.slow": training.SlowGpu,
+        "jobs.checkpoint": reliability.Checkpoint,
+        "jobs.checkpoint.to": reliability.Storage,
+        "jobs.recovery": reliability.Recovery,
+        "Times that vary": reliability.Spread,
         "jobs.run": training.TrainingLength,
         "cost": economics.CostSpec,
         "cost.capital": economics.CapitalItem,
         "cost.power": economics.Power,
         "cost.rental": economics.Rental,
+        "faults": reliability.Faults,
+        "faults.classes": reliability.FaultClass,
+        "faults.lemons": reliability.Lemons,
         "assume": scenario.Assume,
         "assume.gpu": scenario.AssumedGpu,
         "define": scenario.Define,
@@ -306,12 +319,13 @@ INPUTS: dict[str, dict[str, type[BaseModel]]] = {
         "training-stack": training_stack.TrainingStack,
         "training-stack.constants": training_stack.TrainingConstants,
         "lengths": workload.LengthDistribution,
+        "failure": reliability.FaultPreset,
         "price": economics.Price,
     },
 }
 CATALOGUE: list[type[BaseModel]] = [
     hardware.Gpu, hardware.LinkType, hardware.Fabric, transformer.Transformer, stack.Stack,
-    training_stack.TrainingStack, workload.LengthDistribution, economics.Price,
+    training_stack.TrainingStack, workload.LengthDistribution, reliability.FaultPreset, economics.Price,
 ]  # fmt: skip
 
 RESULTS: dict[str, type[BaseModel]] = {
@@ -359,8 +373,8 @@ def stands_for(cell: str, field: FieldInfo) -> bool:
         return field.is_required() and cell == "required"
     if cell in ("–", "its defaults"):
         return bool(default in (None, "", (), {}) if cell == "–" else default == type(default)())
-    dimension = next((item for item in field.metadata if isinstance(item, Dimension)), None)
-    if dimension is not None:
+    dimension = next(dimensions_of(field), None)
+    if dimension is not None and isinstance(default, float):
         return parse(cell, dimension) == pytest.approx(default)
     read = yaml.safe_load(cell)
     return bool((tuple(read) if isinstance(read, list) else read) == default)

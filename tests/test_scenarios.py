@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 
 import pytest
 import yaml
 
+from sim import catalog
+from sim.adapters.resolve import resolve_file
 from sim.errors import InfeasibleError
 from sim.results.schema import JobResult, Result, ServingMetrics, TrainingMetrics
 from sim.run import run_recorded
@@ -23,6 +26,9 @@ EXPECTED = {
     "4090_tp_pcie": ("saturated", "network: PCIe through host memory"),
     "a100_tp8": ("stable", "GPU arithmetic"),
     "a100_tp8_azure": ("stable", "GPU arithmetic"),
+    "article_2048_4090_failures": ("stable", "restarts"),
+    "bloom_176b_failures": ("stable", "GPU arithmetic"),
+    "checkpoint_to_filer": ("stable", "GPU arithmetic"),
     "gpt3_175b_1024_a100": ("stable", "GPU arithmetic"),
     "h100_tp8": ("stable", "network: nvlink"),
     "h100_tp8_azure": ("stable", "GPU arithmetic"),
@@ -32,8 +38,10 @@ EXPECTED = {
     "llama2_70b_2048_h100": ("stable", "GPU arithmetic"),
     "llama2_70b_2048_h800": ("stable", "network: tp over nvlink"),
     "llama3_405b_16384_h100": ("stable", "pipeline bubbles"),
+    "llama3_405b_54_days": ("stable", "pipeline bubbles"),
     "lora_70b_2x3090_nvlink": ("stable", "HBM bandwidth"),
     "mixtral_8x7b_128_h100": ("stable", "GPU arithmetic"),
+    "opt_175b_failures": ("stable", "GPU arithmetic"),
     "parameter_server_8x4090": ("stable", "network: dp over ethernet"),
     "qlora_70b_2x4090": ("stable", "HBM bandwidth"),
     "ring_8x4090": ("stable", "network: dp over ethernet"),
@@ -131,7 +139,8 @@ def test_training_fits_with_room_and_says_days_and_dollars(name: str) -> None:
     assert played(name).result.verdict.warnings == []
     assert metrics.target_tokens is not None
     assert metrics.days_to_target is not None
-    assert metrics.days_to_target == pytest.approx(metrics.target_tokens / metrics.tokens_per_s / 86_400)
+    rate = metrics.goodput_tokens_per_s or metrics.tokens_per_s
+    assert metrics.days_to_target == pytest.approx(metrics.target_tokens / rate / 86_400)
     assert metrics.usd_to_target is not None
     assert metrics.usd_to_target > 0
 
@@ -360,3 +369,68 @@ def test_a_parameter_server_takes_what_theory_says() -> None:
     assert share("ring_8x4090", "communication: dp over ethernet") == pytest.approx(0.5, abs=0.04)
     stale = training("parameter_server_8x4090", "jobs.0.plan.parameter_server.staleness=1")
     assert server.step_time_s - stale.step_time_s == pytest.approx(server.step_time_s - exchanges[0], rel=0.1)
+
+
+# ---- training among failures
+
+
+def ettr(name: str, *overrides: str, seeds: int = 1) -> float:
+    """Effective training time, mean over seeds 0 and following."""
+    file = SCENARIOS / f"{name}.yaml"
+    lives = [run_recorded(resolve_file(file, overrides, n), effects=False).result.jobs[0] for n in range(seeds)]
+    shares = [one.metrics.ettr or 0.0 for one in lives if isinstance(one.metrics, TrainingMetrics)]
+    assert len(shares) == seeds
+    return sum(shares) / seeds
+
+
+def test_llama3_in_54_days_comes_near_the_published_share() -> None:
+    """arXiv:2407.21783, section 3.3.4: 419 unexpected and 47 planned interruptions, above 90% of the time effective.
+
+    Without silent corruption, whose delay is assumed, it is; with it 88%. Counts within three sigmas of Poisson.
+    """
+    metrics = training("llama3_405b_54_days")
+    assert metrics.failures == pytest.approx(466, abs=3 * 466**0.5)
+    assert metrics.mtbf_s == pytest.approx(54 * 86_400 / 466, rel=0.01)
+    assert ettr("llama3_405b_54_days", seeds=3) == pytest.approx(0.88, abs=0.02)
+    classes = [c for c in catalog.raw("failure", "llama3")["classes"] if c.get("effect") != "corrupt"]
+    without = "faults=" + json.dumps({"classes": classes})
+    assert ettr("llama3_405b_54_days", without) == pytest.approx(0.92, abs=0.01)
+    assert metrics.gpu_hours_to_target == pytest.approx(31.6e6, rel=0.05)
+    assert metrics.gpu_hours_to_target == pytest.approx(30.84e6, rel=0.05)  # the model card's
+    assert ettr("llama3_405b_54_days", "jobs.0.checkpoint.keep=4") < 0.65
+
+
+def test_half_of_2048_cards_is_lost_if_each_fails_once_a_month() -> None:
+    name = "article_2048_4090_failures"
+    metrics = training(name)
+    assert metrics.mtbf_s == pytest.approx(720 * 3600 / 2048)
+    assert metrics.ettr_expected == pytest.approx(0.497, abs=0.005)
+    assert ettr(name, seeds=3) == pytest.approx(0.497, abs=0.015)
+    assert metrics.days_to_target == pytest.approx(140, rel=0.05)
+    assert share(name, "restart") == pytest.approx(0.38, abs=0.02)
+    for override, expected in (
+        ("faults.preset=rsc1", 0.96), ("faults.preset=opt", 0.93), ("jobs.0.checkpoint.every=30 min", 0.26),
+        ("jobs.0.recovery.time=5 min", 0.63), ("jobs.0.recovery.time=30 min", 0.19),
+        ("jobs.0.checkpoint.blocking=773s", 0.15), ("faults.spares=32", 0.01), ("faults.spares=100", 0.49),
+    ):  # fmt: skip
+        assert ettr(name, override) == pytest.approx(expected, abs=0.02), override
+
+
+def test_opt_and_bloom_among_their_failures() -> None:
+    """OPT-175B had 33 days of work in 56; BLOOM's checkpoints took 40 s, a step 105 s."""
+    assert ettr("opt_175b_failures", seeds=3) == pytest.approx(0.885, abs=0.015)
+    few = ("faults.spares=4", "faults.repair=2 days")
+    assert ettr("opt_175b_failures", *few, seeds=3) == pytest.approx(33 / 56, abs=0.04)
+    assert training("opt_175b_failures").failures == pytest.approx(98, abs=30)
+    bloom = training("bloom_176b_failures")
+    assert bloom.checkpoint_blocking_s == pytest.approx(40, rel=0.05)
+    assert bloom.step_time_s == pytest.approx(105, rel=0.07)
+    assert ettr("bloom_176b_failures", seeds=3) == pytest.approx(0.986, abs=0.005)
+
+
+def test_where_checkpoints_go() -> None:
+    name = "checkpoint_to_filer"
+    assert training(name).checkpoint_blocking_s == pytest.approx(146, rel=0.01)
+    points = shipped(name).scenario.sweep.grid["jobs.0.checkpoint"]  # type: ignore[union-attr]
+    shares = [ettr(name, "jobs.0.checkpoint=" + json.dumps(point)) for point in points]
+    assert shares == pytest.approx([0.86, 0.96, 0.97, 0.98], abs=0.015)

@@ -19,6 +19,7 @@ from sim.errors import InputError, Problem, did_you_mean
 from sim.spec.base import Spec
 from sim.spec.economics import Price
 from sim.spec.hardware import Fabric, Gpu, KernelConstants, LinkType
+from sim.spec.reliability import FaultPreset
 from sim.spec.scenario import Define
 from sim.spec.stack import Stack
 from sim.spec.training_stack import TrainingStack
@@ -31,10 +32,10 @@ Value = TypeVar("Value", bound=Spec)
 #: Catalogue kind -> the field of ``define`` that holds the user's entries.
 FIELDS = {
     "gpu": "gpus", "link": "links", "fabric": "fabrics", "model": "models", "stack": "stacks",
-    "training-stack": "training_stacks", "lengths": "lengths", "price": "prices",
+    "training-stack": "training_stacks", "lengths": "lengths", "failure": "failures", "price": "prices",
 }  # fmt: skip
 #: What a user calls each kind.
-WORDS = {"lengths": "length distribution", "training-stack": "training stack"}
+WORDS = {"lengths": "length distribution", "training-stack": "training stack", "failure": "fault preset"}
 
 
 class Library:
@@ -71,6 +72,10 @@ class Library:
     def lengths(self, name: str) -> LengthDistribution:
         """A named length distribution."""
         return self._get("lengths", name, LengthDistribution)
+
+    def failure(self, name: str) -> FaultPreset:
+        """A fault preset by id."""
+        return self._get("failure", name, FaultPreset)
 
     def price(self, name: str) -> Price:
         """A price by id."""

@@ -11,12 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from sim.adapters.fault_traces import read_fault_trace
 from sim.adapters.lookup import Library
 from sim.adapters.validation import validate
 from sim.adapters.yaml_source import KeyPath, Source, apply_overrides, load_yaml
 from sim.errors import InputError, Problem, did_you_mean
 from sim.spec.economics import Price
 from sim.spec.hardware import Fabric, Gpu, KernelConstants, LinkType
+from sim.spec.reliability import FaultClass, FaultPreset
 from sim.spec.scenario import Scenario, ServingJob
 from sim.spec.stack import Stack
 from sim.spec.topology import TopologySpec
@@ -75,6 +77,9 @@ class Resolved:
     default_kernels: KernelConstants
     jobs: tuple[ResolvedJob, ...]
     rental_price: Price | None
+    faults: tuple[FaultClass, ...] = ()
+    fault_trace: tuple[tuple[float, str, int], ...] | None = None
+    fault_preset: FaultPreset | None = None
 
     def kernels(self, gpu: Gpu) -> KernelConstants:
         """The GPU's measured constants, or the median of the measured GPUs."""
@@ -121,6 +126,11 @@ def resolve(source: Source, folder: Path) -> Resolved:
     return _Resolver(source, scenario, folder).resolve()
 
 
+def _any_fault(name: str, per: str, mtbf: float) -> FaultClass:
+    """A class of faults of which only the rate is known: it stops the job and its node needs repair."""
+    return FaultClass.model_validate({"name": name, "per": per, "mtbf": f"{mtbf!r} s"})
+
+
 class _Resolver:
     """Collects all problems before it gives up."""
 
@@ -159,7 +169,8 @@ class _Resolver:
         library, define = self.library, self.scenario.define
         look_ups: dict[str, Callable[[str], object]] = {
             "gpus": library.gpu, "links": library.link, "models": library.model, "stacks": library.stack,
-            "training_stacks": library.training_stack, "lengths": library.lengths, "prices": library.price,
+            "training_stacks": library.training_stack, "lengths": library.lengths, "failures": library.failure,
+            "prices": library.price,
         }  # fmt: skip
         for field, look_up in look_ups.items():
             for name in getattr(define, field):
@@ -182,6 +193,8 @@ class _Resolver:
         rent = None
         if scenario.cost is not None and scenario.cost.rental is not None and scenario.cost.rental.price:
             rent = self._rent(scenario.cost.rental.price)
+        faults, recorded, preset = self._faults()
+        self._check_lives()
         self._check_defined()
         fabrics = self._try(("define", "fabrics"), self.library.fabrics)
         if self.problems:
@@ -198,6 +211,9 @@ class _Resolver:
             default_kernels=self.library.default_kernels(),
             jobs=tuple(job for job in jobs if job is not None),
             rental_price=rent,
+            faults=faults,
+            fault_trace=recorded,
+            fault_preset=preset,
         )
 
     def _topology(self) -> TopologySpec | None:
@@ -265,6 +281,53 @@ class _Resolver:
         limits = [n for n in (wanted.limit, load.requests) if n is not None]
         path = self._path(where, wanted.file)
         return read_trace(path, wanted.format, limit=min(limits, default=None), time_scale=wanted.time_scale)
+
+    def _check_lives(self) -> None:
+        """What faults, checkpoints and recoveries need of each other."""
+        faults, trained = self.scenario.faults, False
+        for i, job in enumerate(self.scenario.jobs):
+            if not isinstance(job, TrainingJob):
+                continue
+            trained = True
+            run, where = job.run, ("jobs", i)
+            open_ended = run.steps is None and run.tokens is None and run.duration is None
+            if open_ended and (faults is not None or job.checkpoint is not None):
+                what = "faults strike" if faults is not None else "checkpoints are taken"
+                text = f"{what} over time: say how long the job runs (run: duration, tokens or steps)"
+                self.problems.append(self.source.problem((*where, "run"), text))
+            if faults is None:
+                for key in job.model_fields_set & {"recovery", "policy"}:
+                    text = "nothing fails in this scenario, which has no faults, so this would do nothing"
+                    self.problems.append(self.source.problem((*where, key), text))
+                if job.checkpoint is not None and job.checkpoint.every == "auto":
+                    text = "auto is the interval that suits the faults, and this scenario has none: give a time"
+                    self.problems.append(self.source.problem((*where, "checkpoint", "every"), text))
+        if faults is not None and not trained:
+            text = "faults strike training jobs, and no job of this scenario trains"
+            self.problems.append(self.source.problem(("faults",), text))
+
+    def _faults(
+        self,
+    ) -> tuple[tuple[FaultClass, ...], tuple[tuple[float, str, int], ...] | None, FaultPreset | None]:
+        """What breaks, by class; the recorded trace of it and the catalogue's preset, where one is named."""
+        faults = self.scenario.faults
+        if faults is None:
+            return (), None, None
+        if faults.classes is not None:
+            return faults.classes, None, None
+        if faults.preset is not None:
+            name = faults.preset
+            preset = self._try(("faults", "preset"), lambda: self.library.failure(name))
+            return (preset.classes if preset is not None else ()), None, preset
+        if faults.trace is not None:
+            path = self._path(("faults", "trace"), faults.trace)
+            recorded = self._try(("faults", "trace"), lambda: read_fault_trace(path))
+            names = dict.fromkeys(name for _, name, _ in recorded or ())
+            return tuple(_any_fault(name, "node", 1e13) for name in names), recorded, None
+        if faults.mtbf_per_gpu is not None:
+            return (_any_fault("any", "gpu", faults.mtbf_per_gpu),), None, None
+        assert faults.rate is not None
+        return (_any_fault("any", "node", 1000 * 86_400.0 / faults.rate),), None, None
 
     def _rent(self, name: str) -> Price | None:
         where: KeyPath = ("cost", "rental", "price")

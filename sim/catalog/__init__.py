@@ -17,6 +17,7 @@ import yaml
 #: Kinds with one file an entry, and kinds with one file for all.
 FOLDERS = {
     "gpu": "gpus", "model": "models", "stack": "stacks", "training-stack": "training_stacks", "lengths": "lengths",
+    "failure": "failures",
 }  # fmt: skip
 LISTS = {"link": "links", "fabric": "fabrics"}
 KINDS = (*FOLDERS, *LISTS, "price")

@@ -15,7 +15,7 @@ from sim.errors import InputError, Problem, did_you_mean
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(kind: str | None, name: str | None, as_json: bool) -> None:
-    """List what is known: KIND is gpu, link, fabric, model, stack, training-stack, lengths or price.
+    """List what is known: KIND is gpu, link, fabric, model, stack, training-stack, lengths, failure or price.
 
     NAME shows one entry whole.
     """
@@ -54,6 +54,31 @@ def _one(kind: str, name: str, as_json: bool) -> None:
     else:
         text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None)
         click.echo(text.rstrip())
+        if kind == "failure":
+            click.echo("\n".join(_rates(data)))
+
+
+def _rates(preset: dict[str, Any]) -> list[str]:
+    """What each class of a fault preset comes to, as comments below its YAML."""
+    rows = [(entry["name"], _per_node_days([entry])) for entry in preset["classes"]]
+    rows.append(("all that are not planned", _per_node_days(preset["classes"])))
+    width = max(len(name) for name, _ in rows)
+    return ["# failures in 1,000 node-days of 8 GPUs", *(f"#   {name.ljust(width)}  {rate}" for name, rate in rows)]
+
+
+def _per_node_days(classes: list[dict[str, Any]]) -> str:
+    """Failures in 1,000 days of a node with 8 GPUs; of several classes those that are not planned."""
+    from sim.units import SECONDS, parse
+
+    on_a_node = {"gpu": 8, "node": 1}
+    rate = 0.0
+    for entry in classes:
+        per = entry.get("per", "gpu")
+        if per not in on_a_node:
+            return "-"
+        if len(classes) == 1 or not entry.get("planned", False):
+            rate += on_a_node[per] * 1000 * 86_400.0 / parse(entry["mtbf"], SECONDS)
+    return f"{rate:.3g}"
 
 
 def _all(kind: str, as_json: bool) -> None:
@@ -78,15 +103,20 @@ COLUMNS = {
     "stack": ("id", "version", "origin", "fitted_error"),
     "training-stack": ("id", "version", "origin", "gpus"),
     "lengths": ("id", "requests", "arrivals_per_s", "arrivals_cv", "spearman"),
+    "failure": ("id", "per_1000_node_days", "classes", "origin", "source"),
     "price": ("id", "usd", "unit", "as_of", "source"),
 }
 
 
 def _cell(entry: dict[str, Any], column: str) -> str:
+    if column == "per_1000_node_days":
+        return _per_node_days(entry["classes"])
     value: Any = entry
     for step in column.split("."):
         value = value.get(step) if isinstance(value, dict) else None
     if isinstance(value, dict):
         value = ", ".join(value)
+    elif isinstance(value, list):
+        value = len(value)
     text = "-" if value is None else str(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,7 +128,32 @@ def _training_job(
         micro_batches_of(spec), "global_batch_tokens": spec.batch.whole * spec.batch.sequence,
         "memory_checked": resolved.scenario.assume.memory == "checked", "memory_peak_bytes": layout.fullest.used,
         "memory": stages, "routes": _training_routes(spec.plan, network),
+        "reliability": _reliability(resolved, job, layout, topology, network),
     }  # fmt: skip
+
+
+def _reliability(
+    resolved: Resolved, job: ResolvedTraining, layout: TrainingLayout, topology: Topology, network: GroupNetwork
+) -> dict[str, float | None] | None:
+    """How often the job stops, and what a checkpoint takes; None where nothing fails and nothing is saved."""
+    if resolved.scenario.faults is None and job.spec.checkpoint is None:
+        return None
+    from sim.jobs.reliability.terms import reliability_of
+
+    stepless = job.spec.model_copy(update={"checkpoint": None})
+    found = reliability_of(
+        resolved, replace(job, spec=stepless), topology, layout.ranks, network, step=1.0, network_share=0.0
+    )  # fmt: skip
+    known: dict[str, float | None] = {"mtbf_s": found.mtbf if found.mtbf < inf else None}
+    if job.spec.checkpoint is not None:
+        from sim.laws.training.saving import saving_times
+
+        saving = saving_times(job.model, job.spec, layout.ranks, topology, network)
+        known |= {
+            "checkpoint_bytes": saving.size, "checkpoint_blocking_s": saving.blocking,
+            "checkpoint_persist_s": saving.persist, "checkpoint_load_s": saving.load,
+        }  # fmt: skip
+    return known
 
 
 def _training_routes(plan: TrainingPlan, network: GroupNetwork) -> list[dict[str, Any]]:
@@ -181,7 +208,25 @@ def _training_text(job: dict[str, Any]) -> str:
     checked = "" if job["memory_checked"] else " (not checked in the run: assumed)"
     lines.append(f"peak        {format_bytes(job['memory_peak_bytes'])}, {format_percent(share)} of a GPU{checked}")
     lines += [f"route       {row['what']}: {row['way']}" for row in job["routes"]]
+    lines += _reliability_text(job["reliability"] or {})
     return "\n".join(lines)
+
+
+def _reliability_text(found: dict[str, float | None]) -> list[str]:
+    from sim.units import format_bytes, format_seconds
+
+    lines = []
+    if (mtbf := found.get("mtbf_s")) is not None:
+        lines.append(f"failures    one stop every {format_seconds(mtbf)} expected")
+    if (size := found.get("checkpoint_bytes")) is not None:
+        parts = (("standing still for", "blocking"), ("then written in", "persist"), ("loaded in", "load"))
+        times = [
+            f"{words} {format_seconds(seconds)}"
+            for words, name in parts
+            if (seconds := found[f"checkpoint_{name}_s"])
+        ]
+        lines.append(f"checkpoint  {', '.join([format_bytes(size), *times])}")
+    return lines
 
 
 def _assumed(resolved: Resolved) -> list[str]:

@@ -117,7 +117,7 @@ def play(resolved: Resolved, detail: Detail = "auto", progress: Callable[[float]
     for job, layout, seed in zip(resolved.jobs, layouts(resolved, topology), seeds, strict=True):
         if isinstance(job, ResolvedTraining):
             assert isinstance(layout, TrainingLayout)
-            jobs.append(play_training(resolved, job, topology, layout, clock, full=detail == "full"))
+            jobs.append(play_training(resolved, job, topology, layout, clock, seed, full=detail == "full"))
         else:
             assert isinstance(layout, Layout)
             prepared = _prepare(resolved, job, topology, layout, seed)

@@ -27,6 +27,7 @@ from sim.report.values import (
     memory_capacity,
     named,
     rows,
+    stop_facts,
     target_facts,
     write,
 )
@@ -251,6 +252,10 @@ def _training_cards(result: Result, job: JobResult, m: TrainingMetrics) -> list[
         _card(result, job, "exposed_communication_fraction", m.exposed_communication_fraction, waits),
         _card(result, job, "memory_peak_bytes", m.memory_peak_bytes, memory),
     ]
+    if m.ettr is not None:
+        goodput = write("goodput_tokens_per_s", m.goodput_tokens_per_s)
+        made.append(_card(result, job, "ettr", m.ettr, f"goodput {goodput}"))
+        made.append(_card(result, job, "failures", float(m.failures or 0), ", ".join(stop_facts(m))))
     if m.days_to_target is not None:
         beside = f"{write('target_tokens', m.target_tokens)}: {', '.join(target_facts(m)[1:])}"
         made.append(_card(result, job, "days_to_target", m.days_to_target, beside))

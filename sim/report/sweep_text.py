@@ -29,6 +29,7 @@ COLUMNS: Final = {
     "usd_per_million_tokens": "USD/Mtok",
     "usd_per_hour": "USD/h",
     "tokens_per_s": "tok/s trained",
+    "ettr": "progress",
     "step_time_s": "step",
     "mfu": "MFU",
     "memory_peak_bytes": "memory",

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from sim.report.values import (
+    checkpoint_facts,
+    failure_facts,
     interval_text,
     largest_first,
     memory_capacity,
@@ -88,6 +90,10 @@ def _training_lines(m: TrainingMetrics) -> Iterator[tuple[str, list[str], str]]:
     else:
         yield "waits", waits, "   "
     yield "memory", [f"peak {_memory(m)}"], ""
+    if m.ettr is not None:
+        yield "failures", failure_facts(m), "   "
+    if m.checkpoint_interval_s is not None:
+        yield "checkpoint", checkpoint_facts(m), ", "
     if target_facts(m):
         yield "training", [f"{write('target_tokens', m.target_tokens)}: {', '.join(target_facts(m))}"], ""
 

@@ -83,6 +83,16 @@ FORMATS: Final[dict[str, Callable[[float], str]]] = {
     "gpu_hours_to_target": _rate("GPU-hours"),
     "usd_to_target": _large_usd,
     "kwh_to_target": _rate("kWh"),
+    "ettr": format_percent,
+    "ettr_expected": format_percent,
+    "goodput_tokens_per_s": _rate("tok/s"),
+    "mtbf_s": format_seconds,
+    "lost_work_s": format_seconds,
+    "recovery_s": format_seconds,
+    "checkpoint_interval_s": format_seconds,
+    "checkpoint_bytes": format_bytes,
+    "checkpoint_blocking_s": format_seconds,
+    "checkpoint_persist_s": format_seconds,
 }
 """How a metric is written; those not listed are counts."""
 
@@ -136,6 +146,20 @@ NAMES: Final[dict[str, str]] = {
     "kwh_to_target": "Energy of the target",
     "staleness_mean": "Staleness, mean",
     "staleness_max": "Staleness, largest",
+    "ettr": "Effective training time",
+    "ettr_expected": "Effective training time by Daly's law",
+    "goodput_tokens_per_s": "Goodput",
+    "failures": "Failures",
+    "failures_by_class": "Failures by class",
+    "mtbf_s": "Time between stops",
+    "lost_work_s": "Work lost per stop",
+    "recovery_s": "Recovery",
+    "spares_used": "Spare nodes used",
+    "checkpoints": "Checkpoints",
+    "checkpoint_interval_s": "Checkpoint interval",
+    "checkpoint_bytes": "Checkpoint",
+    "checkpoint_blocking_s": "Checkpoint pause",
+    "checkpoint_persist_s": "Checkpoint written in",
 }
 
 
@@ -199,6 +223,40 @@ def largest_first(amounts: Mapping[str, float]) -> dict[str, float]:
 def memory_capacity(metrics: TrainingMetrics) -> float | None:
     """Usable bytes of the GPU with the least left."""
     return metrics.memory_peak_bytes / metrics.memory_peak_fraction if metrics.memory_peak_fraction > 0 else None
+
+
+def failure_facts(metrics: TrainingMetrics) -> list[str]:
+    """What failures and checkpoints made of a run: progress, goodput, how often it was struck and what that cost."""
+    m = metrics
+    law = "" if m.ettr_expected is None else f" (Daly's law: {write('ettr_expected', m.ettr_expected)})"
+    found = [f"progress {write('ettr', m.ettr)} of the time{law}"]
+    found.append(f"goodput {write('goodput_tokens_per_s', m.goodput_tokens_per_s)}")
+    rate = stop_facts(metrics)
+    return [*found, ", ".join([f"{m.failures:,} faults", *rate[:1]]), *rate[1:]]
+
+
+def stop_facts(metrics: TrainingMetrics) -> list[str]:
+    """How often a run is expected to stop, and what a stop cost."""
+    m, found = metrics, []
+    if m.mtbf_s is not None:
+        found.append(f"one stop expected every {write('mtbf_s', m.mtbf_s)}")
+    if m.lost_work_s is not None:
+        lost, back = write("lost_work_s", m.lost_work_s), write("recovery_s", m.recovery_s)
+        found.append(f"a stop costs {lost} of work and {back} of recovery")
+    return found
+
+
+def checkpoint_facts(metrics: TrainingMetrics) -> list[str]:
+    """How a run saved itself."""
+    m = metrics
+    size = write("checkpoint_bytes", m.checkpoint_bytes)
+    found = [
+        f"{size} every {write('checkpoint_interval_s', m.checkpoint_interval_s)}",
+        f"standing still for {write('checkpoint_blocking_s', m.checkpoint_blocking_s)}",
+    ]
+    if m.checkpoint_persist_s:
+        found.append(f"durable {write('checkpoint_persist_s', m.checkpoint_persist_s)} later")
+    return found
 
 
 def target_facts(metrics: TrainingMetrics) -> list[str]:

@@ -65,7 +65,8 @@ def job_results(
 def _trained(recording: Recording, job: TrainingRecording, devices: list[DeviceClass]) -> JobResult:
     """A training job's answer."""
     metrics = training_metrics(job, recording.resolved.scenario.assume)
-    cost = collect.cost_of(recording, job, metrics.tokens_per_s, devices)
+    useful = metrics.tokens_per_s if metrics.goodput_tokens_per_s is None else metrics.goodput_tokens_per_s
+    cost = collect.cost_of(recording, job, useful, devices)
     return JobResult(
         name=job.name, kind="training", model=job.job.model.id, stack=job.job.stack.id,
         plan=training_plan_text(job.job.spec.plan), gpus=len(job.gpus), state="stable",

@@ -10,10 +10,11 @@ from sim.units import format_bandwidth, format_bytes, format_flops, format_secon
 COMMON = [
     "The network is fluid: no packets, no incast loss, no pause frames, no hash collisions; a published comparison "
     "found a fluid all-reduce about 8% faster than a packet-level one.",
-    "Clock throttling, thermal limits and failures.",
+    "Clock throttling and thermal limits.",
 ]
 NOT_MODELLED = [
     *COMMON,
+    "Failures: replicas that serve do not die, and a scenario's faults pass them by.",
     "Tile and wave quantisation of matrix kernels (at most a point of median error).",
     "Decode attention is slower than modelled where tensor parallelism leaves one or two KV heads on a GPU "
     "(older engines were 20-50% slower at tp 8).",
@@ -31,6 +32,8 @@ TRAINING_NOT_MODELLED = [
     "Memory fragmentation, and attention's gathered keys and values along cp; read an overflow with a band of 15%.",
     "Experts' tokens are spread as stated (imbalance, capacity) in every layer; routing is not simulated.",
     "Embedding gradients summed between the first and the last stage of a pipeline with tied embeddings.",
+    "Failures of storage, several checkpoint levels at once, migration; writing a checkpoint slows only what crosses "
+    "nodes, by its share of their network cards, at most by half.",
     "Convergence: what batch size, precision, staleness or dropped tokens do to the loss.",
     "Other jobs on the same links: a training step has the network for itself.",
 ]
@@ -94,6 +97,8 @@ def assumptions_of(recording: Recording) -> list[Assumption]:
         rows.append(Assumption(name=f"{gpu.id}: kernel constants", value=text, origin=origin, source=k.source))
     for trained in recording.training:
         rows += _of_training_stack(trained)
+        rows += _of_reliability(trained)
+    rows += _of_faults(recording)
     for job in recording.serving:
         s = job.job.stack
         host = (
@@ -134,6 +139,38 @@ def _of_training_stack(job: TrainingRecording) -> list[Assumption]:
         rows.append(Assumption(name=f"training stack {s.id} {s.version} on {gpu}", value=text, origin=origin,
                                source=source))  # fmt: skip
     return rows
+
+
+def _of_faults(recording: Recording) -> list[Assumption]:
+    """What breaks, and who says so."""
+    resolved, faults = recording.resolved, recording.resolved.scenario.faults
+    if faults is None:
+        return []
+    if faults.preset is not None:
+        preset = resolved.fault_preset
+        assert preset is not None
+        text = f"{len(preset.classes)} classes, rates x {faults.scale:g}"
+        return [Assumption(name=f"faults {preset.id}", value=text, origin=preset.origin, source=preset.source)]
+    if faults.trace is not None:
+        text = f"{len(resolved.fault_trace or ()):,} recorded faults"
+    else:
+        rates = [(c.name, c.per, format_seconds(c.mtbf / faults.scale)) for c in resolved.faults]
+        text = ", ".join(f"{name}: one a {per} every {time}" for name, per, time in rates)
+    return [Assumption(name="faults", value=text, origin="user", source="the scenario")]
+
+
+def _of_reliability(job: TrainingRecording) -> list[Assumption]:
+    """How a job comes back."""
+    if job.reliability is None or job.life is None or not job.reliability.recovery:
+        return []
+    spec, means = job.job.spec, job.reliability.recovery
+    text = f"policy {spec.policy}, {format_seconds(min(means.values()))}"
+    if max(means.values()) > min(means.values()):
+        text += f" to {format_seconds(max(means.values()))}"
+    stated = "recovery" in spec.model_fields_set
+    source = "the scenario" if stated else "docs/model.md: ranges of published restarts, MegaScale's among them"
+    return [Assumption(name=f"{job.name}: recovery, mean by class of fault", value=text,
+                       origin="user" if stated else "judged", source=source)]  # fmt: skip
 
 
 def _links(recording: Recording) -> list[Assumption]:

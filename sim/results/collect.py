@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sim.engine.timeline import Bins, ChannelTrack
 from sim.jobs.play import JobRecording, Recording, ServingRecording
+from sim.jobs.reliability.life import Life
 from sim.jobs.training.run import TrainingRecording
 from sim.laws.pricing import HourlyCost, PowerDraw, hourly_cost, usd_per_million_tokens
 from sim.results.metrics import Table, sums_at
@@ -76,13 +77,25 @@ def ledger_of(devices: list[DeviceClass]) -> dict[str, float]:
     return total
 
 
+#: What a job among failures is drawn as doing, and the stretches of its life that are that.
+STATES = {
+    "training": ("work", "checkpoint"), "recovery": ("detection", "restart", "stalled", "shrink", "grow"),
+    "down": ("down",),
+}  # fmt: skip
+#: Buckets of the ledger in which a GPU draws what it draws idle.
+IDLE = (
+    "waiting for work", "pipeline bubble", "spare", "checkpoint saving", "failure detection", "restart",
+    "waiting for repair", "start-up",
+)  # fmt: skip
+
+
 def draws_of(recording: Recording, devices: list[DeviceClass]) -> list[PowerDraw]:
     """Power consumers: GPUs by class, and the hosts, busy as their GPUs are on average."""
     draws, weighted, gpus = [], 0.0, 0
     for device in devices:
         card = recording.resolved.gpus[device.gpu]
         seconds = device.count * recording.end
-        waiting = sum(device.ledger.get(b, 0.0) for b in ("waiting for work", "pipeline bubble", "spare"))
+        waiting = sum(device.ledger.get(b, 0.0) for b in IDLE)
         working = 1 - waiting / seconds if seconds else 0.0
         draws.append(PowerDraw(device.name, device.count, card.idle_power, card.tdp, working))
         weighted, gpus = weighted + working * device.count, gpus + device.count
@@ -239,10 +252,27 @@ def timeline_of(recording: Recording, tables: list[Table], window_start: float) 
             "running": _rounded(running),
             "kv_occupancy": _rounded(cached / capacity) if capacity > 0 else [],
         }
+    for trained in recording.training:
+        if trained.life is not None:
+            jobs[trained.name] = _states(trained.life, recording.end, width, seconds)
     spans, window = _spans(recording, window_start)
     return Timeline(
         bin_s=width, devices=devices, links=link_classes(recording)[1], jobs=jobs, spans=spans, spans_window_s=window
     )
+
+
+def _states(life: Life, end: float, width: float, seconds: Floats) -> dict[str, list[float]]:
+    """Share of each bin that a run worked (saving included) and that it came back from failures."""
+    found: dict[str, list[float]] = {}
+    for name, kinds in STATES.items():
+        held = [(s.start, s.end) for s in life.stretches if s.kind in kinds]
+        if held or name == "training":
+            bins = Bins()
+            bins.add(end, end, 0.0)
+            starts, ends = np.array([a for a, _ in held]), np.array([b for _, b in held])
+            bins.add_many(starts, ends, ends - starts)
+            found[name] = _rounded(np.minimum(1.0, _resampled(bins, width, len(seconds)) / seconds))
+    return found
 
 
 def _rounded(values: Floats) -> list[float]:

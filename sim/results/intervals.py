@@ -14,7 +14,7 @@ from math import sqrt
 import numpy as np
 
 from sim.results.metrics import Table
-from sim.results.schema import ServingMetrics, Window
+from sim.results.schema import ServingMetrics, TrainingMetrics, Window
 
 BATCHES = 10
 
@@ -59,13 +59,15 @@ def batch_means(table: Table, window: Window) -> dict[str, list[float]]:
     return {name: interval for name, interval in found.items() if interval is not None}
 
 
-def across_seeds(runs: Sequence[ServingMetrics]) -> dict[str, list[float]]:
-    """Intervals of every number over independent runs, by metric path."""
+def across_seeds(runs: Sequence[ServingMetrics | TrainingMetrics]) -> dict[str, list[float]]:
+    """Intervals of every number over independent runs, by metric path; of training those that differ at all."""
     columns: dict[str, list[float]] = {}
     for run in runs:
         for name, value in _numbers(run.model_dump()):
             columns.setdefault(name, []).append(value)
-    found = {name: t_interval(values) for name, values in columns.items() if len(values) == len(runs)}
+    fixed = {name for name, values in columns.items() if isinstance(runs[0], TrainingMetrics) and len({*values}) == 1}
+    whole = {name: values for name, values in columns.items() if len(values) == len(runs) and name not in fixed}
+    found = {name: t_interval(values) for name, values in whole.items()}
     return {name: interval for name, interval in found.items() if interval is not None}
 
 

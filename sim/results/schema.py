@@ -59,7 +59,8 @@ class ServingMetrics(Part):
 
 class TrainingMetrics(Part):
     """Numbers of one training job; a step is the same from the first to the last (definitions in
-    ``results.definitions``). By axis: ``dp``, ``tp``, ``pp``, ``cp``, ``ep``."""
+    ``results.definitions``). By axis: ``dp``, ``tp``, ``pp``, ``cp``, ``ep``. From ``ettr`` on: among failures and
+    checkpoints, None where there are none."""
 
     step_time_s: float
     tokens_per_s: float
@@ -89,6 +90,20 @@ class TrainingMetrics(Part):
     kwh_to_target: float | None
     staleness_mean: float | None = None
     staleness_max: int | None = None
+    ettr: float | None = None
+    ettr_expected: float | None = None
+    goodput_tokens_per_s: float | None = None
+    failures: int | None = None
+    failures_by_class: dict[str, int] = {}
+    mtbf_s: float | None = None
+    lost_work_s: float | None = None
+    recovery_s: float | None = None
+    spares_used: int | None = None
+    checkpoints: int | None = None
+    checkpoint_interval_s: float | None = None
+    checkpoint_bytes: float | None = None
+    checkpoint_blocking_s: float | None = None
+    checkpoint_persist_s: float | None = None
 
 
 class Saturation(Part):

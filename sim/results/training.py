@@ -10,6 +10,8 @@ waited for is that of the workers.
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf
+from typing import Any
 
 from sim.jobs.training.run import TrainingRecording
 from sim.jobs.training.step import Seconds, slowest_sync
@@ -18,6 +20,8 @@ from sim.results.schema import Cost, TrainingMetrics, Window
 from sim.spec.scenario import Assume
 
 DAY = 86_400.0
+#: What a run spends between a failure and its next step.
+RECOVERY = ("detection", "restart", "down")
 
 
 def training_metrics(recording: TrainingRecording, assume: Assume) -> TrainingMetrics:
@@ -39,7 +43,8 @@ def training_metrics(recording: TrainingRecording, assume: Assume) -> TrainingMe
         exposed[axis] = exposed.get(axis, 0.0) + seconds
     fullest = recording.layout.fullest
     target = float(spec.run.target_tokens or spec.run.tokens or 0) or None
-    seconds_to_target = target / rate if target else None
+    lived = _lived(recording, rate)
+    seconds_to_target = target / (lived.get("goodput_tokens_per_s") or rate) if target else None
     return TrainingMetrics(
         step_time_s=step.seconds,
         tokens_per_s=rate,
@@ -69,7 +74,34 @@ def training_metrics(recording: TrainingRecording, assume: Assume) -> TrainingMe
         kwh_to_target=None,
         staleness_mean=recording.rounds.staleness_mean if recording.rounds else None,
         staleness_max=recording.rounds.staleness_max if recording.rounds else None,
+        **lived,
     )
+
+
+def _lived(recording: TrainingRecording, rate: float) -> dict[str, Any]:
+    """What failures and checkpoints made of the run."""
+    life, found = recording.life, recording.reliability
+    if life is None or found is None:
+        return {}
+    spent, saving = life.buckets, found.saving
+    recovering = sum(spent.get(bucket, 0.0) for bucket in RECOVERY)
+    spares = found.terms.spares
+    return {
+        "ettr": life.ettr,
+        "ettr_expected": found.expected(),
+        "goodput_tokens_per_s": rate * life.ettr,
+        "failures": sum(life.failures.values()),
+        "failures_by_class": dict(sorted(life.failures.items(), key=lambda pair: -pair[1])),
+        "mtbf_s": None if found.mtbf == inf else found.mtbf,
+        "lost_work_s": life.lost / life.stops if life.stops else None,
+        "recovery_s": recovering / life.stops if life.stops else None,
+        "spares_used": None if spares == inf or life.spares_least == inf else round(spares - life.spares_least),
+        "checkpoints": life.progress.checkpoints,
+        "checkpoint_interval_s": None if saving is None else found.interval,
+        "checkpoint_bytes": None if saving is None else saving.size,
+        "checkpoint_blocking_s": None if saving is None else saving.blocking,
+        "checkpoint_persist_s": None if saving is None else saving.persist,
+    }
 
 
 def priced(metrics: TrainingMetrics, cost: Cost | None) -> TrainingMetrics:
@@ -83,6 +115,11 @@ def priced(metrics: TrainingMetrics, cost: Cost | None) -> TrainingMetrics:
 
 def window_of(recording: TrainingRecording) -> Window:
     """The whole run: no step differs from another."""
+    life = recording.life
+    if life is not None:
+        struck = sum(life.failures.values())
+        rule = f"the whole run: {recording.steps:,} steps whose work was kept, {struck:,} failures"
+        return Window(start_s=0.0, end_s=recording.ended, rule=rule)
     steps = "one step" if recording.steps == 1 else f"all {recording.steps:,} steps"
     like, rounds = "each like the first", recording.rounds
     if rounds is not None:
@@ -130,7 +167,7 @@ def sent_bytes(recording: TrainingRecording) -> dict[str, float]:
     from sim.jobs.training.build import AXIS_OF
 
     if recording.rounds is not None:
-        total = sum(channel.bytes for channel in recording.channels) / recording.steps
+        total = sum(channel.bytes for channel in recording.channels) / max(recording.worked, 1e-12)
         return {"dp": total / len(recording.gpus)}
     build = recording.build
     one, m = build.classes[0], build.micro_batches

@@ -35,11 +35,19 @@ BINDS = {
     "pipeline bubble": "pipeline bubbles",
     "waiting for slow ranks": "slow ranks",
     "data loading": "data loading",
+    "checkpoint saving": "checkpoint saving",
+    "lost work redone": "work lost to failures",
+    "degraded speed": "degraded speed",
+    "stalled": "stalls",
+    "failure detection": "failure detection",
+    "restart": "restarts",
+    "waiting for repair": "repair of nodes",
 }
 # What binds -> the improvement that would relieve it. Training names the axis too: "network: tp over nvlink".
 RELIEF = {
     "KV memory": "memory capacity", "GPU arithmetic": "GPU arithmetic", "HBM bandwidth": "memory bandwidth",
     "kernel launches and the host": "host time", "network: nvlink": "nvlink bandwidth",
+    "work lost to failures": "failures", "restarts": "recovery time", "failure detection": "recovery time",
     "network: pcie": "pcie bandwidth", "network: PCIe": "pcie bandwidth", "network: ethernet": "network bandwidth",
 }  # fmt: skip
 
@@ -249,7 +257,10 @@ def verdict_of(
     facts = []
     if metrics:
         facts.append(f"{state} at {format_count(sum(m.requests_per_s for m in metrics))} req/s")
-    facts += [f"a step takes {format_seconds(t.step_time_s)} (MFU {format_percent(t.mfu)})" for t in trained]
+    for t in trained:
+        facts.append(f"a step takes {format_seconds(t.step_time_s)} (MFU {format_percent(t.mfu)})")
+        if t.ettr is not None:
+            facts.append(f"{format_percent(t.ettr)} of the time is progress")
     sentence = f"{', '.join(facts)}; bound by {', then '.join(binds[:2])}"
     return Verdict(
         state=state,

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from sim.spec.base import Name, Prose, Spec
 from sim.spec.economics import CostSpec
 from sim.spec.plan import ServingPlan, ServingPrecision
+from sim.spec.reliability import Faults
 from sim.spec.topology import TopologySpec
 from sim.spec.training import TrainingJob
 from sim.spec.workload import Load, Objectives
@@ -105,7 +106,8 @@ class Assume(Spec):
 
 
 class Define(Spec):
-    """The user's own GPUs, links, fabrics, models, stacks (serving and training), lengths and prices, by id.
+    """The user's own GPUs, links, fabrics, models, stacks (serving and training), lengths, fault presets and
+    prices, by id.
 
     An entry with ``like: ID`` starts from that catalogue entry and changes the keys it names.
     """
@@ -117,6 +119,7 @@ class Define(Spec):
     stacks: dict[Name, dict[str, Any]] = Field(default_factory=dict)
     training_stacks: dict[Name, dict[str, Any]] = Field(default_factory=dict)
     lengths: dict[Name, dict[str, Any]] = Field(default_factory=dict)
+    failures: dict[Name, dict[str, Any]] = Field(default_factory=dict)
     prices: dict[Name, dict[str, Any]] = Field(default_factory=dict)
 
 
@@ -175,6 +178,7 @@ class Scenario(Spec):
     stack: Name = "generic"
     jobs: Annotated[tuple[Job, ...], Field(min_length=1, max_length=64)]
     cost: CostSpec | None = None
+    faults: Faults | None = None
     assume: Assume = Assume()
     define: Define = Define()
     sweep: SweepSpec | None = None

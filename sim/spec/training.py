@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from sim.spec.base import Count, Name, Spec
+from sim.spec.reliability import Checkpoint, Policy, Recovery
 from sim.units import Bytes, Seconds, Tokens
 
 Compute = Literal["fp32", "tf32", "fp16", "bf16", "fp8"]
@@ -264,21 +265,24 @@ class SlowGpu(Spec):
 
 
 class TrainingLength(Spec):
-    """How long to train: ``steps``, or ``tokens``; ``target_tokens`` is what days and dollars are told for."""
+    """How long to train: ``steps``, or ``tokens``, or a ``duration`` of the clock; ``target_tokens`` is what days and
+    dollars are told for."""
 
     steps: Count | None = None
     tokens: Tokens | None = None
+    duration: Annotated[Seconds, Field(gt=0)] | None = None
     target_tokens: Tokens | None = None
 
     @model_validator(mode="after")
     def _one(self) -> TrainingLength:
-        if self.steps is not None and self.tokens is not None:
-            raise ValueError("give either steps or tokens, not both")
+        given = [name for name in ("steps", "tokens", "duration") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"give one of steps, tokens and duration, not {' and '.join(given)}")
         return self
 
 
 class TrainingJob(Spec):
-    """A training job: a model, how it is laid out, one step's batch, and for how long."""
+    """A training job: a model, how it is laid out, one step's batch, how it saves itself, and for how long."""
 
     name: Name
     kind: Literal["training"]
@@ -291,4 +295,7 @@ class TrainingJob(Spec):
     finetune: Finetune | None = None
     data_loading: Seconds = 0.0
     slow: tuple[SlowGpu, ...] = ()
+    checkpoint: Checkpoint | None = None
+    recovery: Recovery = Recovery()
+    policy: Policy = "restart"
     run: TrainingLength = TrainingLength()

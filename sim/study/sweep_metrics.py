@@ -37,6 +37,12 @@ def _of(combine: Callable[[list[float]], float], name: str) -> Callable[[Sequenc
     return value
 
 
+def _trained(jobs: Sequence[Mapping[str, Any]]) -> float | None:
+    """Tokens trained on a second; those that count, among failures."""
+    rates = [job.get("goodput_tokens_per_s") or job["tokens_per_s"] for job in jobs if "tokens_per_s" in job]
+    return float(sum(rates)) if rates and None not in rates else None
+
+
 HEADLINE: Final[dict[str, Callable[[Sequence[Mapping[str, Any]]], float | None]]] = {
     "output_tokens_per_s": _of(sum, "output_tokens_per_s"),
     "tokens_per_s_per_user": _of(min, "tokens_per_s_per_user"),
@@ -47,7 +53,8 @@ HEADLINE: Final[dict[str, Callable[[Sequence[Mapping[str, Any]]], float | None]]
     "usd_per_million_tokens": _money,
     "usd_per_hour": _of(sum, "usd_per_hour"),
     "slo_attainment": _of(min, "slo_attainment"),
-    "tokens_per_s": _of(sum, "tokens_per_s"),
+    "tokens_per_s": _trained,
+    "ettr": _of(min, "ettr"),
     "step_time_s": _of(max, "step_time_s"),
     "mfu": _of(min, "mfu"),
     "bubble_fraction": _of(max, "bubble_fraction"),

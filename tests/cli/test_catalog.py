@@ -30,7 +30,32 @@ def test_columns_are_keys_that_entries_have(kind):
     entries = [catalog.raw(kind, name) for name in catalog.names(kind)]
     for column in COLUMNS[kind]:
         first = column.split(".")[0]
-        assert any(first in entry for entry in entries), column
+        assert column == "per_1000_node_days" or any(first in entry for entry in entries), column
+
+
+def test_fault_presets_tell_failures_in_1000_node_days(sim):
+    """Published: Llama 3 3.79 (419 in 54 days on 2,048 nodes), RSC-1 6.50, RSC-2 2.34; the article 8 a month."""
+    rows = [line.split() for line in sim("catalog", "failure").out.splitlines()]
+    assert rows[0][:3] == ["id", "per_1000_node_days", "classes"]
+    rates = {row[0]: float(row[1]) for row in rows[1:]}
+    assert rates["llama3"] == pytest.approx(419 / 54 / 2.048, rel=0.005)
+    assert (rates["rsc1"], rates["rsc2"]) == (6.5, 2.34)
+    assert rates["reference-article"] == pytest.approx(8 / 30 * 1000, rel=0.005)
+
+
+def test_a_fault_preset_shows_each_class_and_what_is_not_planned(sim):
+    out = sim("catalog", "failure", "llama3").out
+    assert yaml.safe_load(out) == sim("catalog", "failure", "llama3", "--json").json
+    rates = {name.strip(): float(rate) for name, rate in (line.rsplit(maxsplit=1) for line in _comments(out))}
+    assert rates.pop("all that are not planned") == pytest.approx(3.79)
+    assert rates["faulty-gpu"] == pytest.approx(148 / 54 / 2.048, rel=0.005)
+    assert sum(rates.values()) - rates["maintenance-planned"] == pytest.approx(3.79, rel=0.01)
+
+
+def _comments(out):
+    lines = [line for line in out.splitlines() if line.startswith("#")]
+    assert lines[0] == "# failures in 1,000 node-days of 8 GPUs"
+    return [line.lstrip("# ") for line in lines[1:]]
 
 
 @pytest.mark.parametrize("kind", catalog.KINDS)

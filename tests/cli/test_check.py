@@ -63,6 +63,14 @@ def test_assumptions_are_in_sight(desk):
     assert "not checked in the run" in answer.out
 
 
+def test_failures_and_checkpoints_are_told_without_a_step(sim, shipped):
+    lines = sim("check", shipped / "llama3_405b_54_days.yaml").out.splitlines()
+    assert "failures    one stop every 2.78 h expected" in lines
+    assert any(line.startswith("checkpoint  5.68 TB, standing still for 5 s, then written in ") for line in lines)
+    (job,) = sim("check", shipped / "llama3_405b_54_days.yaml", "--json").json["jobs"]
+    assert job["reliability"]["mtbf_s"] == pytest.approx(54 * 86_400 / 466, rel=0.001)
+
+
 def test_two_jobs_share_the_cluster(sim, shipped):
     answer = sim("check", shipped / "two_jobs_one_switch.yaml", "--json").json
     gpus = [{gpu for stage in job["memory"] for gpu in stage["gpus"]} for job in answer["jobs"]]

@@ -2,22 +2,25 @@
 
 The step is played once (:mod:`sim.jobs.training.step`, or event by event with ``full``); with parameter servers a few
 rounds of steps are (:mod:`sim.jobs.training.parameter_server`). Without a change of state all steps are the same, so a
-run of a million steps is one event.
+run of a million steps is one event. Among failures, or with checkpoints, it is a life (:mod:`sim.jobs.reliability`):
+what is written down about it follows from the steps' worth of work that were done, and when.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from math import ceil, isclose
+from math import ceil, floor, isclose
 
 import numpy as np
 import simpy
 
 from sim.adapters.resolve import Resolved, ResolvedTraining
 from sim.engine.clock import Clock
-from sim.engine.timeline import ChannelTrack, DeviceTrack
+from sim.engine.timeline import Bins, ChannelTrack, DeviceTrack
 from sim.errors import RunError
+from sim.jobs.reliability.life import Life, Run
+from sim.jobs.reliability.terms import Reliability, reliability_of
 from sim.jobs.training.build import AXIS_OF, Builder, Member, ReplicaClass, Stage, TrainingBuild
 from sim.jobs.training.detailed import play_step_folded, play_step_in_full
 from sim.jobs.training.parameter_server import HOST, KERNELS, TALK, UPDATE, Log, Rounds, Server, play_rounds
@@ -35,6 +38,12 @@ from sim.laws.topology import Topology
 from sim.laws.training.groups import crosses_nodes
 from sim.laws.training.layout import TrainingLayout
 
+#: What a life spends time on but progress -> the ledger's bucket, named as practice does.
+BADPUT = {
+    "redone": "lost work redone", "checkpoint": "checkpoint saving", "degraded": "degraded speed",
+    "detection": "failure detection", "restart": "restart", "down": "waiting for repair", "stalled": "stalled",
+    "startup": "start-up", "shrink": "elastic resizing", "grow": "elastic resizing",
+}  # fmt: skip
 KIND_OF = {"F": "forward", "B": "backward", "W": "weight gradient"}
 #: Operations of a step up to which messages that meet on a link are played out on it; beyond, each has it alone.
 FOLDED_PIECES = 10_000
@@ -51,6 +60,8 @@ class TrainingRecording:
     """One training job as it was played. ``steps`` equal steps, the first of them in ``step``.
 
     ``rounds`` and ``servers`` are those of parameter servers; of ``step`` only pipelines and length are then meant.
+    ``life`` is what the run made of failures and checkpoints, where there are any; ``steps`` are then those whose work
+    was kept.
     """
 
     job: ResolvedTraining
@@ -64,6 +75,16 @@ class TrainingRecording:
     idle_until: float = field(default=0.0)
     servers: list[tuple[Member, Seconds, DeviceTrack]] = field(default_factory=list)
     rounds: Rounds | None = None
+    reliability: Reliability | None = None
+    life: Life | None = None
+    working: Bins | None = None
+
+    @property
+    def worked(self) -> float:
+        """Steps' worth of work that was done, what was done again counted again."""
+        if self.life is None:
+            return float(self.steps)
+        return (self.life.progress.high + self.life.buckets.get("redone", 0.0)) / self.step.seconds
 
     @property
     def name(self) -> str:
@@ -88,44 +109,63 @@ class TrainingRecording:
             track.waiting += end - self.ended
 
 
-def steps_of(job: ResolvedTraining) -> int:
-    """Steps of the run: as stated, as many as its tokens take, or one."""
+def steps_of(job: ResolvedTraining, step: float) -> int:
+    """Steps of ``step`` s in the run: as stated, as many as its tokens or its duration take, or one."""
     spec = job.spec
     if spec.run.tokens is not None:
         return max(1, ceil(spec.run.tokens / (spec.batch.whole * spec.batch.sequence)))
+    if spec.run.duration is not None:
+        return max(1, floor(spec.run.duration / step))
     return spec.run.steps or 1
 
 
 def play_training(
-    resolved: Resolved, job: ResolvedTraining, topology: Topology, layout: TrainingLayout, clock: Clock, *, full: bool
-) -> TrainingRecording:
+    resolved: Resolved, job: ResolvedTraining, topology: Topology, layout: TrainingLayout, clock: Clock,
+    seed: np.random.SeedSequence, *, full: bool,
+) -> TrainingRecording:  # fmt: skip
     """Play a step, and start the run of them on ``clock``; the recording is complete once the clock has played."""
     builder = Builder(resolved, job, topology, layout.ranks)
     build = builder.build()
     if layout.ranks.servers:
         recording = _served(builder, build, topology, layout)
-        clock.watch(clock.process(_run(clock, recording)), f"training job {build.name} waits for a round")
-        return recording
+    else:
+        step = _played(resolved, build, topology, full=full)
+        members = [
+            (one, stage, member, seconds, _track(build, one, stage, member))
+            for one, stage, member, seconds in account(build, step)
+        ]
+        recording = TrainingRecording(job, layout, build, step, 1, members, [])
+    length, run = recording.step.seconds, None
+    recording.steps = steps_of(job, length)
+    if resolved.scenario.faults is not None or job.spec.checkpoint is not None:
+        recording.reliability = reliability_of(
+            resolved, job, topology, layout.ranks, build.network, step=length, network_share=network_share(recording)
+        )  # fmt: skip
+        run = recording.reliability.start(clock, seed)
+    clock.watch(clock.process(_run(clock, recording, run)), f"training job {build.name} waits for a step")
+    return recording
+
+
+def _played(resolved: Resolved, build: TrainingBuild, topology: Topology, *, full: bool) -> StepTimes:
+    """One step, its links shared where that matters; ``full``: rank by rank."""
     if full:
         _affordable(build)
-        alone = Builder(resolved, job, topology, layout.ranks, alone=True).build()
-        step = play_step_in_full(alone, topology)
-    else:
-        step = play_step(build)
-        pieces = sum(len(stage) for stage in build.order) * len(build.classes)
-        if pieces <= FOLDED_PIECES and hops_meet(build, step, topology.capacity):
-            step = play_step_folded(build, topology)
-    steps = steps_of(job)
-    members = []
-    for one, stage, member, seconds in account(build, step):
-        track = _track(build, one, stage, member)
-        _book(track, seconds, steps)
-        members.append((one, stage, member, seconds, track))
-    recording = TrainingRecording(job, layout, build, step, steps, members, [])
-    recording.channels = list(_channels(build, step, steps))
-    _draw(recording)
-    clock.watch(clock.process(_run(clock, recording)), f"training job {build.name} waits for a step")
-    return recording
+        alone = Builder(resolved, build.job, topology, build.ranks, alone=True).build()
+        return play_step_in_full(alone, topology)
+    step = play_step(build)
+    pieces = sum(len(stage) for stage in build.order) * len(build.classes)
+    if pieces <= FOLDED_PIECES and hops_meet(build, step, topology.capacity):
+        return play_step_folded(build, topology)
+    return step
+
+
+def network_share(recording: TrainingRecording) -> float:
+    """Share of a step that GPUs wait for links between nodes, their mean."""
+    waited = gpus = 0.0
+    for *_, seconds, track in recording.members:
+        spent = sum(s for (_, link), s in seconds.communication.items() if crosses_nodes(link))
+        waited, gpus = waited + spent * track.count, gpus + track.count
+    return waited / gpus / recording.step.seconds if gpus else 0.0
 
 
 def _affordable(build: TrainingBuild) -> None:
@@ -139,10 +179,48 @@ def _affordable(build: TrainingBuild) -> None:
         )
 
 
-def _run(clock: Clock, recording: TrainingRecording) -> Generator[simpy.Event, object, None]:
-    """The run itself: nothing changes between its first and its last step."""
-    yield clock.timeout(recording.steps * recording.step.seconds)
+def _run(clock: Clock, recording: TrainingRecording, run: Run | None) -> Generator[simpy.Event, object, None]:
+    """The run itself: equal steps to its end, or its life among failures."""
+    if run is None:
+        yield clock.timeout(recording.steps * recording.step.seconds)
+    else:
+        life = yield from run.process()
+        recording.life = life
+        recording.steps = floor(life.progress.high / recording.step.seconds + 1e-6)
+        recording.working = _working(life)
     recording.ended = clock.now
+    _tell(recording)
+
+
+def _working(life: Life) -> Bins:
+    """Seconds of work over time."""
+    bins = Bins()
+    bins.add(life.end, life.end, 0.0)  # the bins grow to the run's width once
+    work = [s for s in life.stretches if s.kind == "work"]
+    starts, ends = np.array([s.start for s in work]), np.array([s.end for s in work])
+    bins.add_many(starts, ends, ends - starts)
+    return bins
+
+
+def _tell(recording: TrainingRecording) -> None:
+    """Write down what happened: the ledger, what links carried, and both over time."""
+    for *_, seconds, track in recording.members:
+        _book(track, seconds, recording)
+    for _, seconds, track in recording.servers:
+        _book(track, seconds, recording)
+    if recording.rounds is None:
+        recording.channels = list(_channels(recording))
+        _draw(recording)
+    else:
+        recording.channels = list(_exchanged(recording, recording.rounds))
+        _draw_rounds(recording, recording.rounds)
+
+
+def _spread(bins: Bins, working: Bins, amount: float) -> None:
+    """``amount`` over time as the work was."""
+    total = sum(working.values)
+    bins.width = working.width
+    bins.values = [value * amount / total for value in working.values] if total else list(working.values)
 
 
 def _track(build: TrainingBuild, one: ReplicaClass, stage: Stage, member: Member) -> DeviceTrack:
@@ -154,30 +232,37 @@ def _track(build: TrainingBuild, one: ReplicaClass, stage: Stage, member: Member
     return DeviceTrack(name, build.name, one.dp, stage.number, member.gpu, member.count * one.count, merge=False)
 
 
-def _book(track: DeviceTrack, seconds: Seconds, steps: int) -> None:
-    """The ledger of a run: a step's seconds, ``steps`` times."""
+def _book(track: DeviceTrack, seconds: Seconds, recording: TrainingRecording) -> None:
+    """The ledger of a run: a step's seconds for each step whose work was kept, and where the others went."""
+    life, worked = recording.life, recording.worked
+    steps = worked if life is None else life.progress.high / recording.step.seconds
     track.compute = seconds.compute * steps
     track.memory = seconds.memory * steps
     track.launch = seconds.launch * steps
     track.bubble = seconds.bubble * steps
     track.waiting = seconds.waiting * steps
-    track.flops, track.bytes = seconds.flops * steps, seconds.bytes * steps
-    track.passes = steps
+    track.flops, track.bytes = seconds.flops * worked, seconds.bytes * worked
+    track.passes = round(worked)
     for (axis, link), spent in seconds.communication.items():
         track.wait(f"{axis} over {link}" if link else axis, spent * steps)
     for bucket, spent in ((SLOW_RANKS, seconds.slow), (DATA_LOADING, seconds.data)):
         if spent > 0.0:
             track.other[bucket] = spent * steps
+    for bucket, spent in life.buckets.items() if life is not None else ():
+        if bucket != "progress" and spent > 0.0:
+            name = BADPUT[bucket]
+            track.other[name] = track.other.get(name, 0.0) + spent
 
 
 # ---- what the links carried
 
 
-def _channels(build: TrainingBuild, step: StepTimes, steps: int) -> Iterator[ChannelTrack]:
+def _channels(recording: TrainingRecording) -> Iterator[ChannelTrack]:
     """Bytes of each kind of group and hop on the links looked at; see :func:`_carry` for when.
 
     Where every stage has nodes of its own, the links of one stage stand for those of all: the busiest one's bytes.
     """
+    build, step = recording.build, recording.step
     one, m = build.classes[0], build.micro_batches
     apart: dict[str, tuple[ChannelTrack, list[tuple[float, float, float]]]] = {}
     for stage in one.stages:
@@ -203,10 +288,10 @@ def _channels(build: TrainingBuild, step: StepTimes, steps: int) -> Iterator[Cha
                     if most is None or sum(p[2] for p in pieces) > sum(p[2] for p in most[1]):
                         apart[kind] = track, pieces
                     continue
-                _carry(track, pieces, step.seconds, steps)
+                _carry(track, pieces, recording)
                 yield track
     for track, pieces in apart.values():
-        _carry(track, pieces, step.seconds, steps)
+        _carry(track, pieces, recording)
         yield track
     for number, stage in enumerate(one.stages):
         for direction, send in (("forward", one.forward[number]), ("backward", one.backward[number])):
@@ -216,19 +301,24 @@ def _channels(build: TrainingBuild, step: StepTimes, steps: int) -> Iterator[Cha
             if not chunks:
                 continue
             track = ChannelTrack(f"{build.name}.s{number} {direction}", send.link, send.way.loads)
-            _carry(track, [(0.0, step.ready[number], send.size * m * chunks)], step.seconds, steps)
+            _carry(track, [(0.0, step.ready[number], send.size * m * chunks)], recording)
             yield track
 
 
-def _carry(track: ChannelTrack, pieces: list[tuple[float, float, float]], length: float, steps: int) -> None:
+def _carry(track: ChannelTrack, pieces: list[tuple[float, float, float]], recording: TrainingRecording) -> None:
     """Bytes of a step between two instants of it, in each of a few steps; of many steps their mean."""
-    if steps <= DRAWN_STEPS:
+    length, steps = recording.step.seconds, recording.steps
+    size = sum(size for _, _, size in pieces)
+    if recording.working is not None:
+        track.bytes += size * recording.worked
+        _spread(track.bins, recording.working, size * recording.worked)
+    elif steps <= DRAWN_STEPS:
         for number in range(steps):
-            for start, end, size in pieces:
-                if size > 0.0:
-                    track.record(number * length + start, number * length + max(end, start), size)
+            for start, end, part in pieces:
+                if part > 0.0:
+                    track.record(number * length + start, number * length + max(end, start), part)
     else:
-        track.record(0.0, length * steps, sum(size for _, _, size in pieces) * steps)
+        track.record(0.0, length * steps, size * steps)
 
 
 def link_kinds(build: TrainingBuild) -> dict[str, bool]:
@@ -271,6 +361,9 @@ def _utilise(
     """Busy seconds over time: stretch by stretch in the first steps, then their mean."""
     length = recording.step.seconds
     busy = seconds.busy
+    if recording.working is not None:
+        _spread(track.bins, recording.working, busy * recording.worked)
+        return
     starts, ends = np.array(spans[0]), np.array(spans[1])
     spent = ends - starts
     total = float(spent.sum())
@@ -290,25 +383,16 @@ def _served(builder: Builder, build: TrainingBuild, topology: Topology, layout: 
     """A job with parameter servers: a step of it is one of each worker, on average over steady rounds."""
     rounds = play_rounds(builder, build, topology)
     step = replace(play_step(build), seconds=rounds.seconds, events=rounds.events)
-    steps = steps_of(build.job)
     members = []
     for one in build.classes:
         stage, seconds = one.stages[0], rounds.of(one)[0]
-        track = _track(build, one, stage, stage.lead)
-        _book(track, seconds, steps)
-        members.append((one, stage, stage.lead, seconds, track))
+        members.append((one, stage, stage.lead, seconds, _track(build, one, stage, stage.lead)))
     servers = []
     for server, count in _folded(rounds.servers):
         name = f"{build.name}.server{server.number}"
         track = DeviceTrack(name, build.name, 0, 0, server.member.gpu, count, merge=False)
-        _book(track, server.seconds, steps)
         servers.append((server.member, server.seconds, track))
-    recording = TrainingRecording(
-        build.job, layout, build, step, steps, members, list(_exchanged(build, rounds, steps)), servers=servers,
-        rounds=rounds,
-    )  # fmt: skip
-    _draw_rounds(recording, rounds)
-    return recording
+    return TrainingRecording(build.job, layout, build, step, 1, members, [], servers=servers, rounds=rounds)
 
 
 def _folded(servers: list[Server]) -> list[tuple[Server, int]]:
@@ -330,7 +414,7 @@ def _alike(a: Seconds, b: Seconds) -> bool:
     return all(isclose(mine, its, rel_tol=1e-9, abs_tol=1e-12) for mine, its in pairs)
 
 
-def _exchanged(build: TrainingBuild, rounds: Rounds, steps: int) -> Iterator[ChannelTrack]:
+def _exchanged(recording: TrainingRecording, rounds: Rounds) -> Iterator[ChannelTrack]:
     """Gradients to the servers and weights back, all workers', spread over the run."""
     messages = sum(worker.rate for worker in rounds.workers) * len(rounds.servers)
     for side, what, size in ((0, "push", rounds.push), (1, "pull", rounds.pull)):
@@ -339,8 +423,13 @@ def _exchanged(build: TrainingBuild, rounds: Rounds, steps: int) -> Iterator[Cha
             for ways in worker.ways:
                 for link, weight in ways[side].links:
                     loads[link] = loads.get(link, 0.0) + weight * worker.rate / messages
-        track = ChannelTrack(f"{build.name} {what}", rounds.servers[0].link, tuple(loads.items()))
-        track.record(0.0, rounds.seconds * steps, size * messages * steps)
+        track = ChannelTrack(f"{recording.name} {what}", rounds.servers[0].link, tuple(loads.items()))
+        sent = size * messages * recording.worked
+        if recording.working is not None:
+            track.bytes += sent
+            _spread(track.bins, recording.working, sent)
+        else:
+            track.record(0.0, recording.ended, sent)
         yield track
 
 

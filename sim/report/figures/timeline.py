@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sim.report.figures.common import (
     MAX_POINTS,
@@ -37,8 +37,14 @@ PANEL_NAMES: Final = {
     "waiting": "waiting requests",
     "running": "running requests",
     "kv_occupancy": "KV cache in use",
+    "training": "at work",
+    "recovery": "coming back",
+    "down": "waiting for repair",
 }
 _TABLE_BINS: Final = 20
+DAY: Final = 86_400.0
+LONG_RUN: Final = 3 * DAY
+"""Runs that last longer have their time axes in days."""
 
 
 def device_figure(result: Result) -> Figure | None:
@@ -72,7 +78,8 @@ def _shares_figure(
     few = len(kept) <= MAX_LINES
     names = dict(list(kept.items())[:MAX_HEAT_ROWS])
     make = _lines if few else _heat
-    traces, changes, size = make(names, result.timeline.bin_s, verb)
+    unit = _unit(result)
+    traces, changes, size = make(names, result.timeline.bin_s / unit.seconds, verb, unit.symbol)
     averages = {name: mean(values) for name, values in kept.items()}
     notes = (note, some(len(names), len(kept), "classes"), _bin_note(size, result.timeline.bin_s))
     return Figure(
@@ -82,7 +89,7 @@ def _shares_figure(
         alt=f"{title}: mean share {verb} of "
         + ", ".join(f"{name} {format_percent(value)}" for name, value in list(averages.items())[:20]),
         traces=traces,
-        layout=layout(xaxis=_time(), **changes),
+        layout=layout(xaxis=_time(unit), **changes),
         columns=("class", "from", "to", f"mean share {verb}"),
         rows=_share_rows(kept, result.timeline.bin_s),
         height=300 if few else rows_height(len(names), 26, 110),
@@ -90,18 +97,29 @@ def _shares_figure(
     )
 
 
-def _time(**changes: Any) -> dict[str, Any]:
-    return axis("simulated time (s)", fixedrange=False, **changes)
+class _Unit(NamedTuple):
+    seconds: float
+    symbol: str
+    name: str
+
+
+def _unit(result: Result) -> _Unit:
+    """What the time axis counts in: seconds, or days where a run is long."""
+    return _Unit(DAY, "d", "days") if result.simulated_s > LONG_RUN else _Unit(1.0, "s", "s")
+
+
+def _time(unit: _Unit, **changes: Any) -> dict[str, Any]:
+    return axis(f"simulated time ({unit.name})", fixedrange=False, **changes)
 
 
 def _lines(
-    series: Mapping[str, Sequence[float]], step: float, verb: str
+    series: Mapping[str, Sequence[float]], step: float, verb: str, unit: str
 ) -> tuple[list[Trace], dict[str, Any], int]:
     traces, size = [], 1
     for index, (name, values) in enumerate(series.items()):
         points, size = binned(values, LINE_POINTS)
         trace = _line_trace(name, points, step * size, index)
-        trace["hovertemplate"] = "%{x:.4~s}s: %{y:.1%}<extra>%{fullData.name}</extra>"
+        trace["hovertemplate"] = f"%{{x:.4~s}}{unit}: %{{y:.1%}}<extra>%{{fullData.name}}</extra>"
         traces.append(trace)
     y = axis(f"share {verb}", tickformat=".0%", range=[0, 1.02])
     return traces, {"yaxis": y, "hovermode": "closest", "showlegend": True, "dragmode": "zoom"}, size
@@ -120,7 +138,7 @@ def _line_trace(name: str, points: Sequence[float], step: float, index: int) -> 
 
 
 def _heat(
-    series: Mapping[str, Sequence[float]], step: float, verb: str
+    series: Mapping[str, Sequence[float]], step: float, verb: str, unit: str
 ) -> tuple[list[Trace], dict[str, Any], int]:
     limit = min(MAX_POINTS, HEAT_CELLS // len(series), 300)
     label = Names()
@@ -143,7 +161,7 @@ def _heat(
             "outlinewidth": 0,
             "title": {"text": verb, "font": {"size": 12}},
         },
-        "hovertemplate": "%{y}<br>%{x:.4~s}s: %{z:.1%}<extra></extra>",
+        "hovertemplate": f"%{{y}}<br>%{{x:.4~s}}{unit}: %{{z:.1%}}<extra></extra>",
     }
     return [trace], {"yaxis": categories(), "dragmode": "zoom"}, size
 
@@ -184,7 +202,8 @@ def _share_rows(series: Mapping[str, Sequence[float]], step: float) -> list[tupl
 
 
 def _job_figure(result: Result, number: int, job: str, series: Mapping[str, Sequence[float]]) -> Figure:
-    traces, changes = _panels(series, result.timeline.bin_s)
+    unit = _unit(result)
+    traces, changes = _panels(series, result.timeline.bin_s / unit.seconds, unit.symbol)
     peaks = {name: max(values) for name, values in series.items()}
     averages = {name: mean(values) for name, values in series.items()}
     words = [
@@ -193,11 +212,11 @@ def _job_figure(result: Result, number: int, job: str, series: Mapping[str, Sequ
     ]
     return Figure(
         id=f"job-{number}",
-        title=f"Queue, batch and KV cache over time: {job}",
+        title=f"{'Training and recovery' if 'training' in series else 'Queue, batch and KV cache'} over time: {job}",
         takeaway=sentence("; ".join(words)) + ".",
         alt=f"Panels over simulated time for job {job}: " + "; ".join(words),
         traces=traces,
-        layout=layout(xaxis=_time(anchor=traces[-1]["yaxis"]), showlegend=False, dragmode="zoom", **changes),
+        layout=layout(xaxis=_time(unit, anchor=traces[-1]["yaxis"]), showlegend=False, dragmode="zoom", **changes),
         columns=("series", "from", "mean"),
         rows=_job_rows(series, result.timeline.bin_s),
         height=80 + 130 * len(series),
@@ -212,7 +231,7 @@ def _amount(value: float, peak: float) -> str:
     return format_percent(value) if peak <= 1 else format_count(value)
 
 
-def _panels(series: Mapping[str, Sequence[float]], step: float) -> tuple[list[Trace], dict[str, Any]]:
+def _panels(series: Mapping[str, Sequence[float]], step: float, unit: str) -> tuple[list[Trace], dict[str, Any]]:
     """One vertical axis a series, stacked from the top, on a common time."""
     traces: list[Trace] = []
     changes: dict[str, Any] = {}
@@ -223,7 +242,7 @@ def _panels(series: Mapping[str, Sequence[float]], step: float) -> tuple[list[Tr
         trace = _line_trace(name, points, step * size, index)
         trace["line"]["dash"] = "solid"
         trace |= {"yaxis": f"y{suffix}", "fill": "tozeroy", "name": clean(_panel(name))}
-        trace["hovertemplate"] = "%{x:.4~s}s: %{y:.4~g}<extra>%{fullData.name}</extra>"
+        trace["hovertemplate"] = f"%{{x:.4~s}}{unit}: %{{y:.4~g}}<extra>%{{fullData.name}}</extra>"
         traces.append(trace)
         top = 1 - index * part
         format_ = ".0%" if max(values) <= 1 else "~s"

@@ -31,6 +31,7 @@ from sim.laws.training.schedule import in_flight, one_f_one_b
 from sim.laws.training.stage import chunks_of
 from sim.spec.training import Finetune, RecomputeEvery, RecomputeGroup, TrainingJob
 from sim.spec.transformer import Transformer
+from sim.units import BARE_SI
 
 LIBRARY = Library()
 IDEAL, GENERIC = LIBRARY.training_stack("ideal"), LIBRARY.training_stack("generic")
@@ -556,7 +557,7 @@ def test_least_change_keeps_gpus_and_batch() -> None:
         assert plan.gpus == spec.plan.gpus
         assert change.spec.batch.whole == 256
         assert 256 % (plan.dp * change.spec.batch.micro) == 0
-        TrainingJob.model_validate(change.spec.model_dump(by_alias=True))
+        TrainingJob.model_validate(change.spec.model_dump(by_alias=True), context=BARE_SI)
         found.add(change.what)
     assert len(found) >= 3
 

@@ -1,0 +1,1 @@
+"""Failures and recovery: when something breaks, and what a training run makes of it."""

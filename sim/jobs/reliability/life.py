@@ -1,0 +1,418 @@
+"""A training run among failures, as a process on a clock: it works, saves, is hit, recovers, and goes on.
+
+Events are failures, returns of repaired nodes, and ends of degradations; what lies between two of them is arithmetic
+(:mod:`sim.jobs.reliability.progress`), so a run of months costs a few events for each failure.
+
+What a failure does depends on its class: *stop* ends the job on the spot, and work since the last durable checkpoint is
+lost (*save and stop*, a planned one, saves first); *slow* lowers its speed for a while; *stall* holds it up, and stops
+it past a timeout; *corrupt* is found later, and takes the run back to a checkpoint from before it, unless another
+failure has done so by then.
+
+Recovery is a sequence of phases, each in a bucket of the ledger, drawn anew for every failure. A failure that stops the
+job strikes during recovery too: then it starts over. So does a corruption that is found then. Nothing runs that another
+could hold up or corrupt; a planned stop shares the downtime.
+
+Nodes that need repair come from a pool of spares. Once the failure is known (its phases of detection) the run waits for
+a node if none is left (*restart*), for the failed node itself, spares or not (*wait*), or goes on without its replicas
+(*elastic*): a data-parallel job of dp replicas then runs at (dp - lost)/dp of its speed until a spare is ready or the
+node is repaired. It loses no work: the step under way is too short to count.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field
+from itertools import count
+from math import ceil, inf
+from typing import Literal, NamedTuple
+
+import numpy as np
+import simpy
+
+from sim.engine.clock import Clock
+from sim.jobs.reliability.faults import Failure
+from sim.jobs.reliability.progress import TINY, Progress, Saving
+
+Draw = Callable[[np.random.Generator], float]
+#: A part of a recovery: the ledger's bucket, and how long it takes.
+Phase = tuple[str, Draw]
+Policy = Literal["restart", "wait", "elastic"]
+
+
+def always(seconds: float) -> Draw:
+    """The same time whenever it is drawn."""
+    return lambda rng: seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What a class of failures does.
+
+    ``nodes`` need repair after it (0: the job only restarts). *save and stop*: a planned one, which saves first;
+    *slow*: work takes ``factor`` times as long for ``seconds``; *stall*: it stands still for ``seconds``, and stops if
+    that is over ``timeout``; *corrupt*: found after ``seconds``. ``phases`` are (bucket, time) of its recovery.
+    """
+
+    kind: Literal["stop", "save and stop", "slow", "stall", "corrupt"]
+    phases: tuple[Phase, ...] = ()
+    nodes: int = 0
+    factor: float = 1.0
+    seconds: Draw = field(default=always(0.0))
+    timeout: float = inf
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """Everything a run depends on but the failures themselves.
+
+    ``total`` useful seconds are to be done, for at most ``horizon`` s. ``replicas`` of ``nodes`` nodes together;
+    ``shrink`` and ``grow`` are what an elastic job takes to go on without, and to take back, a replica.
+    """
+
+    saving: Saving
+    effects: dict[str, Effect]
+    total: float = inf
+    horizon: float = inf
+    policy: Policy = "restart"
+    spares: float = inf
+    repair: Draw = field(default=always(0.0))
+    nodes: int = 1
+    replicas: int = 1
+    shrink: float = 0.0
+    grow: float = 0.0
+    startup: float = 0.0
+
+
+class Stretch(NamedTuple):
+    """What a run did between two instants."""
+
+    kind: str
+    start: float
+    end: float
+
+
+@dataclass(slots=True)
+class Life:
+    """A run that was lived: when it ended, its seconds by bucket, its failures by class, and what it did when.
+
+    ``stops`` counts what ended work, ``interrupted_recoveries`` what started a recovery over; ``lost`` are useful
+    seconds that they took back.
+    """
+
+    progress: Progress
+    end: float = 0.0
+    finished: bool = False
+    failures: dict[str, int] = field(default_factory=dict)
+    stops: int = 0
+    interrupted_recoveries: int = 0
+    lost: float = 0.0
+    spares_least: float = inf
+    stretches: list[Stretch] = field(default_factory=list)
+
+    @property
+    def buckets(self) -> dict[str, float]:
+        """Seconds by what they were spent on; they add up to the run's length."""
+        return self.progress.buckets
+
+    @property
+    def ettr(self) -> float:
+        """Effective training time ratio: progress over wall time."""
+        return self.progress.high / self.end if self.end > 0.0 else 1.0
+
+
+class _Ahead(NamedTuple):
+    """Something that is due: a spare or a replica returns, a degradation ends, a corruption is found.
+
+    ``value``: how many replicas, the degradation's factor, the work done when it was corrupted.
+    """
+
+    time: float
+    number: int
+    what: Literal["spare", "replicas", "speed", "found"]
+    value: float = 1.0
+    effect: Effect | None = None
+
+
+class Run:
+    """One life under given terms; ``failures`` come in order of time, ``rng`` draws durations."""
+
+    def __init__(self, clock: Clock, terms: Terms, failures: Iterator[Failure], rng: np.random.Generator) -> None:
+        self.clock, self.terms, self.rng = clock, terms, rng
+        self.failures = failures
+        self.next = next(failures, None)
+        self.life = Life(Progress(terms.saving, terms.total), spares_least=terms.spares)
+        self.ahead: list[_Ahead] = []
+        self.numbers = count()
+        self.spares = 0.0 if terms.policy == "wait" else terms.spares
+        self.away = 0
+        self.slowness: list[float] = []
+
+    def process(self) -> Generator[simpy.Event, object, Life]:
+        """The run from its start-up to its end."""
+        if self.terms.startup:
+            yield from self._pause("startup", self.terms.startup)
+        while not self._over():
+            yield from self._work()
+            if self._over():
+                break
+            if self._is_ahead_due():
+                yield from self._due(heapq.heappop(self.ahead))
+            elif self.next is not None and self.next.time <= self.clock.now:
+                yield from self._hit(self._take())
+        self.life.end, self.life.finished = self.clock.now, self.life.progress.finished
+        return self.life
+
+    # ---- time
+
+    def _over(self) -> bool:
+        return self.life.progress.finished or self.clock.now >= self.terms.horizon
+
+    def _until(self) -> float:
+        """The next instant at which something can happen."""
+        failure = self.next.time if self.next is not None else inf
+        return min(failure, self.ahead[0].time if self.ahead else inf, self.terms.horizon)
+
+    def _is_ahead_due(self) -> bool:
+        """Whether what was put ahead is due, and before the next failure."""
+        first = self.ahead[0].time if self.ahead else inf
+        return first <= self.clock.now and (self.next is None or first <= self.next.time)
+
+    def _work(self) -> Generator[simpy.Event, object, None]:
+        start = self.clock.now
+        passed = self.life.progress.advance(max(0.0, self._until() - start))
+        if passed > 0.0:
+            yield self.clock.timeout(passed)
+            self._note("work", start)
+
+    def _pass(self, bucket: str, seconds: float, calm: Callable[[], bool]) -> Generator[simpy.Event, object, bool]:
+        """Time without work; False where the horizon or something that is not ``calm`` cuts it short."""
+        end = self.clock.now + seconds
+        while self.clock.now < end:
+            start, until = self.clock.now, min(end, self._until())
+            if until > start:
+                self.life.progress.book(bucket, until - start)
+                yield self.clock.timeout(until - start)
+                self._note(bucket, start)
+            if self.clock.now >= self.terms.horizon or not calm():
+                return False
+        return True
+
+    def _pause(self, bucket: str, seconds: float) -> Generator[simpy.Event, object, bool]:
+        """The job stands still and keeps its state; False where something stops it, which is then due."""
+        return (yield from self._pass(bucket, seconds, lambda: self._settle(alive=True)))
+
+    def _note(self, kind: str, start: float) -> None:
+        self.life.stretches.append(Stretch(kind, start, self.clock.now))
+
+    # ---- failures
+
+    def _take(self) -> Failure:
+        failure, self.next = self.next, next(self.failures, None)
+        assert failure is not None
+        self.life.failures[failure.name] = self.life.failures.get(failure.name, 0) + 1
+        return failure
+
+    def _hit(self, failure: Failure) -> Generator[simpy.Event, object, None]:
+        effect = self.terms.effects[failure.name]
+        if effect.kind == "slow":
+            self._slow(effect)
+        elif effect.kind == "corrupt":
+            self._corrupt(effect)
+        elif effect.kind == "save and stop":
+            yield from self._save_and_stop(effect)
+        elif effect.kind == "stall":
+            seconds = effect.seconds(self.rng)
+            if (yield from self._pause("stalled", min(seconds, effect.timeout))) and seconds > effect.timeout:
+                yield from self._stop(effect)
+        elif self.terms.policy == "elastic" and effect.nodes and self._can_spare(effect.nodes):
+            yield from self._shrink(effect)
+        else:
+            yield from self._stop(effect)
+
+    def _slow(self, effect: Effect) -> None:
+        self.slowness.append(effect.factor)
+        self._set_speed()
+        self._later(self.clock.now + effect.seconds(self.rng), "speed", effect.factor)
+
+    def _corrupt(self, effect: Effect) -> None:
+        self._later(self.clock.now + effect.seconds(self.rng), "found", self.life.progress.done, effect)
+
+    def _set_speed(self) -> None:
+        """The slowest rank sets the pace; each replica that is away takes its share of the batch with it."""
+        slow = max(self.slowness, default=1.0)
+        self.life.progress.speed = (self.terms.replicas - self.away) / self.terms.replicas / slow
+
+    def _later(
+        self, time: float, what: Literal["spare", "replicas", "speed", "found"], value: float = 1.0,
+        effect: Effect | None = None,
+    ) -> None:  # fmt: skip
+        heapq.heappush(self.ahead, _Ahead(time, next(self.numbers), what, value, effect))
+
+    def _due(self, item: _Ahead) -> Generator[simpy.Event, object, None]:
+        if item.what == "found":
+            yield from self._stop(self._found(item))
+            return
+        self._quietly(item)
+        if item.what == "replicas":
+            yield from self._pause("grow", self.terms.grow)
+
+    def _quietly(self, item: _Ahead) -> None:
+        """What comes due and stops nothing."""
+        if item.what == "spare":
+            self.spares += 1
+        elif item.what == "speed":
+            self.slowness.remove(item.value)
+        elif item.what == "replicas":
+            self.away -= int(item.value)
+        self._set_speed()
+
+    def _settle(self, *, alive: bool) -> bool:
+        """Take what is due while the job does not work; False where something stops it (it stays due).
+
+        ``alive``: the job stands still, but keeps its state.
+        """
+        while True:
+            if self._is_ahead_due():
+                if self.ahead[0].what == "found":
+                    return False
+                self._quietly(heapq.heappop(self.ahead))
+            elif self.next is not None and self.next.time <= self.clock.now:
+                effect = self.terms.effects[self.next.name]
+                if effect.kind == "stop" or (alive and effect.kind == "save and stop"):
+                    return False
+                self._take()
+                if effect.kind == "slow":
+                    self._slow(effect)
+                elif effect.kind == "corrupt" and alive:
+                    self._corrupt(effect)
+                elif effect.kind == "save and stop":
+                    self._lose(effect.nodes)
+            else:
+                return True
+
+    # ---- stopping and going on
+
+    def _save_and_stop(self, effect: Effect) -> Generator[simpy.Event, object, None]:
+        """A planned stop; a failure before the checkpoint is durable takes its place."""
+        progress = self.life.progress
+        if progress.saving.interval < inf:
+            if not (yield from self._pause("checkpoint", progress.time_to_save())):
+                self._lose(effect.nodes)
+                return
+            progress.save_now()
+        yield from self._stop(effect)
+
+    def _stop(self, effect: Effect) -> Generator[simpy.Event, object, None]:
+        """Back to the last durable state, and through recovery, however often it is hit."""
+        self.life.stops += 1
+        while True:
+            self._fall_back()
+            self._lose(effect.nodes)
+            if (yield from self._recover(effect)) or self.clock.now >= self.terms.horizon:
+                return
+            self.life.interrupted_recoveries += 1
+            if self._is_ahead_due():
+                effect = self._found(heapq.heappop(self.ahead))
+            else:
+                effect = self.terms.effects[self._take().name]
+
+    def _fall_back(self) -> None:
+        """To the last durable state; a corruption from after it is undone, and nobody will find it."""
+        self.life.lost += self.life.progress.fall_back()
+        done = self.life.progress.done - TINY
+        if any(item.what == "found" and item.value >= done for item in self.ahead):
+            self.ahead = [item for item in self.ahead if item.what != "found" or item.value < done]
+            heapq.heapify(self.ahead)
+
+    def _found(self, item: _Ahead) -> Effect:
+        """Checkpoints from after a corruption are worthless; its effect."""
+        durable = self.life.progress.durable
+        durable[:] = [done for done in durable if done <= item.value + TINY] or [0.0]
+        assert item.effect is not None
+        return item.effect
+
+    def _recover(self, effect: Effect) -> Generator[simpy.Event, object, bool]:
+        """The phases of a recovery; False where the horizon or a failure that stops the job strikes first.
+
+        Nodes are needed once the failure is known, and (for what broke meanwhile) at the end.
+        """
+        known = False
+        for bucket, time in effect.phases:
+            if bucket != "detection" and not known:
+                known = True
+                if not (yield from self._wait_for_nodes()):
+                    return False
+            if not (yield from self._down(bucket, time(self.rng))):
+                return False
+        return (yield from self._wait_for_nodes())
+
+    def _wait_for_nodes(self) -> Generator[simpy.Event, object, bool]:
+        while self.spares < 0:
+            back = min((item.time for item in self.ahead if item.what == "spare"), default=inf)
+            if back <= self.clock.now:
+                if not self._settle(alive=False):
+                    return False
+            elif not (yield from self._down("down", back - self.clock.now)):
+                return False
+        return True
+
+    def _down(self, bucket: str, seconds: float) -> Generator[simpy.Event, object, bool]:
+        """The job does not run; False where its recovery has to start over."""
+        return (yield from self._pass(bucket, seconds, lambda: self._settle(alive=False)))
+
+    def _lose(self, nodes: int) -> None:
+        """Nodes go to repair, spares take their places. An elastic job goes on without what no spare replaces."""
+        backs = [self.clock.now + self.terms.repair(self.rng) for _ in range(nodes)]
+        missing = backs[int(min(nodes, max(0.0, self.spares))) :]
+        if missing and self.terms.policy == "elastic" and self._can_spare(len(missing)):
+            self._part_with(len(missing), max(missing))
+            backs = backs[: -len(missing)]
+        self._use_spares(backs)
+
+    def _use_spares(self, backs: list[float]) -> None:
+        """As many spares as there are times at which what they replace is back."""
+        self.spares -= len(backs)
+        if self.terms.policy != "wait":
+            self.life.spares_least = min(self.life.spares_least, max(0.0, self.spares))
+        for back in backs:
+            self._later(back, "spare")
+
+    # ---- elastic
+
+    def _replicas_on(self, nodes: int) -> int:
+        return ceil(nodes / max(1.0, self.terms.nodes / self.terms.replicas))
+
+    def _can_spare(self, nodes: int) -> bool:
+        """Whether a replica is left without these nodes."""
+        return self.away + self._replicas_on(nodes) < self.terms.replicas
+
+    def _part_with(self, nodes: int, until: float) -> None:
+        lost = self._replicas_on(nodes)
+        self.away += lost
+        self._set_speed()
+        self._later(until, "replicas", lost)
+
+    def _shrink(self, effect: Effect) -> Generator[simpy.Event, object, None]:
+        """Go on without the replicas that were hit, once that is noticed: the first phase, where it is a detection.
+
+        Spares take their places when they are ready; where there are too few, the nodes themselves after repair.
+        """
+        now = self.clock.now
+        times = [time(self.rng) for _, time in effect.phases]
+        backs = [now + self.terms.repair(self.rng) for _ in range(effect.nodes)]
+        spares = int(min(effect.nodes, max(0.0, self.spares)))
+        self._part_with(effect.nodes, max([now + sum(times), *backs[spares:]]))
+        self._use_spares(backs[:spares])
+        noticed = times[0] if effect.phases and effect.phases[0][0] == "detection" else 0.0
+        if (yield from self._pause("detection", noticed)):
+            yield from self._pause("shrink", self.terms.shrink)
+
+
+def live(terms: Terms, failures: Iterator[Failure], rng: np.random.Generator) -> tuple[Life, int]:
+    """One life on a clock of its own, and the events it took."""
+    clock = Clock()
+    run = Run(clock, terms, failures, rng)
+    clock.watch(clock.process(run.process()), "a training run waits for its next event")
+    clock.play()
+    return run.life, clock.events

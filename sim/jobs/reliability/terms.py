@@ -1,0 +1,238 @@
+"""From what a scenario says to the terms of a training run: classes of units on the graph, phases, saving times."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil, inf, log
+
+import numpy as np
+
+from sim.adapters.resolve import Resolved, ResolvedTraining
+from sim.engine.clock import Clock
+from sim.errors import InfeasibleError, RunError
+from sim.jobs.reliability.faults import Failure, Units, failures
+from sim.jobs.reliability.life import Draw, Effect, Run, Terms, always
+from sim.jobs.reliability.progress import Saving
+from sim.laws.checkpointing import daly_interval, efficiency
+from sim.laws.topology import Topology
+from sim.laws.training.groups import GroupNetwork
+from sim.laws.training.ranks import Ranks
+from sim.laws.training.saving import SavingTimes, saving_times
+from sim.spec.reliability import Duration, FaultClass, Recovery, Spread
+from sim.spec.training import TrainingJob
+from sim.units import format_seconds
+
+#: The 90th percentile of a standard normal variable: what p90 over median says of a lognormal's sigma.
+Z90 = 1.2815515655446004
+#: Faults of one life at most.
+MOST_FAULTS = 2_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Reliability:
+    """A job's terms, the units that can fail, and how it saves.
+
+    ``recovery``: mean seconds from a fault to the next step, by class. ``interval`` in useful seconds (inf: never),
+    ``mtbf`` of what stops the job (inf: nothing), ``recorded`` the faults of a trace: (time, class, unit).
+    """
+
+    terms: Terms
+    units: tuple[Units, ...]
+    recovery: dict[str, float]
+    saving: SavingTimes | None
+    interval: float
+    mtbf: float
+    recorded: tuple[tuple[float, str, int], ...] | None = None
+
+    def start(self, clock: Clock, seed: np.random.SeedSequence) -> Run:
+        """A run on ``clock``: faults and durations are drawn from streams of their own."""
+        faults, durations = seed.spawn(2)
+        return Run(clock, self.terms, self.failures(faults), np.random.default_rng(durations))
+
+    def failures(self, seed: np.random.SeedSequence) -> Iterator[Failure]:
+        """The faults of a run: drawn, or those of the trace."""
+        if self.recorded is not None:
+            return iter([Failure(time, name, unit) for time, name, unit in self.recorded])
+        return _bounded(failures([u for u in self.units if u.rate > 0.0], seed))
+
+    def expected(self) -> float | None:
+        """Share of wall time that is progress by Daly's law, for a job that restarts after mean recoveries and saves
+        in one piece; None where the law does not apply."""
+        plain = all(e.kind == "stop" for e in self.terms.effects.values()) and self.terms.policy == "restart"
+        whole = self.terms.saving.persist == 0.0 and self.recorded is None and self.terms.spares == inf
+        if not plain or not whole or self.interval == inf:
+            return None
+        rates = {u.name: u.rate for u in self.units}
+        total = sum(rates.values())
+        if total == 0.0:
+            return efficiency(self.interval, self.terms.saving.blocking, 0.0, None)
+        recovery = sum(rates[name] * seconds for name, seconds in self.recovery.items()) / total
+        return efficiency(self.interval, self.terms.saving.blocking, recovery, 1.0 / total)
+
+
+def _bounded(stream: Iterator[Failure]) -> Iterator[Failure]:
+    """The same. Raises RunError where a run meets more faults than anyone would sit through."""
+    for number, failure in enumerate(stream):
+        if number >= MOST_FAULTS:
+            raise RunError(
+                f"{MOST_FAULTS:,} faults in {format_seconds(failure.time)} and the run is not done: it makes hardly "
+                "any progress between them; save more often, or end it by run.duration"
+            )
+        yield failure
+
+
+def drawn(time: Duration) -> Draw:
+    """A time as something to draw: a number, or a lognormal by its median and p90."""
+    if not isinstance(time, Spread):
+        return always(float(time))
+    median, sigma = time.median, log(time.p90 / time.median) / Z90
+    return lambda rng: float(median * rng.lognormal(0.0, sigma)) if sigma > 0 else median
+
+
+def mean_of(time: Duration) -> float:
+    """The mean of a time."""
+    if not isinstance(time, Spread):
+        return float(time)
+    sigma = log(time.p90 / time.median) / Z90
+    return float(time.median * np.exp(sigma * sigma / 2.0))
+
+
+def units_of(resolved: Resolved, topology: Topology, gpus: Sequence[int]) -> tuple[Units, ...]:
+    """The units of each class that a job on ``gpus`` depends on, and their rates.
+
+    A switch takes all nodes under it, so every switch with one of the job's nodes counts; software is one unit.
+    """
+    faults = resolved.scenario.faults
+    if faults is None:
+        return ()
+    nodes = len({topology.gpus[g].node for g in (gpus[0], gpus[-1])}) if len(gpus) <= 1 else _nodes(topology, gpus)
+    counts = {"gpu": len(gpus), "node": nodes, "switch": _switches(topology, nodes), "job": 1}
+    lemons = faults.lemons
+    return tuple(
+        Units(
+            c.name, counts[c.per], c.mtbf / faults.scale, c.law, c.shape,
+            lemons.share if lemons and c.per != "job" else 0.0, lemons.factor if lemons else 1.0,
+        )
+        for c in resolved.faults
+    )  # fmt: skip
+
+
+def _nodes(topology: Topology, gpus: Sequence[int]) -> int:
+    if isinstance(gpus, range) and len(topology.runs) == 1 and not topology.spec.explicit:
+        return ceil(len(gpus) / len(topology.runs[0].block.gpus))
+    return len({topology.gpus[g].node for g in gpus})
+
+
+def _switches(topology: Topology, nodes: int) -> int:
+    """Switches with a node of the job under them."""
+    leaf_spine = topology.spec.network.leaf_spine
+    if leaf_spine is not None:
+        return ceil(nodes / leaf_spine.nodes_per_leaf)
+    return max(1, len(topology.spec.network.switches)) if nodes > 1 else 0
+
+
+def reliability_of(
+    resolved: Resolved, job: ResolvedTraining, topology: Topology, ranks: Ranks, network: GroupNetwork, *,
+    step: float, network_share: float,
+) -> Reliability:  # fmt: skip
+    """The terms of a run whose steps take ``step`` s, of which ``network_share`` waits for nodes' cards.
+
+    Raises InfeasibleError where checkpoints have no place to go or the policy does not suit the plan.
+    """
+    spec, faults = job.spec, resolved.scenario.faults
+    units = units_of(resolved, topology, ranks.gpus)
+    effects_of = {c.name: "planned" if c.planned else c.effect for c in resolved.faults}
+    rate = sum(u.rate for u in units if effects_of[u.name] in ("stop", "planned", "corrupt"))
+    mtbf = 1.0 / rate if rate > 0.0 and resolved.fault_trace is None else inf
+    saving, saved = None, Saving(inf)
+    if spec.checkpoint is not None:
+        wanted = resolved.scenario.assume.parameters
+        scale = 1.0 if wanted is None else wanted / job.model.parameters
+        saving = saving_times(job.model, spec, ranks, topology, network, scale)
+        stretch = 1.0 + network_share * (saving.stretch - 1.0)
+        interval = _interval(spec, saving, mtbf, step)
+        saved = Saving(interval, saving.blocking, saving.persist, stretch, spec.checkpoint.keep)
+    gpus_per_node = max(1, len(topology.runs[0].block.gpus))
+    nodes = max(1, ceil(len(ranks.gpus) / gpus_per_node))
+    load = saving.load if saving is not None else 0.0
+    recovery = spec.recovery
+    connect = recovery.connect + recovery.connect_per_rank * spec.plan.workers
+    phases = {c.name: _recovery(c, recovery, connect, load) for c in resolved.faults}
+    terms = Terms(
+        saving=saved, effects={c.name: _effect(c, phases[c.name], topology) for c in resolved.faults},
+        total=_total(spec, step), horizon=spec.run.duration or inf, policy=spec.policy,
+        spares=inf if faults is None or faults.spares is None else float(faults.spares),
+        repair=drawn(faults.repair) if faults is not None else always(0.0),
+        nodes=nodes, replicas=_replicas(spec, gpus_per_node, nodes),
+        shrink=connect, grow=connect + load / max(1, spec.plan.dp), startup=recovery.startup or 0.0,
+    )  # fmt: skip
+    means = {name: sum(mean_of(time) for _, time in parts) for name, parts in phases.items()}
+    return Reliability(terms, units, means, saving, saved.interval, mtbf, resolved.fault_trace)
+
+
+def _total(spec: TrainingJob, step: float) -> float:
+    """Useful seconds of the run; inf where only its duration ends it."""
+    if spec.run.tokens is not None:
+        return max(1, ceil(spec.run.tokens / (spec.batch.whole * spec.batch.sequence))) * step
+    return spec.run.steps * step if spec.run.steps is not None else inf
+
+
+def _replicas(spec: TrainingJob, gpus_per_node: int, nodes: int) -> int:
+    """Parts that an elastic job can lose one by one: its data-parallel replicas, or its nodes where they hold more."""
+    if spec.policy != "elastic":
+        return 1
+    if spec.plan.zero or spec.plan.dp == 1:
+        raise InfeasibleError(
+            f"job {spec.name}: policy elastic goes on without a replica, which takes dp above 1 and whole replicas: "
+            f"dp is {spec.plan.dp}, zero {spec.plan.zero}"
+        )
+    size = spec.plan.tp * spec.plan.cp * spec.plan.pp
+    return spec.plan.dp if size >= gpus_per_node else nodes
+
+
+def _interval(spec: TrainingJob, saving: SavingTimes, mtbf: float, step: float) -> float:
+    """Useful seconds between checkpoints: as stated, in whole steps, or Daly's optimum."""
+    checkpoint = spec.checkpoint
+    assert checkpoint is not None
+    if checkpoint.steps is not None:
+        return checkpoint.steps * step
+    if checkpoint.every == "auto":
+        if mtbf == inf:
+            raise InfeasibleError(f"job {spec.name}: checkpoint.every auto: no rate of faults that stop it is known")
+        wanted = daly_interval(max(saving.blocking, 1e-3), mtbf)
+        return max(1, round(wanted / step), ceil(saving.persist / step)) * step  # one is durable before the next
+    assert checkpoint.every is not None
+    return float(checkpoint.every)
+
+
+def _recovery(c: FaultClass, recovery: Recovery, connect: float, load: float) -> list[tuple[str, Duration]]:
+    """What comes between a fault of a class and the next step, by bucket."""
+    if recovery.time is not None:
+        return [("restart", recovery.time)]
+    found: list[tuple[str, Duration]] = []
+    if not c.planned:
+        found += [("detection", recovery.detect), ("detection", recovery.diagnose)]
+    if c.repair and c.per != "job":
+        found.append(("restart", recovery.replace))
+    return [
+        *found, ("restart", recovery.launch), ("restart", connect),
+        ("restart", load if recovery.load is None else recovery.load),
+    ]  # fmt: skip
+
+
+def _effect(c: FaultClass, phases: list[tuple[str, Duration]], topology: Topology) -> Effect:
+    """What a class does to the job."""
+    nodes = 0
+    if c.repair and c.per != "job":
+        nodes = _nodes_under_a_switch(topology) if c.per == "switch" else 1
+    return Effect(
+        kind="save and stop" if c.planned else c.effect,
+        phases=tuple((bucket, drawn(time)) for bucket, time in phases),
+        nodes=nodes, factor=c.factor, seconds=drawn(c.lasts), timeout=c.timeout if c.timeout is not None else inf,
+    )  # fmt: skip
+
+
+def _nodes_under_a_switch(topology: Topology) -> int:
+    leaf_spine = topology.spec.network.leaf_spine
+    return leaf_spine.nodes_per_leaf if leaf_spine is not None else topology.node_count

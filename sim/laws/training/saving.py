@@ -1,0 +1,116 @@
+"""How long a checkpoint takes to write and to load, over the job's real links.
+
+    bytes       trained weights and their optimizer state (Adam in mixed precision: 2 + 12 a parameter), no gradients
+    sharded     every GPU writes 1/GPUs of them; else the GPUs of one data-parallel replica write all
+    away        rate = min(store's write rate, cards of the writing nodes);  nvme: the writing nodes' drives
+    sync        stands still for bytes / rate
+    async       stands still while each GPU copies its part to host memory, then bytes / rate beside the work
+    memory      the same, to the memory of a peer node over the cards; nothing leaves the cluster
+    load        one replica's bytes are read at min(store's read rate, cards), the others get them from it
+
+Writing beside the work takes its share of the cards. The stretch of a step that waits for the network then takes
+1/(1 - x) times as long, x the share of the cards' rate that writing takes, at most a half (max-min between the two).
+Source: docs/model.md, "Checkpoints"; MegaScale (arXiv:2402.15627) for one reader a replica.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, inf
+
+from sim.errors import InfeasibleError
+from sim.laws.topology import Topology
+from sim.laws.training.groups import GroupNetwork
+from sim.laws.training.ranks import Ranks
+from sim.laws.training.stage import chunks_of, held_by
+from sim.spec.reliability import Checkpoint, Storage
+from sim.spec.training import TrainingJob
+from sim.spec.transformer import Transformer
+
+
+@dataclass(frozen=True, slots=True)
+class SavingTimes:
+    """A checkpoint: its bytes, seconds that work stands still, seconds of writing after that, what a step's network
+    time is stretched by meanwhile, and seconds of loading one."""
+
+    size: float
+    blocking: float
+    persist: float
+    stretch: float
+    load: float
+
+
+def checkpoint_bytes(model: Transformer, job: TrainingJob, scale: float = 1.0) -> float:
+    """Bytes of the whole job's state: trained weights, their master copies and optimizer state."""
+    stated = job.checkpoint.bytes_per_parameter if job.checkpoint is not None else None
+    precision, plan = job.precision, job.plan
+    each = stated or precision.weight_bytes + precision.state_bytes(job.optimizer)
+    trained = 0.0
+    for chunks in chunks_of(model, plan):
+        held = held_by(model, job, chunks, scale)
+        trained += plan.tp * (held.trained_dense + plan.ep * held.trained_expert)
+    return each * trained
+
+
+def saving_times(
+    model: Transformer, job: TrainingJob, ranks: Ranks, topology: Topology, network: GroupNetwork, scale: float = 1.0
+) -> SavingTimes:
+    """Times of the job's checkpoints. Raises InfeasibleError for a place that there is not."""
+    checkpoint = job.checkpoint
+    assert checkpoint is not None
+    size = checkpoint_bytes(model, job, scale)
+    per_node = max(1, len(topology.runs[0].block.gpus))
+    nodes = max(1, ceil(len(ranks.gpus) / per_node))
+    writers = nodes if checkpoint.sharded else max(1, ceil(job.plan.tp * job.plan.pp * job.plan.cp / per_node))
+    cards = _cards(topology, ranks.gpus[0])
+    if checkpoint.mode == "memory" and nodes == 1:
+        raise InfeasibleError(f"job {job.name}: checkpoints go to a peer node's memory, but the job is on one node")
+    write, read = _rates(checkpoint, topology, ranks, writers, cards, job.name)
+    seconds = size / write if write < inf else 0.0
+    gpus = len(ranks.gpus) if checkpoint.sharded else job.plan.tp * job.plan.pp * job.plan.cp
+    copy = size / gpus / network.host.way("to host", 0).cap if checkpoint.mode != "sync" else 0.0
+    blocking, persist = (seconds, 0.0) if checkpoint.mode == "sync" else (copy, seconds)
+    if checkpoint.blocking is not None:
+        blocking = checkpoint.blocking
+        persist = persist if checkpoint.to is not None or checkpoint.mode == "memory" else 0.0
+    if checkpoint.persist is not None:
+        persist = checkpoint.persist
+    share = 0.0
+    if persist > 0.0 and cards < inf and checkpoint.to != "nvme":
+        share = min(0.5, size / writers / persist / cards)
+    return SavingTimes(size, blocking, persist, 1.0 / (1.0 - share), size / read if read < inf else 0.0)
+
+
+def _rates(
+    checkpoint: Checkpoint, topology: Topology, ranks: Ranks, writers: int, cards: float, job: str
+) -> tuple[float, float]:
+    """Bytes/s of writing and of reading, all nodes together."""
+    away = writers * cards
+    if isinstance(checkpoint.to, Storage):
+        read = checkpoint.to.read or checkpoint.to.write
+        return min(checkpoint.to.write, away), min(read, away)
+    if checkpoint.to == "nvme":
+        run = topology.runs[0].block
+        local = topology.locate(ranks.gpus[0])[2]
+        drives = run.held(run.gpus[local].node, "storage")
+        if not drives:
+            raise InfeasibleError(f"job {job}: checkpoints go to nvme, but the nodes have none (nodes.nvme)")
+        rates = [_drive(run, drive) for drive in drives]
+        return writers * sum(w for w, _ in rates), writers * sum(r for _, r in rates)
+    return away, away  # a peer's memory
+
+
+def _drive(block: object, drive: str) -> tuple[float, float]:
+    """Rates at which a drive is written and read."""
+    graph = block.graph  # type: ignore[attr-defined]
+    links = block.links  # type: ignore[attr-defined]
+    into = [links[d["link"]].rate.capacity for _, _, d in graph.in_edges(drive, data=True) if d["link"] is not None]
+    out = [links[d["link"]].rate.capacity for _, _, d in graph.out_edges(drive, data=True) if d["link"] is not None]
+    return min(into, default=inf), min(out, default=inf)
+
+
+def _cards(topology: Topology, gpu: int) -> float:
+    """Usable bytes/s of all network cards of a GPU's node together; inf where it has none (one node alone)."""
+    block = topology.locate(gpu)[0].block
+    rates = [block.links[port.out].rate.capacity for port in block.ports]
+    return sum(rates) if rates else inf

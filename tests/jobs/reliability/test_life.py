@@ -1,0 +1,472 @@
+"""Lives of a run among failures: each effect by hand, each policy, and laws that hold whatever strikes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import pairwise
+from math import inf, pi
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sim.engine.clock import Clock
+from sim.jobs.reliability.faults import Failure
+from sim.jobs.reliability.life import Draw, Effect, Life, Run, Terms, always, live
+from sim.jobs.reliability.progress import Progress, Saving
+
+SYNC = Saving(100, 10)  # saved at 110, 220, 330, ...
+ASYNC = Saving(100, 10, 50)
+BACK = (("restart", always(20)),)
+STOP, BROKEN = Effect("stop", BACK), Effect("stop", BACK, nodes=1)
+
+Faults = list[tuple[float, str]]
+
+
+def lived(faults: Faults, saving: Saving = SYNC, effects: dict[str, Effect] | None = None, **terms: Any) -> Life:
+    """A life under faults at stated times, by the names of their effects."""
+    known = {"stop": STOP, "broken": BROKEN, **(effects or {})}
+    given_ = Terms(saving, known, **{"horizon": 1000.0, **terms})
+    life, _ = live(given_, iter([Failure(t, n, 0) for t, n in sorted(faults)]), np.random.default_rng(0))
+    return life
+
+
+def spent(life: Life) -> dict[str, Any]:
+    """What time was spent on, of what took any."""
+    return {name: pytest.approx(seconds) for name, seconds in life.buckets.items() if seconds > 1e-9}
+
+
+def sound(life: Life) -> None:
+    """Each second in one bucket and one stretch, and no work counted twice."""
+    assert all(seconds >= 0.0 for seconds in life.buckets.values())
+    assert sum(life.buckets.values()) == pytest.approx(life.end, rel=1e-9, abs=1e-9)
+    assert life.buckets.get("progress", 0.0) == pytest.approx(life.progress.high, rel=1e-9, abs=1e-9)
+    assert life.progress.done <= life.progress.high
+    again = life.buckets.get("redone", 0.0)
+    assert life.progress.done == pytest.approx(life.progress.high + again - life.lost, rel=1e-9, abs=1e-6)
+    assert 0.0 <= life.ettr <= 1.0 + 1e-12
+    edges = [(s.start, s.end) for s in life.stretches]
+    assert all(start < end for start, end in edges)
+    assert all(before[1] == after[0] for before, after in pairwise(edges))
+    if edges:
+        assert edges[0][0] == 0.0
+        assert edges[-1][1] == life.end
+    for bucket in ("startup", "detection", "restart", "down", "stalled", "shrink", "grow"):
+        length = sum(s.end - s.start for s in life.stretches if s.kind == bucket)
+        assert length == pytest.approx(life.buckets.get(bucket, 0.0), rel=1e-9, abs=1e-6)
+
+
+# ---- without failures
+
+
+def test_nothing_happens() -> None:
+    life = lived([], horizon=1100.0)
+    assert life.ettr == pytest.approx(100 / 110)
+    assert spent(life) == {"progress": 1000, "checkpoint": 100}
+    assert (life.stops, life.failures, life.finished) == (0, {}, False)
+
+
+def test_a_run_ends_with_its_work() -> None:
+    life = lived([], total=250.0, horizon=inf)
+    assert (life.end, life.finished) == (270.0, True)
+    assert lived([(300.0, "stop")], total=250.0, horizon=inf).failures == {}  # it is over by then
+
+
+def test_a_run_that_never_saves() -> None:
+    life = lived([(400.0, "stop")], Saving(inf), total=500.0, horizon=inf)
+    assert (life.end, life.lost) == (920.0, 400.0)
+    assert spent(life) == {"progress": 500, "redone": 400, "restart": 20}
+
+
+def test_starting_up_comes_first() -> None:
+    assert lived([], startup=50.0, total=90.0).end == 140.0
+    life = lived([(30.0, "stop")], startup=50.0, total=90.0)  # what stops it then is recovered from
+    assert (life.end, life.stops) == (140.0, 1)
+    assert spent(life) == {"startup": 30, "restart": 20, "progress": 90}
+
+
+@pytest.mark.parametrize("horizon", [0.0, 50.0, 105.0, 150.0, 155.0, 200.0])
+def test_the_horizon_cuts_whatever_is_under_way(horizon: float) -> None:
+    life = lived([(150.0, "stop")], startup=10.0, horizon=horizon)
+    assert life.end == horizon
+    sound(life)
+
+
+# ---- stops
+
+
+def test_a_stop_takes_back_to_the_last_checkpoint() -> None:
+    life = lived([(150.0, "stop")], horizon=300.0)
+    assert (life.stops, life.lost) == (1, 40.0)
+    assert spent(life) == {"progress": 220, "redone": 40, "checkpoint": 20, "restart": 20}
+
+
+def test_an_asynchronous_checkpoint_hit_before_it_is_durable_falls_back_one_more() -> None:
+    """The second is taken at 220 and written at 270."""
+    assert lived([(269.0, "stop")], ASYNC, horizon=269.5).progress.done == 100
+    assert lived([(271.0, "stop")], ASYNC, horizon=271.5).progress.done == 200
+
+
+def test_a_recovery_that_is_hit_starts_over() -> None:
+    life = lived([(150.0, "stop"), (165.0, "stop"), (184.0, "stop")], horizon=300.0)
+    assert (life.stops, life.interrupted_recoveries, life.failures) == (1, 2, {"stop": 3})
+    assert life.buckets["restart"] == 15 + 19 + 20
+    assert life.lost == 40.0
+
+
+def test_failures_at_one_instant_cost_as_one() -> None:
+    one, three = lived([(150.0, "stop")]), lived([(150.0, "stop")] * 3)
+    assert three.failures == {"stop": 3}
+    assert spent(three) == spent(one)
+
+
+def test_a_planned_stop_saves_first() -> None:
+    planned = {"planned": Effect("save and stop", BACK)}
+    life = lived([(150.0, "planned")], effects=planned, horizon=180.0)
+    assert (life.lost, life.stops, life.progress.done) == (0.0, 1, 140.0)
+    assert spent(life) == {"progress": 140, "checkpoint": 20, "restart": 20}
+    assert lived([(170.0, "planned")], Saving(inf), planned).lost == 170.0  # it has nowhere to save
+
+
+def test_a_planned_stop_waits_until_its_checkpoint_is_durable() -> None:
+    """After the one that is being written: 20 s are left of it, and its own takes 60."""
+    life = lived([(140.0, "planned")], ASYNC, {"planned": Effect("save and stop", BACK)}, horizon=240.0)
+    assert life.buckets["checkpoint"] == 10 + 20 + 60
+    assert (life.progress.durable, life.lost) == ([0, 100, 130], 0)
+
+
+def test_a_failure_while_a_planned_stop_saves_takes_its_place() -> None:
+    life = lived([(150.0, "planned"), (155.0, "stop")], effects={"planned": Effect("save and stop", BACK)})
+    assert (life.stops, life.lost, life.buckets["restart"]) == (1, 40.0, 20.0)
+
+
+def test_a_planned_stop_shares_the_downtime_of_a_failure() -> None:
+    planned = {"planned": Effect("save and stop", BACK, nodes=1)}
+    life = lived([(150.0, "stop"), (160.0, "planned")], effects=planned, spares=3)
+    assert (life.stops, life.buckets["restart"], life.spares_least) == (1, 20.0, 2)
+
+
+# ---- slow and stalled
+
+
+def test_slow_lasts_a_while() -> None:
+    life = lived([(150.0, "slow")], Saving(inf), {"slow": Effect("slow", factor=2.0, seconds=always(100))}, horizon=300)
+    assert spent(life) == {"progress": 250, "degraded": 50}
+
+
+def test_the_slowest_sets_the_pace() -> None:
+    slow = {"half": Effect("slow", factor=2.0, seconds=always(100)),
+            "quarter": Effect("slow", factor=4.0, seconds=always(40))}  # fmt: skip
+    life = lived([(100.0, "half"), (120.0, "quarter")], Saving(inf), slow, horizon=300.0)
+    assert life.progress.high == pytest.approx(200 + 60 / 2 + 40 / 4)
+
+
+def test_what_slows_down_during_a_recovery_slows_the_work_after_it() -> None:
+    slow = {"slow": Effect("slow", factor=2.0, seconds=always(100))}
+    life = lived([(100.0, "stop"), (110.0, "slow")], Saving(inf), slow, horizon=300.0)
+    assert life.buckets["degraded"] == pytest.approx((210 - 120) / 2)
+
+
+def test_a_stall_costs_its_time() -> None:
+    stall = {"stall": Effect("stall", BACK, seconds=always(30), timeout=30)}
+    life = lived([(150.0, "stall")], effects=stall, horizon=300.0)
+    assert (life.stops, life.lost) == (0, 0.0)
+    assert spent(life) == {"progress": 250, "checkpoint": 20, "stalled": 30}
+
+
+def test_a_stall_over_its_timeout_stops_the_job() -> None:
+    stall = {"stall": Effect("stall", BACK, seconds=always(31), timeout=30)}
+    life = lived([(150.0, "stall")], effects=stall, horizon=300.0)
+    assert (life.stops, life.lost) == (1, 40.0)
+    assert {k: life.buckets[k] for k in ("stalled", "restart")} == {"stalled": 30, "restart": 20}
+
+
+def test_a_stop_ends_a_stall() -> None:
+    stall = {"stall": Effect("stall", BACK, seconds=always(600), timeout=600)}
+    life = lived([(150.0, "stall"), (200.0, "stop")], effects=stall, horizon=300.0)
+    assert (life.buckets["stalled"], life.buckets["restart"], life.stops) == (50, 20, 1)
+
+
+# ---- corruption
+
+SDC = {"sdc": Effect("corrupt", BACK, seconds=always(200))}
+
+
+def test_corruption_is_found_late_and_rolls_back_past_newer_checkpoints() -> None:
+    life = lived([(150.0, "sdc")], effects=SDC, horizon=370.0)
+    assert (life.stops, life.lost, life.progress.done) == (1, 220.0, 100.0)  # 320 done, 100, 200 and 300 saved
+    assert life.progress.durable == [0, 100]
+
+
+def test_corruption_older_than_every_checkpoint_takes_back_to_the_start() -> None:
+    life = lived([(150.0, "sdc")], replace(SYNC, keep=2), SDC, horizon=370.0)
+    assert (life.lost, life.progress.durable) == (320.0, [0])
+
+
+def test_a_failure_that_goes_back_further_undoes_corruption() -> None:
+    life = lived([(150.0, "sdc"), (160.0, "stop")], effects=SDC, horizon=1000.0)
+    assert (life.stops, life.lost) == (1, 50.0)
+
+
+def test_a_failure_that_goes_back_to_a_corrupt_checkpoint_does_not() -> None:
+    life = lived([(150.0, "sdc"), (250.0, "stop")], effects=SDC, horizon=370.0)
+    assert (life.stops, life.progress.done) == (2, 100.0)
+
+
+def test_corruption_found_during_a_recovery_starts_it_over() -> None:
+    effects = SDC | {"long": Effect("stop", (("restart", always(300)),))}
+    life = lived([(150.0, "sdc"), (250.0, "long")], effects=effects, horizon=370.0)
+    assert (life.stops, life.interrupted_recoveries, life.progress.done) == (1, 1, 100.0)
+    assert life.buckets["restart"] == 100 + 20
+
+
+def test_each_kind_of_corruption_has_its_own_recovery() -> None:
+    other = {"other": Effect("corrupt", (("restart", always(77)),), seconds=always(10))}
+    assert lived([(150.0, "other")], effects=SDC | other).buckets["restart"] == 77
+
+
+def test_nothing_runs_that_could_be_corrupted_during_a_recovery() -> None:
+    life = lived([(150.0, "stop"), (160.0, "sdc")], effects=SDC)
+    assert (life.stops, life.failures) == (1, {"stop": 1, "sdc": 1})
+
+
+# ---- spares
+
+
+def test_without_spares_the_run_waits_for_a_repair() -> None:
+    life = lived([(150.0, "broken"), (250.0, "broken")], spares=1, repair=always(300))
+    assert life.buckets["down"] == 450 - 250  # until the first is back
+    assert life.buckets["restart"] == 40
+    assert life.spares_least == 0
+
+
+def test_with_spares_it_does_not() -> None:
+    life = lived([(150.0, "broken"), (250.0, "broken")], spares=2, repair=always(300))
+    assert "down" not in life.buckets
+
+
+def test_repaired_nodes_are_spares_again() -> None:
+    life = lived([(t, "broken") for t in (100.0, 300.0, 500.0, 700.0)], spares=1, repair=always(150))
+    assert "down" not in life.buckets
+    assert life.spares_least == 0
+
+
+def test_repair_goes_on_while_the_failure_is_looked_for() -> None:
+    looked = {"gpu": Effect("stop", (("detection", always(50)), *BACK), nodes=1)}
+    life = lived([(150.0, "gpu")], effects=looked, spares=0, repair=always(80))
+    assert {k: life.buckets[k] for k in ("detection", "down", "restart")} == {
+        "detection": 50, "down": 30, "restart": 20,
+    }  # fmt: skip
+
+
+def test_a_failure_while_it_waits_needs_one_node_more() -> None:
+    life = lived([(150.0, "broken"), (200.0, "broken")], spares=0, repair=always(300))
+    assert life.buckets["down"] == 500 - 150  # both have to be back
+    assert life.interrupted_recoveries == 1
+
+
+def test_to_wait_is_for_the_node_itself() -> None:
+    """Spares or not."""
+    life = lived([(150.0, "broken")], spares=5, repair=always(300), policy="wait")
+    assert life.buckets["down"] == 300
+    assert life.spares_least == 5
+    assert "down" not in lived([(150.0, "stop")], repair=always(300), policy="wait").buckets  # nothing is broken
+
+
+# ---- elastic
+
+FOUR: dict[str, Any] = {"policy": "elastic", "replicas": 4, "nodes": 4, "spares": 0, "repair": always(400)}
+
+
+def test_an_elastic_job_goes_on_without_a_replica() -> None:
+    life = lived([(150.0, "broken")], Saving(inf), **FOUR, shrink=10.0, grow=30.0)
+    assert (life.stops, life.lost) == (0, 0.0)
+    slow = 550 - 160
+    assert spent(life) == {
+        "progress": 150 + 0.75 * slow + (1000 - 580), "degraded": 0.25 * slow, "shrink": 10, "grow": 30,
+    }  # fmt: skip
+
+
+def test_a_spare_takes_its_place_sooner() -> None:
+    life = lived([(150.0, "broken")], Saving(inf), **FOUR | {"spares": 1})
+    assert life.progress.high == pytest.approx(1000 - 20 / 4)
+    assert life.spares_least == 0
+    again = lived([(150.0, "broken"), (600.0, "broken")], Saving(inf), **FOUR | {"spares": 1})
+    assert again.progress.high == pytest.approx(1000 - 40 / 4)  # the node is a spare by then
+
+
+def test_it_stands_still_until_the_failure_is_noticed() -> None:
+    noticed = {"gpu": Effect("stop", (("detection", always(40)), *BACK), nodes=1)}
+    life = lived([(150.0, "gpu")], Saving(inf), noticed, **FOUR, shrink=5.0)
+    assert (life.buckets["detection"], life.buckets["shrink"]) == (40, 5)
+
+
+def test_a_switch_takes_the_replicas_of_its_nodes() -> None:
+    two = {"switch": Effect("stop", BACK, nodes=2)}
+    assert lived([(0.0, "switch")], Saving(inf), two, **FOUR, horizon=400.0).ettr == pytest.approx(0.5)
+    wide = FOUR | {"nodes": 8}  # replicas of two nodes
+    assert lived([(0.0, "switch")], Saving(inf), two, **wide, horizon=400.0).ettr == pytest.approx(0.75)
+
+
+def test_the_last_replica_cannot_be_spared() -> None:
+    faults = [(100.0 + i, "broken") for i in range(4)]
+    life = lived(faults, **FOUR | {"repair": always(200)})
+    assert life.stops == 1
+    assert life.buckets["down"] == 200
+    sound(life)
+
+
+def test_a_restart_of_an_elastic_job_does_not_wait() -> None:
+    """What stops all of it (a hang) leaves a broken node: the others go on."""
+    hang = {"hang": Effect("stall", BACK, nodes=1, seconds=always(50), timeout=30)}
+    life = lived([(150.0, "hang")], Saving(inf), hang, **FOUR)
+    assert (life.stops, life.lost) == (1, 150.0)
+    assert "down" not in life.buckets
+    assert life.buckets["degraded"] == pytest.approx((580 - 200) / 4)
+
+
+def test_a_replica_that_returns_during_a_recovery_is_there_after_it() -> None:
+    life = lived([(100.0, "broken"), (495.0, "stop")], Saving(inf), **FOUR)
+    assert life.buckets["degraded"] == pytest.approx(395 / 4)  # back at 500, and at work at 515
+
+
+# ---- laws
+
+KINDS = ("stop", "broken", "switch", "planned", "slow", "stall", "hang", "sdc", "late sdc")
+
+
+@st.composite
+def draws(draw: st.DrawFn, most: float) -> Draw:
+    """A fixed time, or one that varies."""
+    seconds = draw(st.one_of(st.just(0.0), st.floats(0.0, most)))
+    return always(seconds) if draw(st.booleans()) else lambda rng: float(seconds * rng.exponential())
+
+
+@st.composite
+def terms(draw: st.DrawFn) -> Terms:
+    """Any terms under which a run ends."""
+
+    def phases() -> tuple[tuple[str, Draw], ...]:
+        found = draw(st.lists(st.tuples(st.sampled_from(["detection", "restart"]), draws(80.0)), max_size=3))
+        return tuple(sorted(found, key=lambda phase: phase[0]))
+
+    effects = {
+        "stop": Effect("stop", phases()),
+        "broken": Effect("stop", phases(), nodes=1),
+        "switch": Effect("stop", phases(), nodes=3),
+        "planned": Effect("save and stop", phases(), nodes=draw(st.integers(0, 1))),
+        "slow": Effect("slow", factor=draw(st.floats(1.1, 5.0)), seconds=draw(draws(300.0))),
+        "stall": Effect("stall", phases(), seconds=draw(draws(60.0))),
+        "hang": Effect("stall", phases(), nodes=1, seconds=draw(draws(90.0)), timeout=30.0),
+        "sdc": Effect("corrupt", phases(), seconds=draw(draws(100.0))),
+        "late sdc": Effect("corrupt", phases(), nodes=1, seconds=draw(draws(900.0))),
+    }
+    saving = Saving(
+        draw(st.one_of(st.just(inf), st.floats(5.0, 300.0))), draw(st.one_of(st.just(0.0), st.floats(0.1, 40.0))),
+        draw(st.one_of(st.just(0.0), st.floats(0.1, 400.0))), draw(st.floats(1.0, 2.0)), draw(st.integers(1, 5)),
+    )  # fmt: skip
+    total, horizon = draw(
+        st.one_of(
+            st.tuples(st.floats(0.0, 3000.0), st.just(inf)), st.tuples(st.just(inf), st.floats(0.0, 4000.0)),
+            st.tuples(st.floats(0.0, 3000.0), st.floats(0.0, 4000.0)),
+        )
+    )  # fmt: skip
+    return Terms(
+        saving, effects, total, horizon, draw(st.sampled_from(["restart", "wait", "elastic"])),
+        float(draw(st.one_of(st.just(inf), st.integers(0, 4)))), draw(draws(500.0)), draw(st.sampled_from([1, 4, 12])),
+        draw(st.sampled_from([1, 2, 4])), *(draw(st.floats(0.0, 20.0)) for _ in range(3)),
+    )  # fmt: skip
+
+
+FAULTS = st.lists(st.tuples(st.one_of(st.floats(0.0, 3000.0), st.sampled_from([100.0, 500.0])),
+                            st.sampled_from(KINDS)), max_size=15)  # fmt: skip
+
+
+def stream(faults: Faults) -> Iterator[Failure]:
+    return iter([Failure(t, n, 0) for t, n in sorted(faults)])
+
+
+def apart(times: Iterable[float]) -> list[float]:
+    """Times moved off round numbers, so that rounding does not decide whether a checkpoint was there before a fault."""
+    return [t + number * pi / 100 for number, t in enumerate(sorted(times), 1)]
+
+
+@given(terms(), FAULTS, st.integers(0, 100))
+def test_whatever_strikes_each_second_is_told_once(given_: Terms, faults: Faults, seed: int) -> None:
+    """The ledger adds up to the run, and the run ends: at its horizon, or with its work."""
+    clock = Clock()
+    run = Run(clock, given_, stream(faults), np.random.default_rng(seed))
+    clock.watch(clock.process(run.process()), "a run")
+    clock.play()
+    life = run.life
+    sound(life)
+    assert life.progress.high <= given_.total * (1 + 1e-9) + 1e-6
+    assert life.finished == (life.progress.done >= given_.total - 1e-9)
+    assert life.finished or life.end == pytest.approx(given_.horizon)
+    assert life.end <= given_.horizon * (1 + 1e-12)
+    assert sum(life.failures.values()) == len(faults) or life.end <= max(t for t, _ in faults) * (1 + 1e-12)
+    assert 0 <= run.away < given_.replicas
+    assert 0.0 < life.progress.speed <= 1.0
+    if given_.policy == "wait":
+        assert life.spares_least == given_.spares
+    else:
+        assert 0.0 <= life.spares_least <= given_.spares
+
+
+@given(terms(), FAULTS, st.integers(0, 100), st.floats(1.0, 40.0))
+def test_a_life_played_in_small_pieces_is_the_same(given_: Terms, faults: Faults, seed: int, piece: float) -> None:
+    """Events between which nothing happens change nothing: work is stepped, not counted in cycles."""
+    faults = list(zip(apart(t for t, _ in faults), [name for _, name in sorted(faults)], strict=True))
+
+    class Stepped(Progress):
+        def advance(self, seconds: float) -> float:
+            passed = 0.0
+            while passed < seconds and not self.finished:
+                passed += super().advance(min(piece, seconds - passed))
+            return passed
+
+    lives = []
+    for kind in (Progress, Stepped):
+        clock = Clock()
+        run = Run(clock, given_, stream(faults), np.random.default_rng(seed))
+        run.life.progress = kind(given_.saving, given_.total)
+        clock.process(run.process())
+        clock.play()
+        lives.append(run.life)
+    once, stepped = lives
+    assert once.end == pytest.approx(stepped.end, rel=1e-9, abs=1e-6)
+    assert once.progress.high == pytest.approx(stepped.progress.high, rel=1e-9, abs=1e-6)
+
+
+@given(
+    st.lists(st.floats(0.0, 3000.0), max_size=40), st.data(), st.floats(5.0, 300.0), st.floats(0.0, 40.0),
+    st.floats(0.0, 200.0),
+)  # fmt: skip
+def test_more_failures_never_raise_goodput(
+    times: list[float], data: st.DataObject, interval: float, save: float, recovery: float
+) -> None:
+    """On the same faults: what is left of a thinned sequence does at least as much, and has as much saved."""
+    times = apart(times)
+    fewer = [t for t in times if data.draw(st.booleans())]
+    effects = {"stop": Effect("stop", (("restart", always(recovery)),))}
+    most, least = (
+        lived([(t, "stop") for t in chosen], Saving(interval, save), effects, horizon=3000.0)
+        for chosen in (times, fewer)
+    )
+    assert least.progress.high >= most.progress.high * (1 - 1e-9) - 1e-6
+    assert least.progress.durable[-1] >= most.progress.durable[-1] - interval * 1e-6
+
+
+@given(st.lists(st.floats(0.0, 3000.0), max_size=15), st.integers(0, 5), st.floats(0.0, 800.0))
+def test_more_spares_never_lower_goodput(times: list[float], spares: int, repair: float) -> None:
+    """And to wait for the node is what having none amounts to."""
+    faults = [(t, "broken") for t in times]
+    few, more = (lived(faults, spares=n, repair=always(repair), horizon=3000.0) for n in (spares, spares + 1))
+    assert more.progress.high >= few.progress.high - 1e-6
+    none, wait = (
+        lived(faults, repair=always(repair), horizon=3000.0, **k) for k in ({"spares": 0}, {"policy": "wait"})
+    )
+    assert spent(none) == spent(wait)

@@ -1,0 +1,195 @@
+"""Training jobs among failures, from the scenario to the answer: where the time goes, and what is refused."""
+
+from __future__ import annotations
+
+from math import exp, expm1
+from typing import Any
+
+import pytest
+
+from sim.errors import InfeasibleError, InputError, RunError
+from sim.jobs.reliability.replicas import prepare, replica
+from sim.results.schema import Result, TrainingMetrics
+from sim.run import run, run_recorded
+
+from ...helpers import only, resolved
+from .helpers import toy
+
+HOUR, DAY = 3600.0, 86_400.0
+PER_GPU = {"mtbf_per_gpu": "800 h"}
+LIFE = {"checkpoint": {"every": "30 min", "blocking": "60 s"}, "recovery": {"time": "10 min"}}
+
+
+def described(faults: Any = PER_GPU, *, dp: int = 8, zero: int = 0, run: Any = None, **job: Any) -> dict[str, Any]:
+    """Eight toy cards, steps of a second or so."""
+    length = run or {"duration": "200 days"}
+    found = toy({"dp": dp, "zero": zero}, (8 * dp, 1, 4000), gpus=dp, run=length, **{**LIFE, **job})
+    return found | ({"faults": faults} if faults else {})
+
+
+def answer(*args: Any, seeds: int = 1, **more: Any) -> Result:
+    return run(resolved(described(*args, **more)), effects=False, seeds=seeds)
+
+
+def metrics(result: Result) -> TrainingMetrics:
+    found = only(result).metrics
+    assert isinstance(found, TrainingMetrics)
+    return found
+
+
+def problems(scenario: dict[str, Any]) -> str:
+    with pytest.raises(InputError) as caught:
+        resolved(scenario)
+    return "\n".join(p.message for p in caught.value.problems)
+
+
+# ---- where the time goes
+
+
+@pytest.mark.parametrize("policy", ["restart", "wait", "elastic"])
+@pytest.mark.parametrize("checkpoint", [
+    {"every": "30 min", "blocking": "60 s"}, {"steps": 500, "mode": "async", "to": {"write": "100 MB/s"}},
+    {"every": "auto", "mode": "memory"},
+])  # fmt: skip
+def test_every_gpu_second_is_in_one_bucket(policy, checkpoint):
+    faults = {"mtbf_per_gpu": "100 h", "spares": 0, "repair": "3 h"}
+    result = answer(faults, policy=policy, checkpoint=checkpoint, run={"duration": "30 days"})
+    assert sum(result.ledger.values()) == pytest.approx(result.gpus * 30 * DAY, rel=1e-9)
+    assert min(result.ledger.values()) >= 0.0
+    assert metrics(result).failures > 20
+    assert result.simulated_s == pytest.approx(30 * DAY)
+
+
+def test_progress_is_what_daly_expects():
+    """M = 100 h, R = 10 min, C = 60 s, tau = 30 min; a run of 200 days meets 48 failures."""
+    result = answer(seeds=40)
+    m, expected = metrics(result), 0.5 / (100 * exp(1 / 600) * expm1((0.5 + 1 / 60) / 100))
+    low, high = result.intervals["metrics.ettr"]
+    assert m.ettr_expected == pytest.approx(expected, rel=1e-9)
+    assert m.ettr == pytest.approx(expected, abs=2 * (high - low))
+    assert high - low < 0.002
+    assert m.mtbf_s == pytest.approx(100 * HOUR)
+    assert m.goodput_tokens_per_s == pytest.approx(m.ettr * m.tokens_per_s)
+
+
+def test_without_faults_only_checkpoints_cost():
+    m = metrics(run(resolved(_without_recovery()), effects=False))
+    assert m.failures == 0
+    assert m.ettr == pytest.approx(30 / 31, rel=1e-4)
+    assert m.ettr_expected == pytest.approx(30 / 31)
+
+
+def _without_recovery() -> dict[str, Any]:
+    found = described(None)
+    del found["jobs"][0]["recovery"]
+    return found
+
+
+def test_what_is_kept_makes_steps_tokens_and_days():
+    result = answer({"mtbf_per_gpu": "50 h"}, run={"duration": "30 days", "target_tokens": "1B"})
+    m = metrics(result)
+    assert m.steps == pytest.approx(m.ettr * 30 * DAY / m.step_time_s, abs=1)
+    assert m.tokens == m.steps * m.global_batch_tokens
+    assert m.days_to_target == pytest.approx(1e9 / m.goodput_tokens_per_s / DAY)
+
+
+def test_a_run_of_steps_ends_when_they_are_done():
+    plain = metrics(answer(run={"steps": 100_000}))
+    result = answer({"mtbf_per_gpu": "50 h"}, run={"steps": 100_000})
+    assert metrics(result).steps == 100_000
+    assert result.simulated_s == pytest.approx(100_000 * plain.step_time_s / metrics(result).ettr)
+
+
+def test_devices_and_links_work_when_the_job_does():
+    result = answer({"mtbf_per_gpu": "20 h"}, run={"duration": "10 days"})
+    state = result.timeline.jobs["j"]
+    (busy,) = result.timeline.devices.values()
+    assert len(busy) == len(state["training"]) == len(state["recovery"])
+    assert max(a + b for a, b in zip(state["training"], state["recovery"], strict=True)) <= 1 + 1e-5
+    idle = [b for b, share in zip(busy, state["training"], strict=True) if share == 0.0]
+    assert not any(idle)
+    redone = result.ledger["lost work redone"] / sum(result.ledger.values())
+    assert sum(busy) / len(busy) == pytest.approx(metrics(result).ettr + redone, rel=0.02)
+
+
+def test_replicas_of_a_study_are_runs():
+    scenario = described({"mtbf_per_gpu": "50 h"}, run={"duration": "30 days"})
+    prepared = prepare(resolved(scenario))
+    lives = [replica(prepared, seed) for seed in range(30)]
+    assert lives[3].ettr == replica(prepared, 3).ettr
+    again = prepare(resolved(scenario), like=prepared)
+    assert replica(again, 3).buckets == lives[3].buckets
+    m = metrics(run(resolved(scenario), effects=False, seeds=30))
+    assert sum(life.ettr for life in lives) / 30 == pytest.approx(m.ettr, abs=0.005)
+
+
+def test_one_seed_is_one_run_and_another_another():
+    scenario = described()
+    first, second = (run(resolved(scenario), effects=False) for _ in range(2))
+    assert first.model_dump() == second.model_dump()
+    assert run(resolved(scenario | {"seed": 1}), effects=False).metrics.ettr != first.metrics.ettr
+
+
+def test_what_would_help_is_found_by_running_again():
+    recovery = {"launch": {"median": "8 min", "p90": "15 min"}}
+    result = run(resolved(described({"mtbf_per_gpu": "10 h"}, run={"duration": "30 days"}, recovery=recovery)))
+    gains = {effect.resource: effect.relative for effect in result.verdict.effects}
+    assert gains["failures"] > gains["recovery time"] > 0.02
+
+
+def test_a_recorded_trace_is_replayed(tmp_path):
+    (tmp_path / "faults.csv").write_text("time,class,unit\n3 h,xid,1\n50 h,xid,7\n")
+    scenario = described({"trace": str(tmp_path / "faults.csv")}, run={"duration": "4 days"})
+    m = metrics(run(resolved(scenario), effects=False))
+    assert m.failures_by_class == {"xid": 2}
+    assert m.mtbf_s is None
+    assert m.recovery_s == pytest.approx(600.0)
+
+
+def test_a_checkpoint_takes_the_links_it_has():
+    """14 bytes a parameter; eight cards of 1 GB/s against a filer that takes 0.5 GB/s, and against peers' memory."""
+    runs = {"duration": "30 days"}
+    cards = {"link": {"bandwidth": "1 GB/s"}}
+    sizes = []
+    for checkpoint, rate in (({"to": {"write": "500 MB/s"}}, 0.5e9), ({"to": {"write": "1 TB/s"}}, 8e9)):
+        found = described(run=runs, checkpoint={"every": "1 h", **checkpoint}, **cards)
+        m = metrics(run(resolved(found), effects=False))
+        assert m.checkpoint_blocking_s == pytest.approx(m.checkpoint_bytes / rate, rel=0.2)
+        sizes.append(m.checkpoint_bytes)
+    assert sizes[0] == sizes[1] == pytest.approx(14 * (16 * 12 * 1024 * 1024 + 1024), rel=0.01)
+
+
+# ---- what is refused
+
+
+def test_faults_need_a_length():
+    found = described()
+    del found["jobs"][0]["run"]
+    assert problems(found) == "faults strike over time: say how long the job runs (run: duration, tokens or steps)"
+
+
+def test_recovery_without_faults_would_do_nothing():
+    assert "nothing fails in this scenario" in problems(described(None))
+
+
+def test_auto_needs_faults():
+    found = _without_recovery()
+    found["jobs"][0]["checkpoint"]["every"] = "auto"
+    assert "this scenario has none" in problems(found)
+
+
+def test_an_unknown_preset_is_named_with_its_neighbour():
+    with pytest.raises(InputError) as caught:
+        resolved(described({"preset": "lama3"}))
+    assert "did you mean 'llama3'" in str(caught.value)
+
+
+def test_going_on_without_a_replica_takes_whole_replicas():
+    with pytest.raises(InfeasibleError, match="zero 1"):
+        answer(policy="elastic", zero=1)
+
+
+def test_a_run_that_gets_nowhere_ends(monkeypatch):
+    monkeypatch.setattr("sim.jobs.reliability.terms.MOST_FAULTS", 1000)
+    with pytest.raises(RunError, match="hardly any progress"):
+        run_recorded(resolved(described({"mtbf_per_gpu": "1 min"}, run={"steps": 1_000_000})), effects=False)
