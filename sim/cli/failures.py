@@ -1,0 +1,81 @@
+"""``sim failures``: many lives of a training job among failures, by size, rate, checkpoints and policy."""
+
+from __future__ import annotations
+
+import gc
+import shlex
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from sim.cli.common import load, progress, scenario_options, write_file
+
+if TYPE_CHECKING:
+    from sim.study.failures import FailureStudy
+
+PRELOAD = ("sim.study.failures",)
+
+
+@click.command("failures")
+@scenario_options
+@click.option("--nodes", metavar="N,N", help="Sizes of the job; replicas and global batch grow with them.")
+@click.option("--mtbf", metavar="xF,TIME", help="Times between failures: factors on the scenario's own (x0.5: twice "
+              "as many), or times of one GPU (50000 h), which replace its faults.")
+@click.option("--checkpoint", metavar="auto,TIME", help="Work between checkpoints: auto (Daly's optimum) or a time.")
+@click.option("--policy", metavar="NAME,NAME", help="restart, wait or elastic.")
+@click.option("--duration", metavar="TIME", help="Live this long, whatever the work: '30 days'.")
+@click.option("--seeds", type=click.IntRange(1, 10_000), default=100, show_default=True,
+              help="Lives of each point; the same number meets the same faults at every point.")
+@click.option("-j", "--jobs", "workers", type=click.IntRange(1, 256), default=1, show_default=True,
+              help="Processes.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("reports"), show_default=True,
+              help="Folder for reports; this writes OUT/<scenario's name>-failures/.")
+@click.option("--no-report", is_flag=True, help="Print the answer only, write nothing.")  # fmt: skip
+def command(
+    scenario: Path, overrides: tuple[str, ...], seed: int | None, as_json: bool, nodes: str | None, mtbf: str | None,
+    checkpoint: str | None, policy: str | None, duration: str | None, seeds: int, workers: int, out: Path,
+    no_report: bool,
+) -> None:  # fmt: skip
+    """Live SCENARIO's training job through failures many times, and say what each setting makes of them.
+
+    Lists are separated by commas; every combination is a point. Writes OUT/<name>-failures/{index.html,failures.json}.
+    """
+    from sim.study.executors import open_executor
+    from sim.study.failures import plan_study, run_study
+    from sim.study.failures_points import read_axes, read_duration
+
+    axes, length = read_axes(nodes, mtbf, checkpoint, policy), read_duration(duration)
+    resolved = load(scenario, overrides, seed)
+    gc.freeze()
+    gc.enable()
+    with progress() as hear:
+        plan = plan_study(resolved, axes, seeds, length, hear)
+        name = "processes" if workers > 1 else "serial"
+        study = run_study(plan, partial(open_executor, name, workers, PRELOAD), hear)
+    folder = None if no_report else out / f"{study.scenario}-failures"
+    if folder is not None:
+        _write(study, folder, shlex.join(["sim", *sys.argv[1:]]) if len(sys.argv) > 1 else "")
+    _print(study, as_json, folder)
+
+
+def _write(study: FailureStudy, folder: Path, said: str) -> None:
+    from sim.report.failures_page import render_failures_html
+
+    page = render_failures_html(study, said)
+    write_file(folder / "failures.json", study.model_dump_json(indent=1))
+    write_file(folder / "index.html", page)
+
+
+def _print(study: FailureStudy, as_json: bool, folder: Path | None) -> None:
+    if as_json:
+        click.echo(study.model_dump_json(indent=1))
+        return
+    from sim.report.failures_text import render_failures
+
+    colour = sys.stdout.isatty()
+    click.echo(render_failures(study, colour=colour), nl=False, color=colour)
+    if folder is not None:
+        click.echo(f"\nreport      {folder / 'index.html'}")

@@ -1,0 +1,80 @@
+"""The HTML page of a study of failures: a single file without a network, drawn from the study alone."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Final
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from sim.report.assets import TEMPLATES, plotly_bundle, script_json, security_policy, template_file
+from sim.report.failures_text import BEHIND, BEST, DALY, GOODPUT, answer, not_possible, table_rows
+from sim.report.figures.common import MAX_ROWS, tidy
+from sim.report.figures.failures import failure_figures
+from sim.study.failures import FailureStudy
+from sim.units import format_seconds
+
+SECTIONS: Final = {
+    "goodput": ("Goodput", GOODPUT),
+    "lost": ("Lost time", "Every second of a life is in exactly one part; means over lives."),
+    "map": ("When to save", "How often to save, from rare failures to frequent ones, against the laws."),
+    "completion": ("Completion", "Over the lives of each setting."),
+    "spares": ("Spares", "How many nodes stood in for others at once, at most."),
+    "sample": ("A sampled life", "One of the lives behind these numbers."),
+}
+"""Sections that hold figures: id to heading and what it shows."""
+
+LIMITS: Final = (
+    "The step is simulated once and repeats; what slows one step but not the next is not in it.",
+    "Failures of different parts are independent: no common cause but the switch or node they share.",
+    "Repair takes what the scenario says; repaired nodes fail as new ones do.",
+    "Between two events work goes on evenly.",
+)
+
+
+def render_failures_html(study: FailureStudy, command: str = "") -> str:
+    """The page as text; ``command`` is what made it."""
+    figures = failure_figures(study)
+    drawings = {
+        figure.id: {"data": tidy(figure.traces), "layout": tidy(figure.layout)}
+        for group in figures.values()
+        for figure in group
+    }
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    rows = table_rows(study)
+    return environment.get_template("failures.html.j2").render(
+        study=study,
+        sentence=answer(study),
+        facts=_facts(study),
+        columns=rows[0],
+        rows=rows[1 : MAX_ROWS + 1],
+        failed=not_possible(study),
+        definitions=(GOODPUT, DALY, BEST, BEHIND),
+        sections=[(id_, *SECTIONS[id_], figures[id_]) for id_ in SECTIONS if figures[id_]],
+        limits=LIMITS,
+        command=command or shlex.join(["sim", "failures", f"{study.scenario}.yaml", "--seeds", str(study.seeds)]),
+        max_rows=MAX_ROWS,
+        css=Markup(template_file("page.css")),
+        js=Markup(template_file("page.js")),
+        policy=security_policy(),
+        drawings=Markup(script_json(drawings)),
+        bundle=Markup(plotly_bundle()),
+    )
+
+
+def _facts(study: FailureStudy) -> list[tuple[str, str]]:
+    """What kind of study this was."""
+    length = study.duration_s if study.duration_s is not None else study.useful_s
+    what = "each life" if study.duration_s is not None else "undisturbed"
+    return [
+        ("job", f"{study.job} ({study.model})"),
+        ("settings", f"{len(study.points):,}"),
+        ("lives a setting", f"{study.seeds:,}"),
+        ("seeds", f"{study.seed} to {study.seed + study.seeds - 1}"),
+        *([(what, format_seconds(length))] if length is not None else []),
+        ("version", study.version),
+    ]
