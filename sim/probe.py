@@ -121,7 +121,7 @@ def _network_nearer(r: Resolved) -> Resolved:
 
 def _failures_halved(r: Resolved) -> Resolved:
     faults = r.scenario.faults
-    if faults is None or faults.trace is not None:
+    if faults is None:
         return r
     scenario = r.scenario.model_copy(update={"faults": faults.model_copy(update={"scale": faults.scale / 2})})
     return replace(r, scenario=scenario)
@@ -153,7 +153,9 @@ def improvements(recording: Recording) -> Iterator[Improvement]:
             yield Improvement(f"{kind} bandwidth", "x2", _links(
                 (kind,), lambda k: k.model_copy(update={"bandwidth": 2 * k.bandwidth})))  # fmt: skip
     if any(job.life is not None and job.life.stops for job in recording.training):
-        yield Improvement("failures", "half as many", _failures_halved)
+        faults = recording.resolved.scenario.faults
+        if faults is not None and faults.trace is None:
+            yield Improvement("failures", "half as many", _failures_halved)
         yield Improvement("recovery time", "halved", _recovery_halved)
 
 

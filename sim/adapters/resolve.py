@@ -299,9 +299,9 @@ class _Resolver:
                 for key in job.model_fields_set & {"recovery", "policy"}:
                     text = "nothing fails in this scenario, which has no faults, so this would do nothing"
                     self.problems.append(self.source.problem((*where, key), text))
-                if job.checkpoint is not None and job.checkpoint.every == "auto":
-                    text = "auto is the interval that suits the faults, and this scenario has none: give a time"
-                    self.problems.append(self.source.problem((*where, "checkpoint", "every"), text))
+            if faults is None and job.checkpoint is not None and job.checkpoint.every == "auto":
+                text = "auto is the interval that suits the faults, and this scenario has none: give a time"
+                self.problems.append(self.source.problem((*where, "checkpoint", "every"), text))
         if faults is not None and not trained:
             text = "faults strike training jobs, and no job of this scenario trains"
             self.problems.append(self.source.problem(("faults",), text))

@@ -148,7 +148,9 @@ def _reliability(
     if job.spec.checkpoint is not None:
         from sim.laws.training.saving import saving_times
 
-        saving = saving_times(job.model, job.spec, layout.ranks, topology, network)
+        wanted = resolved.scenario.assume.parameters
+        scale = 1.0 if wanted is None else wanted / job.model.parameters
+        saving = saving_times(job.model, job.spec, layout.ranks, topology, network, scale)
         known |= {
             "checkpoint_bytes": saving.size, "checkpoint_blocking_s": saving.blocking,
             "checkpoint_persist_s": saving.persist, "checkpoint_load_s": saving.load,

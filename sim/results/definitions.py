@@ -65,8 +65,8 @@ TRAINING_METRICS: dict[str, str] = {
     "kwh_to_target": "the same at the mean power",
     "staleness_mean": "updates that a worker's weights lag behind when it begins a step, mean (parameter server)",
     "staleness_max": "the largest lag",
-    "ettr": "effective training time ratio: time that work takes which is done for the first time and kept, over the "
-    "wall time of the run; saving, work done again, recovery and lower speed are not in it",
+    "ettr": "effective training time ratio: time that the work up to the furthest point takes, each of it once, over "
+    "the wall time of the run; saving, work done again, recovery and lower speed are not in it",
     "ettr_expected": "the same by Daly's law from the mean recovery and the rate of failures, where nothing but stops, "
     "restarts and blocking checkpoints plays a part",
     "goodput_tokens_per_s": "tokens a second that count: tokens/s of a step times the effective training time ratio",

@@ -44,7 +44,8 @@ def training_metrics(recording: TrainingRecording, assume: Assume) -> TrainingMe
     fullest = recording.layout.fullest
     target = float(spec.run.target_tokens or spec.run.tokens or 0) or None
     lived = _lived(recording, rate)
-    seconds_to_target = target / (lived.get("goodput_tokens_per_s") or rate) if target else None
+    useful = lived.get("goodput_tokens_per_s", rate)
+    seconds_to_target = target / useful if target and useful else None
     return TrainingMetrics(
         step_time_s=step.seconds,
         tokens_per_s=rate,
@@ -118,7 +119,7 @@ def window_of(recording: TrainingRecording) -> Window:
     life = recording.life
     if life is not None:
         struck = sum(life.failures.values())
-        rule = f"the whole run: {recording.steps:,} steps whose work was kept, {struck:,} failures"
+        rule = f"the whole run: {recording.steps:,} steps were reached, {struck:,} failures"
         return Window(start_s=0.0, end_s=recording.ended, rule=rule)
     steps = "one step" if recording.steps == 1 else f"all {recording.steps:,} steps"
     like, rounds = "each like the first", recording.rounds

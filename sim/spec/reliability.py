@@ -28,6 +28,8 @@ class Spread(Spec):
     def _ordered(self) -> Spread:
         if self.p90 < self.median:
             raise ValueError("p90 is below the median")
+        if self.p90 > 1000 * self.median:
+            raise ValueError("p90 is more than a thousand times the median")
         return self
 
 

@@ -144,6 +144,7 @@ class Run:
         self.life = Life(Progress(terms.saving, terms.total), spares_least=terms.spares)
         self.ahead: list[_Ahead] = []
         self.numbers = count()
+        self.corruptible = any(effect.kind == "corrupt" for effect in terms.effects.values())
         self.spares = 0.0 if terms.policy == "wait" else terms.spares
         self.away = 0
         self.slowness: list[float] = []
@@ -321,7 +322,7 @@ class Run:
         """To the last durable state; a corruption from after it is undone, and nobody will find it."""
         self.life.lost += self.life.progress.fall_back()
         done = self.life.progress.done - TINY
-        if any(item.what == "found" and item.value >= done for item in self.ahead):
+        if self.corruptible and any(item.what == "found" and item.value >= done for item in self.ahead):
             self.ahead = [item for item in self.ahead if item.what != "found" or item.value < done]
             heapq.heapify(self.ahead)
 

@@ -18,7 +18,7 @@ from sim.laws.checkpointing import daly_interval, efficiency
 from sim.laws.topology import Topology
 from sim.laws.training.groups import GroupNetwork
 from sim.laws.training.ranks import Ranks
-from sim.laws.training.saving import SavingTimes, saving_times
+from sim.laws.training.saving import SavingTimes, nodes_of, saving_times
 from sim.spec.reliability import Duration, FaultClass, Recovery, Spread
 from sim.spec.training import TrainingJob
 from sim.units import format_seconds
@@ -26,7 +26,7 @@ from sim.units import format_seconds
 #: The 90th percentile of a standard normal variable: what p90 over median says of a lognormal's sigma.
 Z90 = 1.2815515655446004
 #: Faults of one life at most.
-MOST_FAULTS = 2_000_000
+MOST_FAULTS = 300_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,9 @@ class Reliability:
         in one piece; None where the law does not apply."""
         plain = all(e.kind == "stop" for e in self.terms.effects.values()) and self.terms.policy == "restart"
         whole = self.terms.saving.persist == 0.0 and self.recorded is None and self.terms.spares == inf
-        if not plain or not whole or self.interval == inf:
+        random = all(u.law == "exponential" for u in self.units)
+        length = min(self.terms.total, self.terms.horizon)
+        if not (plain and whole and random) or self.interval == inf or self.interval > length:
             return None
         rates = {u.name: u.rate for u in self.units}
         total = sum(rates.values())
@@ -77,7 +79,7 @@ def _bounded(stream: Iterator[Failure]) -> Iterator[Failure]:
         if number >= MOST_FAULTS:
             raise RunError(
                 f"{MOST_FAULTS:,} faults in {format_seconds(failure.time)} and the run is not done: it makes hardly "
-                "any progress between them; save more often, or end it by run.duration"
+                "any progress between them; save more often, or shorten it"
             )
         yield failure
 
@@ -106,8 +108,8 @@ def units_of(resolved: Resolved, topology: Topology, gpus: Sequence[int]) -> tup
     faults = resolved.scenario.faults
     if faults is None:
         return ()
-    nodes = len({topology.gpus[g].node for g in (gpus[0], gpus[-1])}) if len(gpus) <= 1 else _nodes(topology, gpus)
-    counts = {"gpu": len(gpus), "node": nodes, "switch": _switches(topology, nodes), "job": 1}
+    nodes = nodes_of(topology, gpus)
+    counts = {"gpu": len(gpus), "node": len(nodes), "switch": _switches(topology, nodes), "job": 1}
     lemons = faults.lemons
     return tuple(
         Units(
@@ -118,18 +120,12 @@ def units_of(resolved: Resolved, topology: Topology, gpus: Sequence[int]) -> tup
     )  # fmt: skip
 
 
-def _nodes(topology: Topology, gpus: Sequence[int]) -> int:
-    if isinstance(gpus, range) and len(topology.runs) == 1 and not topology.spec.explicit:
-        return ceil(len(gpus) / len(topology.runs[0].block.gpus))
-    return len({topology.gpus[g].node for g in gpus})
-
-
-def _switches(topology: Topology, nodes: int) -> int:
+def _switches(topology: Topology, nodes: Sequence[int]) -> int:
     """Switches with a node of the job under them."""
     leaf_spine = topology.spec.network.leaf_spine
     if leaf_spine is not None:
-        return ceil(nodes / leaf_spine.nodes_per_leaf)
-    return max(1, len(topology.spec.network.switches)) if nodes > 1 else 0
+        return len({node // leaf_spine.nodes_per_leaf for node in nodes})
+    return max(1, len(topology.spec.network.switches)) if len(nodes) > 1 else 0
 
 
 def reliability_of(
@@ -141,7 +137,7 @@ def reliability_of(
     Raises InfeasibleError where checkpoints have no place to go or the policy does not suit the plan.
     """
     spec, faults = job.spec, resolved.scenario.faults
-    units = units_of(resolved, topology, ranks.gpus)
+    units = units_of(resolved, topology, (*ranks.gpus, *ranks.servers) if ranks.servers else ranks.gpus)
     effects_of = {c.name: "planned" if c.planned else c.effect for c in resolved.faults}
     rate = sum(u.rate for u in units if effects_of[u.name] in ("stop", "planned", "corrupt"))
     mtbf = 1.0 / rate if rate > 0.0 and resolved.fault_trace is None else inf
@@ -153,20 +149,25 @@ def reliability_of(
         stretch = 1.0 + network_share * (saving.stretch - 1.0)
         interval = _interval(spec, saving, mtbf, step)
         saved = Saving(interval, saving.blocking, saving.persist, stretch, spec.checkpoint.keep)
-    gpus_per_node = max(1, len(topology.runs[0].block.gpus))
-    nodes = max(1, ceil(len(ranks.gpus) / gpus_per_node))
+    nodes = len(nodes_of(topology, ranks.gpus))
     load = saving.load if saving is not None else 0.0
     recovery = spec.recovery
     connect = recovery.connect + recovery.connect_per_rank * spec.plan.workers
     phases = {c.name: _recovery(c, recovery, connect, load) for c in resolved.faults}
     terms = Terms(
-        saving=saved, effects={c.name: _effect(c, phases[c.name], topology) for c in resolved.faults},
+        saving=saved, effects={c.name: _effect(c, phases[c.name], topology, nodes) for c in resolved.faults},
         total=_total(spec, step), horizon=spec.run.duration or inf, policy=spec.policy,
         spares=inf if faults is None or faults.spares is None else float(faults.spares),
         repair=drawn(faults.repair) if faults is not None else always(0.0),
-        nodes=nodes, replicas=_replicas(spec, gpus_per_node, nodes),
+        nodes=nodes, replicas=_replicas(spec, topology, ranks),
         shrink=connect, grow=connect + load / max(1, spec.plan.dp), startup=recovery.startup or 0.0,
     )  # fmt: skip
+    expected = sum(u.rate for u in units) * min(terms.horizon, terms.total)
+    if expected > MOST_FAULTS and resolved.fault_trace is None:
+        raise InfeasibleError(
+            f"job {spec.name}: {expected:,.0f} faults are to be expected in the run, more than the {MOST_FAULTS:,} "
+            "that are played: are the rates and the length meant?"
+        )
     means = {name: sum(mean_of(time) for _, time in parts) for name, parts in phases.items()}
     return Reliability(terms, units, means, saving, saved.interval, mtbf, resolved.fault_trace)
 
@@ -178,17 +179,30 @@ def _total(spec: TrainingJob, step: float) -> float:
     return spec.run.steps * step if spec.run.steps is not None else inf
 
 
-def _replicas(spec: TrainingJob, gpus_per_node: int, nodes: int) -> int:
-    """Parts that an elastic job can lose one by one: its data-parallel replicas, or its nodes where they hold more."""
+def _replicas(spec: TrainingJob, topology: Topology, ranks: Ranks) -> int:
+    """The data-parallel replicas that an elastic job can lose one by one; 1 for other policies.
+
+    Raises InfeasibleError where they are not whole, or where a node holds parts of more than it must.
+    """
+    dp = spec.plan.dp
     if spec.policy != "elastic":
         return 1
-    if spec.plan.zero or spec.plan.dp == 1:
+    if spec.plan.zero or dp == 1 or ranks.servers:
+        served = ", with parameter servers" if ranks.servers else ""
         raise InfeasibleError(
             f"job {spec.name}: policy elastic goes on without a replica, which takes dp above 1 and whole replicas: "
-            f"dp is {spec.plan.dp}, zero {spec.plan.zero}"
+            f"dp is {dp}, zero {spec.plan.zero}{served}"
         )
-    size = spec.plan.tp * spec.plan.cp * spec.plan.pp
-    return spec.plan.dp if size >= gpus_per_node else nodes
+    held: dict[int, set[int]] = {}
+    for rank, gpu in enumerate(ranks.gpus):
+        held.setdefault(topology.gpus[gpu].node, set()).add(ranks.coordinate(rank, "dp"))
+    most = max(len(replicas) for replicas in held.values())
+    if most == dp or most > ceil(dp / len(held)):
+        raise InfeasibleError(
+            f"job {spec.name}: policy elastic goes on without the replicas of a node, and a node holds parts of {most} "
+            f"of {dp}: plan.order [tp, cp, pp, dp] keeps replicas together"
+        )
+    return dp
 
 
 def _interval(spec: TrainingJob, saving: SavingTimes, mtbf: float, step: float) -> float:
@@ -203,7 +217,7 @@ def _interval(spec: TrainingJob, saving: SavingTimes, mtbf: float, step: float) 
         wanted = daly_interval(max(saving.blocking, 1e-3), mtbf)
         return max(1, round(wanted / step), ceil(saving.persist / step)) * step  # one is durable before the next
     assert checkpoint.every is not None
-    return float(checkpoint.every)
+    return max(step, float(checkpoint.every))
 
 
 def _recovery(c: FaultClass, recovery: Recovery, connect: float, load: float) -> list[tuple[str, Duration]]:
@@ -221,11 +235,11 @@ def _recovery(c: FaultClass, recovery: Recovery, connect: float, load: float) ->
     ]  # fmt: skip
 
 
-def _effect(c: FaultClass, phases: list[tuple[str, Duration]], topology: Topology) -> Effect:
-    """What a class does to the job."""
+def _effect(c: FaultClass, phases: list[tuple[str, Duration]], topology: Topology, held: int) -> Effect:
+    """What a class does to the job, which holds ``held`` nodes."""
     nodes = 0
     if c.repair and c.per != "job":
-        nodes = _nodes_under_a_switch(topology) if c.per == "switch" else 1
+        nodes = min(held, _nodes_under_a_switch(topology)) if c.per == "switch" else 1
     return Effect(
         kind="save and stop" if c.planned else c.effect,
         phases=tuple((bucket, drawn(time)) for bucket, time in phases),

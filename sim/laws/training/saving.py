@@ -15,6 +15,7 @@ Source: docs/model.md, "Checkpoints"; MegaScale (arXiv:2402.15627) for one reade
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, inf
 
@@ -52,6 +53,14 @@ def checkpoint_bytes(model: Transformer, job: TrainingJob, scale: float = 1.0) -
     return each * trained
 
 
+def nodes_of(topology: Topology, gpus: Sequence[int]) -> Sequence[int]:
+    """The nodes that hold these GPUs, by number."""
+    if isinstance(gpus, range) and len(topology.runs) == 1 and len(topology.runs[0].block.nodes) == 1:
+        per_node = len(topology.runs[0].block.gpus)
+        return range(gpus[0] // per_node, gpus[-1] // per_node + 1)
+    return sorted({topology.gpus[gpu].node for gpu in gpus})
+
+
 def saving_times(
     model: Transformer, job: TrainingJob, ranks: Ranks, topology: Topology, network: GroupNetwork, scale: float = 1.0
 ) -> SavingTimes:
@@ -59,9 +68,9 @@ def saving_times(
     checkpoint = job.checkpoint
     assert checkpoint is not None
     size = checkpoint_bytes(model, job, scale)
-    per_node = max(1, len(topology.runs[0].block.gpus))
-    nodes = max(1, ceil(len(ranks.gpus) / per_node))
-    writers = nodes if checkpoint.sharded else max(1, ceil(job.plan.tp * job.plan.pp * job.plan.cp / per_node))
+    nodes = len(nodes_of(topology, ranks.gpus))
+    replica = job.plan.tp * job.plan.pp * job.plan.cp
+    writers = nodes if checkpoint.sharded else max(1, ceil(replica * nodes / len(ranks.gpus)))
     cards = _cards(topology, ranks.gpus[0])
     if checkpoint.mode == "memory" and nodes == 1:
         raise InfeasibleError(f"job {job.name}: checkpoints go to a peer node's memory, but the job is on one node")
@@ -90,8 +99,8 @@ def _rates(
         read = checkpoint.to.read or checkpoint.to.write
         return min(checkpoint.to.write, away), min(read, away)
     if checkpoint.to == "nvme":
-        run = topology.runs[0].block
-        local = topology.locate(ranks.gpus[0])[2]
+        held_by_run, _, local = topology.locate(ranks.gpus[0])
+        run = held_by_run.block
         drives = run.held(run.gpus[local].node, "storage")
         if not drives:
             raise InfeasibleError(f"job {job}: checkpoints go to nvme, but the nodes have none (nodes.nvme)")

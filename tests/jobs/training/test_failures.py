@@ -13,7 +13,7 @@ from sim.results.schema import Result, TrainingMetrics
 from sim.run import run, run_recorded
 
 from ...helpers import only, resolved
-from .helpers import toy
+from .helpers import servers, toy, training
 
 HOUR, DAY = 3600.0, 86_400.0
 PER_GPU = {"mtbf_per_gpu": "800 h"}
@@ -192,4 +192,52 @@ def test_going_on_without_a_replica_takes_whole_replicas():
 def test_a_run_that_gets_nowhere_ends(monkeypatch):
     monkeypatch.setattr("sim.jobs.reliability.terms.MOST_FAULTS", 1000)
     with pytest.raises(RunError, match="hardly any progress"):
-        run_recorded(resolved(described({"mtbf_per_gpu": "1 min"}, run={"steps": 1_000_000})), effects=False)
+        run_recorded(resolved(described({"mtbf_per_gpu": "8 min"}, run={"steps": 1000})), effects=False)
+
+
+def test_more_faults_than_anyone_waits_for_are_refused():
+    with pytest.raises(InfeasibleError, match="faults are to be expected"):
+        answer({"mtbf_per_gpu": "1 s"})
+
+
+def test_replicas_that_share_nodes_cannot_be_given_up_one_by_one():
+    """Two GPUs a node, two stages: by default a node holds a stage of two replicas."""
+    cluster = servers("h100-sxm", 4, "nvlink4", "infiniband-ndr", gpus=2)
+    job = {"policy": "elastic", "run": {"duration": "10 days"}, **LIFE}
+    apart = {"pp": 2, "dp": 4, "order": ["tp", "cp", "pp", "dp"]}
+    for plan in ({"pp": 2, "dp": 4}, apart):
+        found = training(cluster, plan, (32, 1, 2048), **job) | {"faults": {"mtbf_per_gpu": "100 h"}}
+        if plan is apart:
+            assert metrics(run(resolved(found), effects=False)).failures > 0
+        else:
+            with pytest.raises(InfeasibleError, match=r"plan.order \[tp, cp, pp, dp\]"):
+                run(resolved(found), effects=False)
+
+
+def test_only_the_nodes_and_switches_of_the_job_count():
+    """Two of eight nodes, on both sides of a leaf of four: two leaves, and a switch takes two nodes at most."""
+    cluster = servers("h100-sxm", 8, "nvlink4", "infiniband-ndr", gpus=2)
+    cluster["topology"]["network"] = {"leaf_spine": {"nodes_per_leaf": 4, "uplinks": 4, "link": "infiniband-ndr"}}
+    found = training(cluster, {"dp": 4, "placement": [6, 7, 8, 9]}, (32, 1, 2048), run={"duration": "10 days"}, **LIFE)
+    found["faults"] = {"classes": [{"name": "leaf", "per": "switch", "mtbf": "100 h"}], "spares": 2}
+    prepared = prepare(resolved(found))
+    assert prepared.mtbf == pytest.approx(50 * HOUR)
+    assert (prepared.nodes, prepared.terms.effects["leaf"].nodes) == (2, 2)
+
+
+def test_parameter_servers_fail_too():
+    plan = {"dp": 6, "parameter_server": {"servers": 2}}
+    found = toy(plan, (48, 1, 4000), gpus=8, run={"duration": "10 days"}, **LIFE) | {"faults": PER_GPU}
+    assert metrics(run(resolved(found), effects=False)).mtbf_s == pytest.approx(100 * HOUR)
+
+
+def test_nothing_is_saved_more_often_than_a_step():
+    m = metrics(answer(checkpoint={"every": "1 ns", "blocking": "0 s"}, run={"duration": "1 day"}))
+    assert m.checkpoint_interval_s == pytest.approx(m.step_time_s)
+
+
+def test_a_run_without_progress_has_no_end_to_tell():
+    recovery = {"startup": "2 days"}
+    run = {"duration": "1 day", "target_tokens": "1B"}
+    m = metrics(answer({"mtbf_per_gpu": "1e6 h"}, recovery=recovery, run=run))
+    assert (m.ettr, m.days_to_target) == (0.0, None)
