@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -138,18 +137,14 @@ def _reliability(
     """How often the job stops, and what a checkpoint takes; None where nothing fails and nothing is saved."""
     if resolved.scenario.faults is None and job.spec.checkpoint is None:
         return None
-    from sim.jobs.reliability.terms import reliability_of
+    from sim.jobs.reliability.terms import mtbf_of, units_of
 
-    stepless = job.spec.model_copy(update={"checkpoint": None})
-    found = reliability_of(
-        resolved, replace(job, spec=stepless), topology, layout.ranks, network, step=1.0, network_share=0.0
-    )  # fmt: skip
-    known: dict[str, float | None] = {"mtbf_s": found.mtbf if found.mtbf < inf else None}
+    mtbf = mtbf_of(resolved, units_of(resolved, topology, layout.gpus))
+    known: dict[str, float | None] = {"mtbf_s": mtbf if mtbf < inf else None}
     if job.spec.checkpoint is not None:
         from sim.laws.training.saving import saving_times
 
-        wanted = resolved.scenario.assume.parameters
-        scale = 1.0 if wanted is None else wanted / job.model.parameters
+        scale = job.model.scale_to(resolved.scenario.assume.parameters)
         saving = saving_times(job.model, job.spec, layout.ranks, topology, network, scale)
         known |= {
             "checkpoint_bytes": saving.size, "checkpoint_blocking_s": saving.blocking,

@@ -14,7 +14,7 @@ import click
 from sim.cli.common import load, progress, scenario_options, write_file
 
 if TYPE_CHECKING:
-    from sim.study.failures import FailureStudy
+    from sim.study.failures_schema import FailureStudy
 
 PRELOAD = ("sim.study.failures",)
 

@@ -10,8 +10,7 @@ when it is hit. The expected wall time of one interval, exact for exponential fa
     Young 1974   tau = sqrt(2 C M)
     Daly 2006    tau = sqrt(2 C M) (1 + sqrt(C/2M)/3 + (C/2M)/9) - C      for C < 2M, else M
 
-Ways of counting that leave something out, for comparison: R/M; M/(M+R), no failure while recovering; e^(-R/M), no work
-lost. Sources: J. W. Young, CACM 17(9), 1974; J. T. Daly, Future Generation Computer Systems 22, 2006.
+Sources: J. W. Young, CACM 17(9), 1974; J. T. Daly, Future Generation Computer Systems 22, 2006.
 """
 
 from __future__ import annotations
@@ -47,13 +46,3 @@ def efficiency(interval: float, save: float, recovery: float, mtbf: float | None
     if mtbf is None:
         return interval / (interval + save) if interval + save > 0.0 else 1.0
     return interval / expected_wall(interval, save, recovery, mtbf)
-
-
-def naive_waste(recovery: float, mtbf: float) -> float:
-    """R/M: every failure costs its recovery, and nothing else."""
-    return recovery / mtbf
-
-
-def waste_without_lost_work(recovery: float, mtbf: float, *, nested: bool) -> float:
-    """Share of time in recovery when no work is lost; ``nested``: failures hit recoveries too."""
-    return 1.0 - exp(-recovery / mtbf) if nested else recovery / (mtbf + recovery)

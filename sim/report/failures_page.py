@@ -12,7 +12,7 @@ from sim.report.assets import TEMPLATES, plotly_bundle, script_json, security_po
 from sim.report.failures_text import BEHIND, BEST, DALY, GOODPUT, answer, not_possible, table_rows
 from sim.report.figures.common import MAX_ROWS, tidy
 from sim.report.figures.failures import failure_figures
-from sim.study.failures import FailureStudy
+from sim.study.failures_schema import FailureStudy
 from sim.units import format_seconds
 
 SECTIONS: Final = {

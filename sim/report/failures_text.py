@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from sim.report.values import printable
-from sim.study.failures import GIVEN_UP, Estimate, FailureStudy, PointResult, Quantiles
+from sim.study.failures import GIVEN_UP
+from sim.study.failures_schema import Estimate, FailureStudy, PointResult, Quantiles
 from sim.units import format_count, format_percent, format_seconds, format_usd
 
 GOODPUT: Final = "Goodput (ETTR): useful seconds that were never done before, over wall seconds."

@@ -254,23 +254,19 @@ def timeline_of(recording: Recording, tables: list[Table], window_start: float) 
         }
     for trained in recording.training:
         if trained.life is not None:
-            jobs[trained.name] = _states(trained.life, recording.end, width, seconds)
+            jobs[trained.name] = _states(trained.life, width, seconds)
     spans, window = _spans(recording, window_start)
     return Timeline(
         bin_s=width, devices=devices, links=link_classes(recording)[1], jobs=jobs, spans=spans, spans_window_s=window
     )
 
 
-def _states(life: Life, end: float, width: float, seconds: Floats) -> dict[str, list[float]]:
+def _states(life: Life, width: float, seconds: Floats) -> dict[str, list[float]]:
     """Share of each bin that a run worked (saving included) and that it came back from failures."""
     found: dict[str, list[float]] = {}
     for name, kinds in STATES.items():
-        held = [(s.start, s.end) for s in life.stretches if s.kind in kinds]
-        if held or name == "training":
-            bins = Bins()
-            bins.add(end, end, 0.0)
-            starts, ends = np.array([a for a, _ in held]), np.array([b for _, b in held])
-            bins.add_many(starts, ends, ends - starts)
+        bins = life.over_time(*kinds)
+        if name == "training" or any(bins.values):
             found[name] = _rounded(np.minimum(1.0, _resampled(bins, width, len(seconds)) / seconds))
     return found
 

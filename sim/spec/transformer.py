@@ -97,6 +97,10 @@ class Transformer(Spec):
         """Weights of the token table; the output head is as large again unless tied."""
         return self.vocabulary * self.hidden
 
+    def scale_to(self, parameters: float | None) -> float:
+        """The factor on weights that makes their count an assumed one; 1 where none is assumed."""
+        return 1.0 if parameters is None else parameters / self.parameters
+
     @property
     def parameters(self) -> int:
         """All weights: layers, token table, output head and learned positions."""

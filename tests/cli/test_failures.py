@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from sim.report.failures_page import render_failures_html
-from sim.study.failures import FailureStudy
+from sim.study.failures_schema import FailureStudy
 
 TOPOLOGY = """\
 name: servers

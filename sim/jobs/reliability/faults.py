@@ -13,7 +13,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import gamma, inf, log, sqrt
+from math import gamma, inf, log
 from typing import Literal, NamedTuple
 from zlib import crc32
 
@@ -117,13 +117,3 @@ def _renewals(units: Units, rng: np.random.Generator) -> Iterator[Failure]:
             yield Failure(now, units.name, unit)
             again = float(life) / (units.lemon_factor if unit < bad else 1.0)
             heapq.heapreplace(clocks, (now + again, unit))
-
-
-def relative_spread(law: Law, shape: float) -> float:
-    """Standard deviation of a life over its mean."""
-    if law == "exponential":
-        return 1.0
-    if law == "weibull":
-        a, b = gamma(1.0 + 1.0 / shape), gamma(1.0 + 2.0 / shape)
-        return sqrt(b / a**2 - 1.0)
-    return sqrt(np.expm1(shape**2))

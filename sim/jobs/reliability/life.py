@@ -31,6 +31,7 @@ import numpy as np
 import simpy
 
 from sim.engine.clock import Clock
+from sim.engine.timeline import Bins
 from sim.jobs.reliability.faults import Failure
 from sim.jobs.reliability.progress import TINY, Progress, Saving
 
@@ -114,6 +115,15 @@ class Life:
     def buckets(self) -> dict[str, float]:
         """Seconds by what they were spent on; they add up to the run's length."""
         return self.progress.buckets
+
+    def over_time(self, *kinds: str) -> Bins:
+        """Seconds spent on some kinds of stretches over time; the bins are those of the whole life."""
+        bins = Bins()
+        bins.add(self.end, self.end, 0.0)  # they grow to their width once
+        held = [s for s in self.stretches if s.kind in kinds]
+        starts, ends = np.array([s.start for s in held]), np.array([s.end for s in held])
+        bins.add_many(starts, ends, ends - starts)
+        return bins
 
     @property
     def ettr(self) -> float:

@@ -54,16 +54,6 @@ class Progress:
         """Whether all work is done."""
         return self.done >= self.total - TINY
 
-    def time_to_finish(self) -> float:
-        """Seconds until the work is done if nothing happens; inf where there is no end."""
-        if self.total == inf or self.speed <= 0.0:
-            return inf
-        ahead = Progress(
-            self.saving, self.total, self.speed, self.done, self.high, self.since, self.saving_left, self.persist_left,
-            self.persisting, list(self.durable),
-        )  # fmt: skip
-        return ahead.advance(inf)
-
     def advance(self, seconds: float) -> float:
         """Let time pass, at most until the work is done; the seconds that passed."""
         passed = 0.0

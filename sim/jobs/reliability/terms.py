@@ -120,6 +120,13 @@ def units_of(resolved: Resolved, topology: Topology, gpus: Sequence[int]) -> tup
     )  # fmt: skip
 
 
+def mtbf_of(resolved: Resolved, units: tuple[Units, ...]) -> float:
+    """Mean seconds between faults that stop the job; inf where there are none, or only recorded ones."""
+    stopping = {c.name for c in resolved.faults if c.effect in ("stop", "corrupt")}
+    rate = sum(u.rate for u in units if u.name in stopping)
+    return 1.0 / rate if rate > 0.0 and resolved.fault_trace is None else inf
+
+
 def _switches(topology: Topology, nodes: Sequence[int]) -> int:
     """Switches with a node of the job under them."""
     leaf_spine = topology.spec.network.leaf_spine
@@ -138,13 +145,10 @@ def reliability_of(
     """
     spec, faults = job.spec, resolved.scenario.faults
     units = units_of(resolved, topology, (*ranks.gpus, *ranks.servers) if ranks.servers else ranks.gpus)
-    effects_of = {c.name: "planned" if c.planned else c.effect for c in resolved.faults}
-    rate = sum(u.rate for u in units if effects_of[u.name] in ("stop", "planned", "corrupt"))
-    mtbf = 1.0 / rate if rate > 0.0 and resolved.fault_trace is None else inf
+    mtbf = mtbf_of(resolved, units)
     saving, saved = None, Saving(inf)
     if spec.checkpoint is not None:
-        wanted = resolved.scenario.assume.parameters
-        scale = 1.0 if wanted is None else wanted / job.model.parameters
+        scale = job.model.scale_to(resolved.scenario.assume.parameters)
         saving = saving_times(job.model, spec, ranks, topology, network, scale)
         stretch = 1.0 + network_share * (saving.stretch - 1.0)
         interval = _interval(spec, saving, mtbf, step)

@@ -150,9 +150,7 @@ class Builder:
         )  # fmt: skip
         self.micro_batches = micro_batches_of(job.spec)
         self.slow = {s.gpu: s.factor for s in job.spec.slow}
-        model = job.model
-        wanted = assume.parameters
-        self.scale = 1.0 if wanted is None else wanted / model.parameters
+        self.scale = job.model.scale_to(assume.parameters)
         self._members: dict[tuple[object, ...], Member] = {}
 
     def build(self) -> TrainingBuild:

@@ -21,7 +21,7 @@ from sim.engine.timeline import Bins, ChannelTrack, DeviceTrack
 from sim.errors import RunError
 from sim.jobs.reliability.life import Life, Run
 from sim.jobs.reliability.terms import Reliability, reliability_of
-from sim.jobs.training.build import AXIS_OF, Builder, Member, ReplicaClass, Stage, TrainingBuild
+from sim.jobs.training.build import Builder, Member, ReplicaClass, Stage, TrainingBuild
 from sim.jobs.training.detailed import play_step_folded, play_step_in_full
 from sim.jobs.training.parameter_server import HOST, KERNELS, TALK, UPDATE, Log, Rounds, Server, play_rounds
 from sim.jobs.training.step import (
@@ -72,7 +72,6 @@ class TrainingRecording:
     members: list[tuple[ReplicaClass, Stage, Member, Seconds, DeviceTrack]]
     channels: list[ChannelTrack]
     ended: float = 0.0
-    idle_until: float = field(default=0.0)
     servers: list[tuple[Member, Seconds, DeviceTrack]] = field(default_factory=list)
     rounds: Rounds | None = None
     reliability: Reliability | None = None
@@ -187,19 +186,9 @@ def _run(clock: Clock, recording: TrainingRecording, run: Run | None) -> Generat
         life = yield from run.process()
         recording.life = life
         recording.steps = floor(life.progress.high / recording.step.seconds + 1e-6)
-        recording.working = _working(life)
+        recording.working = life.over_time("work")
     recording.ended = clock.now
     _tell(recording)
-
-
-def _working(life: Life) -> Bins:
-    """Seconds of work over time."""
-    bins = Bins()
-    bins.add(life.end, life.end, 0.0)  # the bins grow to the run's width once
-    work = [s for s in life.stretches if s.kind == "work"]
-    starts, ends = np.array([s.start for s in work]), np.array([s.end for s in work])
-    bins.add_many(starts, ends, ends - starts)
-    return bins
 
 
 def _tell(recording: TrainingRecording) -> None:
@@ -319,17 +308,6 @@ def _carry(track: ChannelTrack, pieces: list[tuple[float, float, float]], record
                     track.record(number * length + start, number * length + max(end, start), part)
     else:
         track.record(0.0, length * steps, size * steps)
-
-
-def link_kinds(build: TrainingBuild) -> dict[str, bool]:
-    """Axes that talk, and whether any of their groups crosses nodes."""
-    found: dict[str, bool] = {}
-    for one in build.classes:
-        for stage in one.stages:
-            for kind, link in stage.links.items():
-                axis = AXIS_OF[kind]
-                found[axis] = found.get(axis, False) or crosses_nodes(link)
-    return found
 
 
 # ---- time lines

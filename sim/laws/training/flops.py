@@ -24,7 +24,7 @@ def model_flops_per_token(
 
     Assumptions: ``parameters`` is another count of weights, ``attention_free`` leaves attention's arithmetic out.
     """
-    scale = 1.0 if parameters is None else parameters / model.parameters
+    scale = model.scale_to(parameters)
     tables = model.embedding_parameters * (0 if model.tied_embeddings else 1)
     positions = model.context * model.hidden if model.learned_positions else 0
     matrices = (model.active_parameters - tables - positions) * scale

@@ -105,7 +105,7 @@ def lay_out_training(
     check_shape(spec, model)
     ranks = place_ranks(spec.plan, taken, len(topology.gpus), spec.name)
     check_tiers(spec, ranks, topology)
-    scale = 1.0 if parameters is None else parameters / model.parameters
+    scale = model.scale_to(parameters)
     node_ranks = _data_ranks_in_a_node(spec, ranks, topology)
     stages = _stages(spec, model, stack, ranks, topology, gpu_of, node_ranks, scale)
     layout = TrainingLayout(ranks, stages)

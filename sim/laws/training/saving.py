@@ -21,6 +21,7 @@ from math import ceil, inf
 
 from sim.errors import InfeasibleError
 from sim.laws.topology import Topology
+from sim.laws.topology_parts import Block
 from sim.laws.training.groups import GroupNetwork
 from sim.laws.training.ranks import Ranks
 from sim.laws.training.stage import chunks_of, held_by
@@ -99,20 +100,19 @@ def _rates(
         read = checkpoint.to.read or checkpoint.to.write
         return min(checkpoint.to.write, away), min(read, away)
     if checkpoint.to == "nvme":
-        held_by_run, _, local = topology.locate(ranks.gpus[0])
-        run = held_by_run.block
-        drives = run.held(run.gpus[local].node, "storage")
+        run, _, local = topology.locate(ranks.gpus[0])
+        block = run.block
+        drives = block.held(block.gpus[local].node, "storage")
         if not drives:
             raise InfeasibleError(f"job {job}: checkpoints go to nvme, but the nodes have none (nodes.nvme)")
-        rates = [_drive(run, drive) for drive in drives]
+        rates = [_drive(block, drive) for drive in drives]
         return writers * sum(w for w, _ in rates), writers * sum(r for _, r in rates)
     return away, away  # a peer's memory
 
 
-def _drive(block: object, drive: str) -> tuple[float, float]:
+def _drive(block: Block, drive: str) -> tuple[float, float]:
     """Rates at which a drive is written and read."""
-    graph = block.graph  # type: ignore[attr-defined]
-    links = block.links  # type: ignore[attr-defined]
+    graph, links = block.graph, block.links
     into = [links[d["link"]].rate.capacity for _, _, d in graph.in_edges(drive, data=True) if d["link"] is not None]
     out = [links[d["link"]].rate.capacity for _, _, d in graph.out_edges(drive, data=True) if d["link"] is not None]
     return min(into, default=inf), min(out, default=inf)
@@ -120,6 +120,9 @@ def _drive(block: object, drive: str) -> tuple[float, float]:
 
 def _cards(topology: Topology, gpu: int) -> float:
     """Usable bytes/s of all network cards of a GPU's node together; inf where it has none (one node alone)."""
-    block = topology.locate(gpu)[0].block
-    rates = [block.links[port.out].rate.capacity for port in block.ports]
+    run, _, local = topology.locate(gpu)
+    block = run.block
+    node = block.gpus[local].node
+    mine = [port for port in block.ports if block.graph.nodes[port.vertex]["node"] == node]
+    rates = [block.links[port.out].rate.capacity for port in mine]
     return sum(rates) if rates else inf

@@ -35,7 +35,7 @@ from sim.report.figures.common import (
     table,
     thinned,
 )
-from sim.study.failures import FailureStudy, PointResult, Quantiles
+from sim.study.failures_schema import FailureStudy, PointResult, Quantiles
 from sim.units import format_count, format_percent, format_seconds
 
 MAX_BARS: Final = 40

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from itertools import islice, pairwise, takewhile
-from math import inf, sqrt
+from math import gamma, inf, sqrt
 from typing import cast
 
 import numpy as np
@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.adapters.lookup import Library
-from sim.jobs.reliability.faults import Failure, Law, Units, failures, relative_spread
+from sim.jobs.reliability.faults import Failure, Law, Units, failures
 
 HOUR, DAY = 3600.0, 86_400.0
 LIBRARY = Library()
@@ -42,6 +42,16 @@ def rate(classes: Iterable[Units]) -> float:
 
 
 # ---- rates
+
+
+def relative_spread(law: Law, shape: float) -> float:
+    """Standard deviation of a life over its mean."""
+    if law == "exponential":
+        return 1.0
+    if law == "weibull":
+        a, b = gamma(1.0 + 1.0 / shape), gamma(1.0 + 2.0 / shape)
+        return sqrt(b / a**2 - 1.0)
+    return sqrt(np.expm1(shape**2))
 
 
 @pytest.mark.parametrize(("law", "shape"), LAWS)
