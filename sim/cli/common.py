@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import tempfile
 import time
@@ -39,6 +40,11 @@ def load(scenario: Path, overrides: tuple[str, ...], seed: int | None) -> Resolv
     from sim.adapters.resolve import resolve_file
 
     return resolve_file(scenario, overrides, seed)
+
+
+def said(verb: str, scenario: Path) -> str:
+    """The command that is being run; of a program that calls in, what would do the same."""
+    return shlex.join(["sim", *sys.argv[1:]] if len(sys.argv) > 1 else ["sim", verb, str(scenario)])
 
 
 def write_file(path: Path, content: str) -> None:

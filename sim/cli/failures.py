@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import shlex
 import sys
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sim.cli.common import load, progress, scenario_options, write_file
+from sim.cli.common import load, progress, said, scenario_options, write_file
 
 if TYPE_CHECKING:
     from sim.study.failures_schema import FailureStudy
@@ -57,14 +56,14 @@ def command(
         study = run_study(plan, partial(open_executor, name, workers, PRELOAD), hear)
     folder = None if no_report else out / f"{study.scenario}-failures"
     if folder is not None:
-        _write(study, folder, shlex.join(["sim", *sys.argv[1:]]) if len(sys.argv) > 1 else "")
+        _write(study, folder, said("failures", scenario))
     _print(study, as_json, folder)
 
 
-def _write(study: FailureStudy, folder: Path, said: str) -> None:
+def _write(study: FailureStudy, folder: Path, command: str) -> None:
     from sim.report.failures_page import render_failures_html
 
-    page = render_failures_html(study, said)
+    page = render_failures_html(study, command)
     write_file(folder / "failures.json", study.model_dump_json(indent=1))
     write_file(folder / "index.html", page)
 

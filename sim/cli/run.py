@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import platform
-import shlex
 import sys
 import time
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sim.cli.common import load, progress, scenario_options, write_file
+from sim.cli.common import load, progress, said, scenario_options, write_file
 from sim.errors import ObjectiveMissed
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ def command(
                 pool.shutdown(cancel_futures=True)
         result = outcome.result.model_copy(update={"run_info": {
             "wall_s": time.perf_counter() - began, "simulation_wall_s": outcome.wall_s,
-            "python": platform.python_version(), "machine": platform.machine(), "command": _command(scenario, sys.argv),
+            "python": platform.python_version(), "machine": platform.machine(), "command": said("run", scenario),
         }})  # fmt: skip
         folder = None if no_report else out / result.scenario
         if folder is not None:
@@ -68,10 +67,6 @@ def command(
             _write(folder, outcome, result)
     _print(result, as_json, folder)
     _judge(result, fail_on)
-
-
-def _command(scenario: Path, argv: list[str]) -> str:
-    return shlex.join(["sim", *argv[1:]] if len(argv) > 1 else ["sim", "run", str(scenario)])
 
 
 def _write(folder: Path, outcome: Outcome, result: Result) -> None:

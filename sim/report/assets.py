@@ -15,6 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+
 TEMPLATES: Final = Path(__file__).parent / "templates"
 
 _ESCAPES: Final = {code: f"\\u{code:04x}" for code in (0x3C, 0x3E, 0x26, 0x2028, 0x2029)}
@@ -30,6 +32,17 @@ def plotly_bundle() -> str:
 def template_file(name: str) -> str:
     """A style sheet or program that stands beside the template."""
     return (TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def template(name: str) -> Template:
+    """A page's template. Text is autoescaped, and a name that is missing is an error."""
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    ).get_template(name)
 
 
 @cache

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import Final
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from sim.report.assets import TEMPLATES, plotly_bundle, script_json, security_policy, template_file
+from sim.report.assets import plotly_bundle, script_json, security_policy, template, template_file
 from sim.report.failures_text import BEHIND, BEST, DALY, GOODPUT, answer, not_possible, table_rows
-from sim.report.figures.common import MAX_ROWS, tidy
+from sim.report.figures.common import MAX_ROWS, drawn
 from sim.report.figures.failures import failure_figures
 from sim.study.failures_schema import FailureStudy
 from sim.units import format_seconds
@@ -33,20 +31,12 @@ LIMITS: Final = (
 )
 
 
-def render_failures_html(study: FailureStudy, command: str = "") -> str:
+def render_failures_html(study: FailureStudy, command: str) -> str:
     """The page as text; ``command`` is what made it."""
     figures = failure_figures(study)
-    drawings = {
-        figure.id: {"data": tidy(figure.traces), "layout": tidy(figure.layout)}
-        for group in figures.values()
-        for figure in group
-    }
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
+    drawings = drawn(figures)
     rows = table_rows(study)
-    return environment.get_template("failures.html.j2").render(
+    return template("failures.html.j2").render(
         study=study,
         sentence=answer(study),
         facts=_facts(study),
@@ -56,7 +46,7 @@ def render_failures_html(study: FailureStudy, command: str = "") -> str:
         definitions=(GOODPUT, DALY, BEST, BEHIND),
         sections=[(id_, *SECTIONS[id_], figures[id_]) for id_ in SECTIONS if figures[id_]],
         limits=LIMITS,
-        command=command or shlex.join(["sim", "failures", f"{study.scenario}.yaml", "--seeds", str(study.seeds)]),
+        command=command,
         max_rows=MAX_ROWS,
         css=Markup(template_file("page.css")),
         js=Markup(template_file("page.js")),
@@ -68,7 +58,8 @@ def render_failures_html(study: FailureStudy, command: str = "") -> str:
 
 def _facts(study: FailureStudy) -> list[tuple[str, str]]:
     """What kind of study this was."""
-    length = study.duration_s if study.duration_s is not None else study.useful_s
+    lengths = {point.useful_s for point in study.points if point.failed is None}
+    length = study.duration_s if study.duration_s is not None else lengths.pop() if len(lengths) == 1 else None
     what = "each life" if study.duration_s is not None else "undisturbed"
     return [
         ("job", f"{study.job} ({study.model})"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from sim.report.values import printable
+from sim.report.values import aligned, printable
 from sim.study.failures import GIVEN_UP
 from sim.study.failures_schema import Estimate, FailureStudy, PointResult, Quantiles
 from sim.units import format_count, format_percent, format_seconds, format_usd
@@ -219,14 +219,8 @@ def _ends(point: PointResult, by_time: bool) -> tuple[str, str]:
 def _table(study: FailureStudy) -> str:
     rows = table_rows(study)
     left_out = len(rows) - 1 - SHOWN
-    text = _aligned(rows[: SHOWN + 1])
+    text = aligned(rows[: SHOWN + 1])
     return f"{text}\n{left_out:,} more points are in failures.json" if left_out > 0 else text
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    cleaned = [[printable(cell) for cell in row] for row in rows]
-    widths = [max(map(len, cells)) for cells in zip(*cleaned, strict=True)]
-    return "\n".join("  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in cleaned)
 
 
 def _lost(study: FailureStudy) -> str:

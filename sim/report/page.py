@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from sim.report.assets import TEMPLATES, plotly_bundle, script_json, security_policy, template_file
+from sim.report.assets import plotly_bundle, script_json, security_policy, template, template_file
 from sim.report.figures import figures_of
-from sim.report.figures.common import MAX_ROWS, tidy
+from sim.report.figures.common import MAX_ROWS, drawn
 from sim.report.figures.common import sentence as capitalised
 from sim.report.values import (
     NONE,
@@ -84,40 +83,22 @@ class Card:
 def render_html(result: Result) -> str:
     """The page as text; at most 3 MB, of which plotly is two."""
     figures = figures_of(result)
-    drawings = {
-        figure.id: {"data": tidy(figure.traces), "layout": tidy(figure.layout)}
-        for group in figures.values()
-        for figure in group
-    }
-    return (
-        _environment()
-        .get_template("page.html.j2")
-        .render(
-            result=result,
-            jobs=[_job(result, job) for job in result.jobs],
-            facts=_facts(result),
-            sections=[(id_, *_section(result, id_), figures[id_]) for id_ in SECTIONS if figures[id_]],
-            state_sign=STATES.get(result.verdict.state, "") if _serves(result) else "",
-            sentence=_sentence(result),
-            yaml=yaml.safe_dump(result.resolved_scenario, sort_keys=False, allow_unicode=True, width=100),
-            command=_command(result),
-            max_rows=MAX_ROWS,
-            css=Markup(template_file("page.css")),
-            js=Markup(template_file("page.js")),
-            policy=security_policy(),
-            drawings=Markup(script_json(drawings)),
-            bundle=Markup(plotly_bundle()) if drawings else "",
-        )
-    )
-
-
-def _environment() -> Environment:
-    return Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    drawings = drawn(figures)
+    return template("page.html.j2").render(
+        result=result,
+        jobs=[_job(result, job) for job in result.jobs],
+        facts=_facts(result),
+        sections=[(id_, *_section(result, id_), figures[id_]) for id_ in SECTIONS if figures[id_]],
+        state_sign=STATES.get(result.verdict.state, "") if _serves(result) else "",
+        sentence=_sentence(result),
+        yaml=yaml.safe_dump(result.resolved_scenario, sort_keys=False, allow_unicode=True, width=100),
+        command=_command(result),
+        max_rows=MAX_ROWS,
+        css=Markup(template_file("page.css")),
+        js=Markup(template_file("page.js")),
+        policy=security_policy(),
+        drawings=Markup(script_json(drawings)),
+        bundle=Markup(plotly_bundle()) if drawings else "",
     )
 
 

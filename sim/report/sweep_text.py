@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import starmap
 from typing import Final
 
-from sim.report.values import printable, write
+from sim.report.values import aligned, printable, write
 from sim.study.sweep import Sweep
 from sim.study.sweep_analysis import FRONTS, HeatMap, Sensitivity, column, front, heat_map, sensitivities
 from sim.study.sweep_axes import text
@@ -105,7 +105,7 @@ def _points(sweep: Sweep, numbers: Sequence[int]) -> str:
         outcome = sweep.outcomes[i]
         figures = [_figure(k, outcome.metrics.get(k)) for k in metrics]
         lines.append([str(i + 1), *map(text, design.points[i]), *figures, outcome.state or str(outcome.failed)])
-    return _table(lines, last_left=True)
+    return aligned(lines, last_left=True)
 
 
 def _figure(name: str, value: float | None) -> str:
@@ -117,16 +117,6 @@ def _figure(name: str, value: float | None) -> str:
         for unit in _UNITS:
             written = written.removesuffix(unit)
     return written
-
-
-def _table(lines: Sequence[Sequence[str]], last_left: bool = False) -> str:
-    cleaned = [[printable(cell) for cell in line] for line in lines]
-    widths = [max(map(len, cells)) for cells in zip(*cleaned, strict=True)]
-    left = len(widths) - 1 if last_left else -1
-    return "\n".join(
-        "  ".join(c.ljust(w) if i == left else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
-        for line in cleaned
-    )
 
 
 def _tornado(name: str, found: Sequence[Sensitivity]) -> str:
@@ -156,7 +146,7 @@ def _map(name: str, found: HeatMap) -> str:
     lines = [[f"{down} \\ {across}", *found.column_values]]
     lines += [[value, *(_figure(name, cell) for cell in row)]
               for value, row in zip(found.row_values, found.cells, strict=True)]  # fmt: skip
-    return f"{COLUMNS[name]}\n{_table(lines)}"
+    return f"{COLUMNS[name]}\n{aligned(lines)}"
 
 
 def _failures(sweep: Sweep, failed: Sequence[int]) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -307,3 +307,14 @@ def _row(result: Result, job: JobResult, key: str, value: float | None) -> Row:
 def printable(text: str) -> str:
     """Text without control or direction characters: a name in a hand-edited file cannot steer a terminal."""
     return "".join(c if unicodedata.category(c)[0] != "C" else " " for c in text)
+
+
+def aligned(lines: Sequence[Sequence[str]], last_left: bool = False) -> str:
+    """A table for a terminal, cells to the right; ``last_left``: but for the last column."""
+    cleaned = [[printable(cell) for cell in line] for line in lines]
+    widths = [max(map(len, cells)) for cells in zip(*cleaned, strict=True)]
+    left = len(widths) - 1 if last_left else -1
+    return "\n".join(
+        "  ".join(c.ljust(w) if i == left else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
+        for line in cleaned
+    )

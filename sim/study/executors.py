@@ -12,7 +12,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 from sim.errors import InputError, Problem, RunError
@@ -21,6 +21,11 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 DASK = "dask://"
+
+#: Hears what is being done, and the share of it that is.
+Hear = Callable[[str, float], None]
+#: An executor while it is open, and how many calls it plays at once.
+OpenExecutor = Callable[[], AbstractContextManager[tuple[Executor, int]]]
 
 
 class SerialExecutor(Executor):

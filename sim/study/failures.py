@@ -17,9 +17,8 @@ failures, whatever the run's own length.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, wait
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Final, Literal, NamedTuple
@@ -35,6 +34,7 @@ from sim.jobs.reliability.terms import Reliability
 from sim.laws.checkpointing import daly_interval, young_interval
 from sim.laws.pricing import PowerDraw, hourly_cost
 from sim.results.intervals import t_interval
+from sim.study.executors import Hear, OpenExecutor
 from sim.study.failures_points import Axes, Point, at, check, job_of, with_length
 from sim.study.failures_schema import Estimate, FailureMap, FailureStudy, MapRow, PointResult, Quantiles, Sample
 
@@ -53,8 +53,6 @@ PIECE: Final = 25
 STRETCHES: Final = 400
 """Stretches of the sampled life that are kept."""
 
-Hear = Callable[[str, float], None]
-OpenExecutor = Callable[[], AbstractContextManager[tuple[Executor, int]]]
 
 
 # -- before anything lives ----------------------------------------------------------------------------------
@@ -260,11 +258,9 @@ def run_study(plan: Plan, open_executor: OpenExecutor, hear: Hear | None = None)
     _, job = job_of(plan.resolved)
     axes = {"nodes": plan.axes.nodes, "mtbf": plan.axes.mtbf, "checkpoint": plan.axes.every,
             "policy": plan.axes.policies}  # fmt: skip
-    first = next(s.prepared for s in plan.settings if s.prepared is not None)
     return FailureStudy(
         scenario=plan.resolved.scenario.name, about=plan.resolved.scenario.about, job=job.spec.name,
         model=job.model.id, seed=plan.seeds.start, seeds=len(plan.seeds), duration_s=job.spec.run.duration,
-        useful_s=first.terms.total if first.terms.total < math.inf else None,
         axes=[name for name, values in axes.items() if len(values) > 1], points=points, bests=bests,
         map=_map(layout, lives) if layout else None, sample=_sample(plan, points, bests),
     )  # fmt: skip
@@ -357,7 +353,8 @@ def _result(plan: Plan, setting: Setting, lives: Sequence[Record], supplied: Seq
         nodes=prepared.nodes, gpus=prepared.gpus, **_words(setting),
         job_mtbf_s=_finite(prepared.mtbf), interval_s=_finite(prepared.interval),
         blocking_s=saving.blocking if saves else None, persist_s=saving.persist if saves else None,
-        step_s=prepared.step, tokens_per_step=prepared.tokens, goodput=goodput, goodput_daly=_daly(prepared),
+        useful_s=_finite(prepared.terms.total), step_s=prepared.step,
+        tokens_per_step=prepared.tokens, goodput=goodput, goodput_daly=_daly(prepared),
         tokens_per_s=prepared.tokens / prepared.step * goodput.mean,
         failures=_estimate([float(sum(life.failures.values())) for life in lives]),
         failures_by_class={name: sum(life.failures.get(name, 0) for life in lives) / len(lives) for name in classes},

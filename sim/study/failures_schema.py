@@ -54,6 +54,7 @@ class PointResult(Part):
     blocking_s: float | None = None
     persist_s: float | None = None
     step_s: float = 0.0
+    useful_s: float | None = None
     tokens_per_step: int = 0
     goodput: Estimate | None = None
     goodput_daly: float | None = None
@@ -124,7 +125,6 @@ class FailureStudy(Part):
     seed: int
     seeds: int
     duration_s: float | None
-    useful_s: float | None
     axes: list[str]
     points: list[PointResult]
     bests: list[int]

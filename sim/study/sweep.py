@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -23,6 +22,7 @@ from sim.adapters.validation import validate
 from sim.adapters.yaml_source import Source, apply_overrides, load_yaml
 from sim.errors import InputError, Problem, RunError
 from sim.spec.scenario import SweepSpec
+from sim.study.executors import Hear, OpenExecutor
 from sim.study.sweep_axes import Design, Places, design_of, places_of, text
 from sim.study.sweep_metrics import Outcome, outcome_of
 from sim.study.sweep_points import Answer, PointResolver, Task, answer_chunk, edition, tasks_of
@@ -34,8 +34,6 @@ PIECE_S: Final = 0.25
 MOST: Final = 64
 """Points of one call at most."""
 
-Hear = Callable[[str, float], None]
-OpenExecutor = Callable[[], AbstractContextManager[tuple[Executor, int]]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -176,7 +176,7 @@ def test_the_page_follows_from_the_document(written):
     study = FailureStudy.model_validate_json((folder / "failures.json").read_text())
     assert render_failures_html(study, "x") == render_failures_html(study, "x")
     hostile = study.model_copy(update={"about": "<script>alert(1)</script>", "scenario": "</title><b>"})
-    text = render_failures_html(hostile)
+    text = render_failures_html(hostile, "x")
     assert "<script>alert" not in text
     assert "</title><b>" not in text
 

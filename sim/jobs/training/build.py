@@ -235,7 +235,7 @@ class Builder:
             types[key] = types.get(key, 0) + 1
         members = []
         for (name, factor), count in types.items():
-            members.append(self._member(name, factor, number, tuple(chunks), count))
+            members.append(self.member(name, factor, number, tuple(chunks), count))
         links = self.kinds(number) | {kind: way.link for kind, way in self._host_ways(number).items()}
         return Stage(number, gpus, tuple(chunks), tuple(members), links)
 
@@ -249,9 +249,10 @@ class Builder:
         meets = self.network.crowded([*self.kinds(stage), *host], stage)
         return Offloading(self.job.model, self.job.spec, self.job.stack, host, meets, share)
 
-    def _member(
+    def member(
         self, gpu: str, factor: float, stage: int, chunks: tuple[Chunk, ...], count: int
     ) -> Member:
+        """``count`` GPUs of a kind that are ``factor`` times as slow, on a stage; equal ones share their laws."""
         ways = {kind: self.network.way(kind, stage) for kind in self.kinds(stage)}
         host = self._host_ways(stage)
         talks = tuple((kind, way.parameters) for kind, way in ways.items())
@@ -272,7 +273,7 @@ class Builder:
             )  # fmt: skip
             data = {k: w.parameters for k, w in ways.items() if AXIS_OF[k] == "dp" and w.parameters.n > 1}
             share = self.job.stack.constants_for(gpu).cpu_update
-            stage_law = StageLaw(law, chunks, data, self.scale, self._offloading(host, stage, share))
+            stage_law = StageLaw(law, chunks, data, self._offloading(host, stage, share))
             passes = tuple(_slowed(p, factor) for p in stage_law.passes())
             found = self._members[key] = Member(
                 gpu, factor, count, rates, passes, stage_law.sync(passes), stage_law.recomputed() * factor

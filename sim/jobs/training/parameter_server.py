@@ -227,7 +227,7 @@ class _Rounds:
         self.over = self.clock.event()
         stage = build.classes[0].stages[0]
         held = held_by(build.job.model, build.job.spec, stage.chunks, builder.scale)
-        trained, number = held.trained_dense + held.trained_expert, len(build.ranks.servers)
+        trained, number = held.trained, len(build.ranks.servers)
         precision = build.job.spec.precision
         self.push = precision.gradient_bytes * trained / number
         self.pull = precision.weight_bytes * trained / number
@@ -251,7 +251,7 @@ class _Rounds:
 
     def _server(self, number: int, gpu: int, stage: Stage) -> Server:
         name = self.topology.gpus[gpu].gpu
-        member = self.builder._member(name, 1.0, 0, stage.chunks, 1)
+        member = self.builder.member(name, 1.0, 0, stage.chunks, 1)
         update = member.sync.update.work.times(1 / len(self.build.ranks.servers))
         return Server(self.clock, number, gpu, member, update, self.build.job.spec.plan.dp)
 

@@ -272,7 +272,7 @@ def _channels(recording: TrainingRecording) -> Iterator[ChannelTrack]:
             if kind in stage.links:
                 way = build.network.way(kind, number)
                 track = ChannelTrack(f"{build.name}.s{number} {kind}", way.link, way.loads)
-                if build.network.apart(kind):
+                if build.network.apart:
                     most = apart.get(kind)
                     if most is None or sum(p[2] for p in pieces) > sum(p[2] for p in most[1]):
                         apart[kind] = track, pieces
@@ -320,7 +320,7 @@ def _draw(recording: TrainingRecording) -> None:
     drawn = max(1, min(recording.steps, DRAWN_STEPS, DRAWN_PIECES // max(1, pieces)))
     timing_of = {one.dp: timing for one, timing in zip(build.classes, step.timings, strict=True)}
     batch, sequence = recording.job.spec.batch, recording.job.spec.batch.sequence
-    for one, stage, member, seconds, track in recording.members:
+    for one, stage, _, seconds, track in recording.members:
         timing, s = timing_of[one.dp], stage.number
         starts, ends = timing.starts[s], timing.ends[s]
         for op, start, end in zip(build.order[s], starts, ends, strict=True):
@@ -329,12 +329,12 @@ def _draw(recording: TrainingRecording) -> None:
             track.spans.add("comm", step.ready[s], step.reduced[s], 0, 0, 0)
         if step.done[s] > step.barrier:
             track.spans.add("update", step.barrier, step.done[s], 0, 0, 0)
-        _utilise(track, recording, (starts, ends), seconds, drawn, member)
+        _utilise(track, recording, (starts, ends), seconds, drawn)
 
 
 def _utilise(
     track: DeviceTrack, recording: TrainingRecording, spans: tuple[list[float], list[float]], seconds: Seconds,
-    drawn: int, member: Member,
+    drawn: int,
 ) -> None:  # fmt: skip
     """Busy seconds over time: stretch by stretch in the first steps, then their mean."""
     length = recording.step.seconds
@@ -415,17 +415,17 @@ def _draw_rounds(recording: TrainingRecording, rounds: Rounds) -> None:
     """One step's time of the steady rounds: kernels micro-batch by micro-batch, what was waited for, updates."""
     begin, drawn = rounds.window[0], min(recording.steps, DRAWN_STEPS)
     first = {one.dp: next(w for w in rounds.workers if w.one is one) for one in recording.build.classes}
-    for one, _, member, seconds, track in recording.members:
+    for one, _, _, seconds, track in recording.members:
         log = first[one.dp].log
         _draw_kernels(recording, track, log, begin)
-        _utilise(track, recording, _busy(log, begin, rounds.seconds), seconds, drawn, member)
+        _utilise(track, recording, _busy(log, begin, rounds.seconds), seconds, drawn)
     numbered = {f"{recording.name}.server{server.number}": server for server in rounds.servers}
-    for member, seconds, track in recording.servers:
+    for _, seconds, track in recording.servers:
         log = numbered[track.name].log
         for a, b, state in log.within(begin, begin + rounds.seconds):
             if state in (UPDATE, TALK):
                 track.spans.add("update" if state == UPDATE else "comm", a - begin, b - begin, 0, 0, 0)
-        _utilise(track, recording, _busy(log, begin, rounds.seconds), seconds, drawn, member)
+        _utilise(track, recording, _busy(log, begin, rounds.seconds), seconds, drawn)
 
 
 def _draw_kernels(recording: TrainingRecording, track: DeviceTrack, log: Log, begin: float) -> None:

@@ -145,10 +145,11 @@ def _reduced(build: TrainingBuild, ready: tuple[float, ...], leads: list[Sync]) 
 
 def _sums_meet(build: TrainingBuild, ready: tuple[float, ...], ends: tuple[float, ...], leads: list[Sync]) -> bool:
     """Whether reductions of two stages want more of a link than it has, at the same time."""
+    if build.network.apart:
+        return False
     users: dict[int, list[tuple[Sends, float]]] = {}
     for stage, sync in enumerate(leads):
         flows = [f for f in sync.reduce.flows if f.exposed > 0.0 and f.kind not in HOST_WAYS]
-        flows = [f for f in flows if not build.network.apart(f.kind)]
         when = Sends([ready[stage]], [ends[stage]])
         for link, rate in merged(
             (link, weight * flow.cap) for flow in flows for link, weight in build.network.way(flow.kind, stage).loads

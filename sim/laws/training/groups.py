@@ -105,7 +105,7 @@ class GroupNetwork:
         if kind in HOST_WAYS:
             host = self.host.way(kind, stage)
             return GroupWay(ALONE, host.link, "offload", host.loads)
-        key = (kind, 0 if self.folds and self._alike(kind) else stage)
+        key = (kind, 0 if self.apart else stage)
         found = self._ways.get(key)
         if found is None:
             found = self._ways[key] = self._way(*key)
@@ -121,16 +121,12 @@ class GroupNetwork:
         """The classes of links that a kind uses."""
         return {self.topology.links[link].equivalence for link, _ in self.way(kind, stage).loads}
 
-    def apart(self, kind: str) -> bool:
-        """Whether groups of different stages are known to have no link in common: no node holds two stages."""
-        return self.folds and self._alike(kind)
-
-    def _alike(self, kind: str) -> bool:
-        """Whether the groups of every stage sit in their nodes alike: a stage is a whole number of nodes."""
-        if self.ranks.plan.order[-1] != "pp":
+    @property
+    def apart(self) -> bool:
+        """Whether groups of different stages have no link in common and sit alike: a stage is whole nodes."""
+        if not self.folds or self.ranks.plan.order[-1] != "pp":
             return False
-        per_node = self._per_node
-        return self.ranks.strides["pp"] % per_node == 0 and self._leaf_nodes() == 1
+        return self.ranks.strides["pp"] % self._per_node == 0 and self._leaf_nodes() == 1
 
     def _way(self, kind: str, stage: int) -> GroupWay:
         groups = self._groups(kind, stage)

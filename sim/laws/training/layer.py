@@ -127,10 +127,6 @@ class Pass:
         """``factor`` such passes."""
         return Pass(self.work.times(factor), tuple(flow.times(factor) for flow in self.flows if factor))
 
-    def stretched(self, share: float) -> Pass:
-        """The part ``share`` of it."""
-        return self.times(share)
-
 
 IDLE = Pass()
 

@@ -147,18 +147,12 @@ def _stages(
     return tuple(found)
 
 
-def _trained(model: Transformer, spec: TrainingJob, chunks: Sequence[Chunk], scale: float) -> float:
-    """Parameters that an exchange with parameter servers moves."""
-    held = held_by(model, spec, chunks, scale)
-    return held.trained_dense + held.trained_expert
-
-
 def _with_exchange(
     memory: TrainingMemory, model: Transformer, spec: TrainingJob, chunks: Sequence[Chunk], scale: float
 ) -> TrainingMemory:
     """A worker's memory with the gradients that leave, and the weights that come, beside the next step's kernels."""
     each = spec.precision.gradient_bytes + spec.precision.weight_bytes
-    moving = each * _trained(model, spec, chunks, scale)
+    moving = each * held_by(model, spec, chunks, scale).trained
     parts = {**memory.parts, "communication buffers": memory.parts["communication buffers"] + moving}
     return TrainingMemory(memory.capacity, parts, memory.host)
 
@@ -168,7 +162,7 @@ def _server_memory(
     chunks: Sequence[Chunk], scale: float,
 ) -> TrainingMemory:  # fmt: skip
     """Memory of one of ``servers`` parameter servers on a GPU of ``capacity`` bytes."""
-    precision, own = spec.precision, _trained(model, spec, chunks, scale) / servers
+    precision, own = spec.precision, held_by(model, spec, chunks, scale).trained / servers
     narrow = precision.master_bytes > 0 and precision.gradient_bytes < 4.0 and stack.activations != "on_chip"
     parts = dict.fromkeys(PARTS, 0.0) | {
         "parameters": precision.weight_bytes * own,

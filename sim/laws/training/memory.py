@@ -245,7 +245,7 @@ def buffer_bytes(
     if plan.dp * plan.cp == 1 and plan.offload.optimizer == "gpu":
         return 0.0
     held = held_by(model, spec, chunks, scale)
-    return 2 * min(bucket, precision.gradient_bytes * (held.trained_dense + held.trained_expert))
+    return 2 * min(bucket, precision.gradient_bytes * held.trained)
 
 
 def _layer_bytes(

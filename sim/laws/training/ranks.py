@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from itertools import product
 
 from sim.errors import InfeasibleError
-from sim.spec.training import TrainingPlan
+from sim.spec.training import MEGATRON_ORDER, TrainingPlan
 
-AXES = ("tp", "cp", "dp", "pp")
+AXES = MEGATRON_ORDER
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def saving_times(
         raise InfeasibleError(f"job {job.name}: checkpoints go to a peer node's memory, but the job is on one node")
     write, read = _rates(checkpoint, topology, ranks, writers, cards, job.name)
     seconds = size / write if write < inf else 0.0
-    gpus = len(ranks.gpus) if checkpoint.sharded else job.plan.tp * job.plan.pp * job.plan.cp
+    gpus = len(ranks.gpus) if checkpoint.sharded else replica
     copy = size / gpus / network.host.way("to host", 0).cap if checkpoint.mode != "sync" else 0.0
     blocking, persist = (seconds, 0.0) if checkpoint.mode == "sync" else (copy, seconds)
     if checkpoint.blocking is not None:

@@ -106,6 +106,11 @@ class Held:
     trained_dense: float
     trained_expert: float
 
+    @property
+    def trained(self) -> float:
+        """All of those with gradients."""
+        return self.trained_dense + self.trained_expert
+
 
 def held_by(model: Transformer, job: TrainingJob, chunks: Sequence[Chunk], scale: float = 1.0) -> Held:
     """Parameters of a stage on one rank: layers / tp, experts / ep, the table on the first, the head on the last."""
@@ -136,14 +141,14 @@ class StageLaw:
     """The passes of a stage's chunks, and its work once a step, on one kind of GPU."""
 
     def __init__(
-        self, law: LayerLaw, chunks: Sequence[Chunk], data: dict[str, CollectiveParameters], scale: float = 1.0,
+        self, law: LayerLaw, chunks: Sequence[Chunk], data: dict[str, CollectiveParameters],
         offload: Offloading | None = None,
     ) -> None:  # fmt: skip
         self.law, self.chunks, self.data, self.offload = law, tuple(chunks), data, offload
         self.model, self.job = law.model, law.job
-        self.held = held_by(law.model, law.job, chunks, scale)
+        self.held = held_by(law.model, law.job, chunks, law.scale)
         tables = [Chunk(0, 0, chunk.first, chunk.last) for chunk in chunks]
-        self.in_tables = held_by(law.model, law.job, tables, scale).trained_dense
+        self.in_tables = held_by(law.model, law.job, tables, law.scale).trained_dense
         self._layers: dict[tuple[Chunk, bool], LayerPasses] = {}
         plan = law.job.plan
         hides = plan.overlap and plan.prefetch > 0

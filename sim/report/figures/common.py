@@ -8,7 +8,7 @@ and plotly reads a little HTML in labels, so names are escaped on the way in.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -89,6 +89,15 @@ def clean(text: str, limit: int = 80) -> str:
     if len(shown) > limit:
         shown = shown[: limit - 1] + "…"
     return shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def drawn(figures: Mapping[str, Sequence[Figure]]) -> dict[str, Any]:
+    """What the page's program draws, by the figure's id."""
+    return {
+        figure.id: {"data": tidy(figure.traces), "layout": tidy(figure.layout)}
+        for group in figures.values()
+        for figure in group
+    }
 
 
 def tidy(value: Any, digits: int = 5) -> Any:

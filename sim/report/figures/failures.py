@@ -35,6 +35,7 @@ from sim.report.figures.common import (
     table,
     thinned,
 )
+from sim.report.values import DAY
 from sim.study.failures_schema import FailureStudy, PointResult, Quantiles
 from sim.units import format_count, format_percent, format_seconds
 
@@ -42,7 +43,6 @@ MAX_BARS: Final = 40
 """Points of a figure with a row each."""
 MAX_LINES: Final = 8
 """Points of a figure with a line each."""
-DAY: Final = 86_400.0
 
 #: Bucket -> pattern and colour; in bars in this order.
 LOST: Final[dict[str, tuple[int, str]]] = {
@@ -402,7 +402,7 @@ def _completion_takeaway(point: PointResult, study: FailureStudy, by_time: bool)
         return "Not known."
     cells = _cells(found, by_time)
     if by_time:
-        least = "" if study.useful_s is None else f"; undisturbed work takes {format_seconds(study.useful_s)}"
+        least = "" if point.useful_s is None else f"; undisturbed work takes {format_seconds(point.useful_s)}"
         said = f"half of the lives are done after {cells[1]}, nine of ten after {cells[2]}{least}"
     else:
         said = f"half of the lives train on {cells[1]} tokens, nine of ten on at least {cells[0]}"
@@ -423,9 +423,7 @@ def spares_figure(study: FailureStudy) -> Figure | None:
     traces: list[Trace] = []
     for index, (point, label) in enumerate(zip(shown, labels, strict=True)):
         used, lives = point.spares_used, len(point.spares_used)
-        counts = list(range(max(used) + 1))
-        if len(counts) > 400:
-            counts = thinned(counts, 400)
+        counts = thinned(range(max(used) + 1), 400)
         traces.append({
             "type": "scatter", "mode": "lines+markers", "name": label, "x": counts,
             "y": [100 * sum(value <= count for value in used) / lives for count in counts],

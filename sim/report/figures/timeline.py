@@ -26,6 +26,7 @@ from sim.report.figures.common import (
     some,
     table,
 )
+from sim.report.values import DAY
 from sim.results.schema import Result
 from sim.units import format_count, format_percent, format_seconds
 
@@ -42,7 +43,6 @@ PANEL_NAMES: Final = {
     "down": "waiting for repair",
 }
 _TABLE_BINS: Final = 20
-DAY: Final = 86_400.0
 LONG_RUN: Final = 3 * DAY
 """Runs that last longer have their time axes in days."""
 
