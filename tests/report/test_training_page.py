@@ -293,7 +293,7 @@ def test_links_of_training_are_told_by_their_mean(training: Result, result: Resu
     assert "on average" in figure(training, "topology").takeaway
     assert any("mean load" in trace["name"] for trace in figure(training, "topology").traces)
     assert any("peak load" in trace["name"] for trace in figure(result, "topology").traces)
-    assert "drawn evenly over its run" in figure(training, "timeline", 1).note
+    assert "the mean is drawn" in figure(training, "timeline", 1).note
 
 
 def test_every_number_has_a_name_and_a_unit(training: Result) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import ceil, inf, log
+from math import ceil, erfc, inf, log, sqrt
 
 import numpy as np
 
@@ -122,9 +122,22 @@ def units_of(resolved: Resolved, topology: Topology, gpus: Sequence[int]) -> tup
 
 def mtbf_of(resolved: Resolved, units: tuple[Units, ...]) -> float:
     """Mean seconds between faults that stop the job; inf where there are none, or only recorded ones."""
-    stopping = {c.name for c in resolved.faults if c.effect in ("stop", "corrupt")}
-    rate = sum(u.rate for u in units if u.name in stopping)
+    share = {c.name: _stopping(c) for c in resolved.faults}
+    rate = sum(u.rate * share[u.name] for u in units)
     return 1.0 / rate if rate > 0.0 and resolved.fault_trace is None else inf
+
+
+def _stopping(c: FaultClass) -> float:
+    """Share of a class's faults that stop the job: of stalls those that outlast the watchdog."""
+    if c.effect != "stall":
+        return 0.0 if c.effect == "slow" else 1.0
+    if c.timeout is None:
+        return 0.0
+    if not isinstance(c.lasts, Spread) or c.lasts.p90 == c.lasts.median:
+        lasts = c.lasts.median if isinstance(c.lasts, Spread) else c.lasts
+        return float(lasts > c.timeout)
+    sigma = log(c.lasts.p90 / c.lasts.median) / Z90
+    return 0.5 * erfc(log(c.timeout / c.lasts.median) / sigma / sqrt(2.0))
 
 
 def _switches(topology: Topology, nodes: Sequence[int]) -> int:

@@ -55,7 +55,7 @@ def device_figure(result: Result) -> Figure | None:
 def link_figure(result: Result) -> Figure | None:
     """Utilisation of each class of links over time."""
     trains = any(job.kind == "training" for job in result.jobs)
-    note = "A training job's traffic is drawn evenly over its run." if trains else ""
+    note = "Of a training job's many steps the mean is drawn, over the time that it works." if trains else ""
     return _shares_figure(result, result.timeline.links, "links", "Links over time", "in use", note)
 
 

@@ -62,11 +62,11 @@ def topology_figure(result: Result) -> Figure | None:
     """The drawing, or None where the Result holds no topology."""
     everything = vertices_of(result.topology)
     vertices = dict(list(everything.items())[:MAX_VERTICES])
-    edges = _edges(result, vertices)
+    which = "peak" if any(job.kind == "serving" for job in result.jobs) else "mean"
+    edges = _edges(result, vertices, which)
     drawing = place(vertices, edges)
     if not drawing.places:
         return None
-    which = "peak" if any(job.kind == "serving" for job in result.jobs) else "mean"
     sentence = _takeaway(vertices, edges, which)
     return Figure(
         id="topology",
@@ -90,12 +90,14 @@ def topology_figure(result: Result) -> Figure | None:
     )
 
 
-def _edges(result: Result, vertices: Mapping[str, Vertex]) -> list[Edge]:
-    """Edges with the peak of their links' classes, by name, else by the kind of link."""
-    peaks = {link.name: link.utilisation_peak for link in result.links}
+def _edges(result: Result, vertices: Mapping[str, Vertex], which: str) -> list[Edge]:
+    """Edges with the peak or mean load of their links' classes, by name, else by the kind of link."""
+    by_name = {
+        link.name: link.utilisation_peak if which == "peak" else link.utilisation_mean for link in result.links
+    }  # fmt: skip
     kinds: dict[str, float] = {}
     for link in result.links:
-        kinds[link.kind] = max(kinds.get(link.kind, 0.0), link.utilisation_peak)
+        kinds[link.kind] = max(kinds.get(link.kind, 0.0), by_name[link.name])
     found = []
     edges = result.topology.get("edges")
     for item in edges if isinstance(edges, list) else ():
@@ -104,7 +106,7 @@ def _edges(result: Result, vertices: Mapping[str, Vertex]) -> list[Edge]:
         source, target = str(item.get("source")), str(item.get("target"))
         links, kind = item.get("links"), item.get("kind")
         names = tuple(name for name in links if isinstance(name, str)) if isinstance(links, list) else ()
-        loads = [peaks[name] for name in names if name in peaks]
+        loads = [by_name[name] for name in names if name in by_name]
         known = max(loads, default=kinds.get(str(kind)) if not names else None)
         if source in vertices and target in vertices:
             found.append(Edge(source, target, names or ((str(kind),) if kind else ()), known))

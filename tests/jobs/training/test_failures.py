@@ -174,7 +174,7 @@ def test_recovery_without_faults_would_do_nothing():
 
 def test_auto_needs_faults():
     found = _without_recovery()
-    found["jobs"][0]["checkpoint"]["every"] = "auto"
+    found["jobs"][0]["checkpoint"] = {"every": "auto", "blocking": "60 s"}
     assert "this scenario has none" in problems(found)
 
 
@@ -223,6 +223,15 @@ def test_only_the_nodes_and_switches_of_the_job_count():
     prepared = prepare(resolved(found))
     assert prepared.mtbf == pytest.approx(50 * HOUR)
     assert (prepared.nodes, prepared.terms.effects["leaf"].nodes) == (2, 2)
+
+
+def test_stalls_that_outlast_the_watchdog_count_as_stops():
+    """Of 100 h between stalls: all stop, none does, one in ten does."""
+    tenth = {"median": "1 h", "p90": "2 h"}
+    for lasts, share in (("3 h", 1.0), ("1 h", 0.0), (tenth, 0.1)):
+        hang = {"name": "hang", "per": "job", "mtbf": "100 h", "effect": "stall", "lasts": lasts, "timeout": "2 h"}
+        m = metrics(answer({"classes": [hang]}, run={"duration": "10 days"}))
+        assert (HOUR / m.mtbf_s if m.mtbf_s else 0.0) == pytest.approx(share / 100, rel=1e-6)
 
 
 def test_parameter_servers_fail_too():
