@@ -18,7 +18,7 @@ from sim.adapters.yaml_source import KeyPath, Source, apply_overrides, load_yaml
 from sim.errors import InputError, Problem, did_you_mean
 from sim.spec.economics import Price
 from sim.spec.hardware import Fabric, Gpu, KernelConstants, LinkType
-from sim.spec.reliability import FaultClass, FaultPreset
+from sim.spec.reliability import FaultClass, FaultPreset, RecordedFault
 from sim.spec.scenario import Scenario, ServingJob
 from sim.spec.stack import Stack
 from sim.spec.topology import TopologySpec
@@ -284,27 +284,23 @@ class _Resolver:
 
     def _check_lives(self) -> None:
         """What faults, checkpoints and recoveries need of each other."""
-        faults, trained = self.scenario.faults, False
+        faults = self.scenario.faults
         for i, job in enumerate(self.scenario.jobs):
+            if faults is None:
+                for key in job.model_fields_set & {"recovery", "policy", "failover"}:
+                    text = "nothing fails in this scenario, which has no faults, so this would do nothing"
+                    self.problems.append(self.source.problem(("jobs", i, key), text))
             if not isinstance(job, TrainingJob):
                 continue
-            trained = True
             run, where = job.run, ("jobs", i)
             open_ended = run.steps is None and run.tokens is None and run.duration is None
             if open_ended and (faults is not None or job.checkpoint is not None):
                 what = "faults strike" if faults is not None else "checkpoints are taken"
                 text = f"{what} over time: say how long the job runs (run: duration, tokens or steps)"
                 self.problems.append(self.source.problem((*where, "run"), text))
-            if faults is None:
-                for key in job.model_fields_set & {"recovery", "policy"}:
-                    text = "nothing fails in this scenario, which has no faults, so this would do nothing"
-                    self.problems.append(self.source.problem((*where, key), text))
             if faults is None and job.checkpoint is not None and job.checkpoint.every == "auto":
                 text = "auto is the interval that suits the faults, and this scenario has none: give a time"
                 self.problems.append(self.source.problem((*where, "checkpoint", "every"), text))
-        if faults is not None and not trained:
-            text = "faults strike training jobs, and no job of this scenario trains"
-            self.problems.append(self.source.problem(("faults",), text))
 
     def _faults(
         self,
@@ -313,21 +309,28 @@ class _Resolver:
         faults = self.scenario.faults
         if faults is None:
             return (), None, None
+        if faults.trace is not None:
+            recorded = self._recorded(faults.trace)
+            known = {c.name for c in faults.classes or ()}
+            names = dict.fromkeys(name for _, name, _ in recorded if name not in known)
+            return (*(faults.classes or ()), *(_any_fault(name, "node", 1e13) for name in names)), recorded, None
         if faults.classes is not None:
             return faults.classes, None, None
         if faults.preset is not None:
             name = faults.preset
             preset = self._try(("faults", "preset"), lambda: self.library.failure(name))
             return (preset.classes if preset is not None else ()), None, preset
-        if faults.trace is not None:
-            path = self._path(("faults", "trace"), faults.trace)
-            recorded = self._try(("faults", "trace"), lambda: read_fault_trace(path))
-            names = dict.fromkeys(name for _, name, _ in recorded or ())
-            return tuple(_any_fault(name, "node", 1e13) for name in names), recorded, None
         if faults.mtbf_per_gpu is not None:
             return (_any_fault("any", "gpu", faults.mtbf_per_gpu),), None, None
         assert faults.rate is not None
         return (_any_fault("any", "node", 1000 * 86_400.0 / faults.rate),), None, None
+
+    def _recorded(self, trace: str | tuple[RecordedFault, ...]) -> tuple[tuple[float, str, int], ...]:
+        """(time, class, unit) of recorded faults, in order of time."""
+        if not isinstance(trace, str):
+            return tuple(sorted((fault.time, fault.name, fault.unit) for fault in trace))
+        path = self._path(("faults", "trace"), trace)
+        return self._try(("faults", "trace"), lambda: read_fault_trace(path)) or ()
 
     def _rent(self, name: str) -> Price | None:
         where: KeyPath = ("cost", "rental", "price")

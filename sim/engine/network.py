@@ -206,6 +206,35 @@ class Network:
             self._advance(sender)
         return flow
 
+    def cancel(self, message: Transfer) -> None:
+        """Stop a message whose sender or receiver is gone: bytes that have left stay counted, its event never happens.
+
+        Nothing is done to a message whose last byte has left.
+        """
+        if message.triggered:
+            return
+        now, sender = self.env.now, message.queue
+        if message.send_start == inf:
+            assert sender is not None
+            sender.waiting.remove(message)
+            return
+        moved = message.moved(now)
+        for link, weight in message.demand.links:
+            users = self._active[link]
+            del users[message]
+            self._bytes[link] += moved * weight
+            if users:
+                self._touch(link)
+            else:
+                self._busy[link] += now - self._busy_since[link]
+        if message.group is not None:
+            message.group.flows.remove(message)
+        message.rate = 0.0
+        message.finish = inf
+        if sender is not None:
+            sender.free_at = now
+            self._advance(sender)
+
     def set_capacity(self, link: int, bandwidth: float) -> None:
         """Give `link` a bandwidth of `bandwidth` bytes/s from now on; 0 stalls its flows until it is raised.
 

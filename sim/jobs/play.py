@@ -21,10 +21,13 @@ from sim.engine.timeline import ChannelTrack, DeviceTrack
 from sim.jobs.serving.batching import Limits
 from sim.jobs.serving.build import ReplicaBuilder, contended_links, flows_of, needs_network
 from sim.jobs.serving.detailed import DetailedReplica
+from sim.jobs.serving.incidents import Health, Incidents
 from sim.jobs.serving.load import draw_load
+from sim.jobs.serving.reliability import incidents_of
 from sim.jobs.serving.replica import Replica
 from sim.jobs.serving.requests import ClosedFeed, Feed, OpenFeed, RequestTable, Tickets
 from sim.jobs.serving.ring import play_ring
+from sim.jobs.serving.routing import Router
 from sim.jobs.serving.single import play_single
 from sim.jobs.training.run import TrainingRecording, play_training
 from sim.laws.arrange import layouts, topology_of
@@ -46,6 +49,7 @@ class ServingRecording:
     replicas: tuple[Replica, ...]
     too_long: int
     cut: int
+    incidents: Incidents | None = None
 
     @property
     def name(self) -> str:
@@ -120,7 +124,7 @@ def play(resolved: Resolved, detail: Detail = "auto", progress: Callable[[float]
             jobs.append(play_training(resolved, job, topology, layout, clock, seed, full=detail == "full"))
         else:
             assert isinstance(layout, Layout)
-            prepared = _prepare(resolved, job, topology, layout, seed)
+            prepared = _prepare(resolved, job, topology, layout, seed, clock)
             jobs.append(prepared)
             serving.append(prepared)
     detailed = _serve(serving, topology, clock, detail) if serving else []
@@ -157,7 +161,8 @@ def _serve(jobs: Sequence[ServingRecording], topology: Topology, clock: Clock, d
     detailed = []
     for job, replica in replicas:
         name = f"{job.job.spec.name}.r{replica.number}"
-        if detail == "full" or needs_network(replica, contended):
+        told = replica.health is not None and replica.feed.router.told
+        if detail == "full" or told or needs_network(replica, contended):
             detailed.append(name)
             fold = detail != "full"
             story: Generator[Any, Any, None] = DetailedReplica(clock, network, replica, name, fold=fold).play()
@@ -170,8 +175,9 @@ def _serve(jobs: Sequence[ServingRecording], topology: Topology, clock: Clock, d
 
 
 def _prepare(
-    resolved: Resolved, job: ResolvedServing, topology: Topology, layout: Layout, seed: np.random.SeedSequence
-) -> ServingRecording:
+    resolved: Resolved, job: ResolvedServing, topology: Topology, layout: Layout, seed: np.random.SeedSequence,
+    clock: Clock,
+) -> ServingRecording:  # fmt: skip
     """Draw the job's requests and build its replicas."""
     spec = job.spec
     drawn = draw_load(spec.load, job.trace, job.lengths, seed)
@@ -185,25 +191,56 @@ def _prepare(
     check_shortest(spec.name, job.model, layout, shortest, unchecked=unchecked)
     builder = ReplicaBuilder(resolved, job, topology)
     dp, tickets = spec.plan.dp, Tickets(len(table))
+    incidents = incidents_of(resolved, job, topology, layout, seed)
+    router = _router(job, table, incidents, tickets, clock) if incidents is not None else None
     replicas = []
     for number in range(dp):
 
         def feed_of(limits: Limits, number: int = number) -> Feed:
-            return _feed(job, table, number, limits, tickets)
+            return _feed(job, table, number, limits, tickets, router)
 
-        replicas.append(builder.build(number, layout, table, feed_of))
+        replica = builder.build(number, layout, table, feed_of)
+        replica.health = Health(clock, incidents, number) if incidents is not None else None
+        replicas.append(replica)
+    if router is not None:
+        _send_all(router, job, table)
     too_long = sum(p + o > context for p, o in zip(table.prompt, table.output, strict=True))
-    return ServingRecording(job, layout, table, tuple(replicas), too_long, cut)
+    return ServingRecording(job, layout, table, tuple(replicas), too_long, cut, incidents)
 
 
-def _feed(job: ResolvedServing, table: RequestTable, number: int, limits: Limits, tickets: Tickets) -> Feed:
-    """Requests go round to the replicas in turn; a client stays with its replica."""
+def _router(
+    job: ResolvedServing, table: RequestTable, incidents: Incidents, tickets: Tickets, clock: Clock
+) -> Router:
+    loop = job.spec.load.closed_loop
+    if loop is None:
+        return Router(clock, table, incidents, job.spec.failover)
+    return Router(clock, table, incidents, job.spec.failover, tickets, loop.think_time)
+
+
+def _send_all(router: Router, job: ResolvedServing, table: RequestTable) -> None:
+    """All requests whose instants are known, or the first of every client."""
+    loop, dp = job.spec.load.closed_loop, job.spec.plan.dp
+    if loop is None:
+        for r in range(len(table)):
+            router.send(r, table.arrival[r], r % dp, r % dp)
+        return
+    for number in range(dp):
+        for client in range(number, loop.clients, dp):
+            router.draw(loop.ramp * client / loop.clients, number)
+
+
+def _feed(
+    job: ResolvedServing, table: RequestTable, number: int, limits: Limits, tickets: Tickets, router: Router | None
+) -> Feed:
+    """Requests go round to the replicas in turn; a client stays with its replica, unless a router moves it."""
     load, dp, context = job.spec.load, job.spec.plan.dp, job.model.context
     room = min(context, limits.blocks * limits.block_tokens)
 
     def fits(r: int) -> bool:
         return table.prompt[r] + table.output[r] <= room
 
+    if router is not None:
+        return router.feed(number, fits)
     if load.closed_loop is not None:
         loop = load.closed_loop
         starts = [loop.ramp * client / loop.clients for client in range(number, loop.clients, dp)]
@@ -213,5 +250,5 @@ def _feed(job: ResolvedServing, table: RequestTable, number: int, limits: Limits
 
 def _answered(jobs: Sequence[ServingRecording]) -> float:
     """Share of all requests that are answered or refused."""
-    done = sum(sum(f == f for f in job.table.finish) + len(job.table.rejected) for job in jobs)
+    done = sum(sum(f == f for f in t.finish) + len(t.rejected) + len(t.failed) for t in (job.table for job in jobs))
     return done / sum(len(job.table) for job in jobs)

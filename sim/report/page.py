@@ -25,12 +25,13 @@ from sim.report.values import (
     largest_first,
     memory_capacity,
     named,
+    outage_facts,
     rows,
     stop_facts,
     target_facts,
     write,
 )
-from sim.results.schema import JobResult, Result, ServingMetrics, TrainingMetrics
+from sim.results.schema import Incident, JobResult, Result, ServingMetrics, TrainingMetrics
 from sim.units import format_count, format_percent, format_seconds
 
 STATES: Final = {"stable": "✓", "saturated": "▲", "overloaded": "✕"}
@@ -159,6 +160,8 @@ def _job(result: Result, job: JobResult) -> dict[str, Any]:
         "rows": numbers,
         "objective_columns": [column.removesuffix("_s").replace("_", " ") for column in columns],
         "objectives": cells,
+        "incident_columns": INCIDENT,
+        "incidents": [_incident(incident) for incident in job.incidents],
         "window": _window(job),
     }
 
@@ -210,7 +213,27 @@ def _serving_cards(result: Result, job: JobResult, m: ServingMetrics) -> list[Ca
         made.append(_card(result, job, "slo_attainment", m.slo_attainment, good))
     elif m.tokens_per_s_per_user is not None:
         made.append(_card(result, job, "tokens_per_s_per_user", m.tokens_per_s_per_user, ""))
+    if m.availability is not None:
+        made.append(_card(result, job, "availability", m.availability, ", ".join(outage_facts(m)[1:])))
     return made
+
+
+INCIDENT: Final = (
+    "from", "cause", "replica", "noticed after", "down for", "requests hit", "KV tokens lost", "given up", "throughput",
+    "objectives attained", "first tokens of all after",
+)  # fmt: skip
+"""Columns of the table of outages."""
+
+
+def _incident(incident: Incident) -> list[str]:
+    """An outage as cells."""
+    i = incident
+    return [
+        format_seconds(i.start_s), i.cause, str(i.replica), format_seconds(i.known_s - i.start_s),
+        format_seconds(i.up_s - i.start_s), f"{i.held_requests:,}", f"{i.lost_kv_tokens:,}", f"{i.failed_requests:,}",
+        write("output_tokens_per_s", i.output_tokens_per_s), write("slo_attainment", i.slo_attainment),
+        NONE if i.first_tokens_s is None else format_seconds(i.first_tokens_s),
+    ]  # fmt: skip
 
 
 def _training_cards(result: Result, job: JobResult, m: TrainingMetrics) -> list[Card]:

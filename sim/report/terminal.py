@@ -16,6 +16,7 @@ from sim.report.values import (
     interval_text,
     largest_first,
     memory_capacity,
+    outage_facts,
     pair,
     printable,
     shares,
@@ -64,6 +65,8 @@ def _one_job(page: _Page, result: Result, job: JobResult) -> None:
             page.line(label, facts, glue)
     else:
         page.line("throughput", _serving_facts(result, job, metrics), "   ")
+        if metrics.availability is not None:
+            page.line("failures", outage_facts(metrics), "   ")
     if job.cost is not None:
         page.line("cost", _cost_facts(job.cost, "trained" if job.kind == "training" else "at this load"), ", ")
 
@@ -128,6 +131,8 @@ def _job_facts(result: Result, job: JobResult) -> list[str]:
             facts.append(f"{write('days_to_target', m.days_to_target)} for {write('target_tokens', m.target_tokens)}")
     else:
         facts += [job.state, _speed(result, job), *_latency_facts(job.metrics)]
+        if job.metrics.availability is not None:
+            facts += outage_facts(job.metrics)[:2]
     if job.cost is not None:
         facts.append(write("usd_per_million_tokens", job.cost.usd_per_million_tokens))
     return facts

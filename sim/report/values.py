@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sim.results.schema import Cost, JobResult, MemoryStage, Result, Spread, TrainingMetrics
+from sim.results.schema import Cost, JobResult, MemoryStage, Result, ServingMetrics, Spread, TrainingMetrics
 from sim.units import format_bytes, format_count, format_flops, format_percent, format_seconds, format_usd, format_watts
 
 NONE: Final = "n/a"
@@ -20,7 +20,10 @@ UNUSED: Final = "unused"
 PERCENTILES: Final = ("mean", "p50", "p90", "p99")
 BY_AXIS: Final = ("exposed_communication_s", "sent_bytes_per_gpu")
 """Metrics with a value for each axis of parallelism."""
-SELDOM: Final = ("staleness_mean", "staleness_max")
+SELDOM: Final = (
+    "staleness_mean", "staleness_max", "outages", "availability", "outage_s", "restarted_requests", "failed_requests",
+    "lost_tokens", "lost_kv_tokens",
+)  # fmt: skip
 """Metrics that few jobs have: left out where they are unknown."""
 DAY: Final = 86_400.0
 """Seconds."""
@@ -55,6 +58,8 @@ FORMATS: Final[dict[str, Callable[[float], str]]] = {
     "slo_attainment": format_percent,
     "goodput_requests_per_s": _rate("req/s"),
     "tokens_per_s_per_user": _rate("tok/s"),
+    "availability": format_percent,
+    "outage_s": format_seconds,
     "usd_per_hour": _usd("h"),
     "usd_per_million_tokens": _usd("Mtok"),
     "capital_usd": format_usd,
@@ -151,6 +156,13 @@ NAMES: Final[dict[str, str]] = {
     "goodput_tokens_per_s": "Goodput",
     "failures": "Failures",
     "failures_by_class": "Failures by class",
+    "outages": "Outages",
+    "availability": "Replicas up",
+    "outage_s": "Outage",
+    "restarted_requests": "Requests hit by an outage",
+    "failed_requests": "Requests given up",
+    "lost_tokens": "Tokens of answers given up",
+    "lost_kv_tokens": "KV cache lost, tokens",
     "mtbf_s": "Time between stops",
     "lost_work_s": "Work lost per stop",
     "recovery_s": "Recovery",
@@ -233,6 +245,18 @@ def failure_facts(metrics: TrainingMetrics) -> list[str]:
     found.append(f"goodput {write('goodput_tokens_per_s', m.goodput_tokens_per_s)}")
     rate = stop_facts(metrics)
     return [*found, ", ".join([f"{m.failures:,} faults", *rate[:1]]), *rate[1:]]
+
+
+def outage_facts(metrics: ServingMetrics) -> list[str]:
+    """What failures made of a serving job: how long replicas were down, and what became of the requests they held."""
+    m = metrics
+    found = [f"replicas up {write('availability', m.availability)} of the time"]
+    each = "" if m.outage_s is None else f", {write('outage_s', m.outage_s)} each"
+    found.append(f"{m.failures:,} faults, {m.outages:,} outages{each}")
+    if m.restarted_requests:
+        found.append(f"{m.restarted_requests:,} requests hit, {m.failed_requests:,} given up")
+        found.append(f"lost: KV cache of {m.lost_kv_tokens:,} tokens, {m.lost_tokens:,} tokens of answers")
+    return found
 
 
 def stop_facts(metrics: TrainingMetrics) -> list[str]:

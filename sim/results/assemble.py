@@ -10,6 +10,7 @@ from sim.jobs.training.run import TrainingRecording
 from sim.results import collect
 from sim.results.assumptions import assumptions_of, banners_of, not_modelled
 from sim.results.definitions import definitions_of
+from sim.results.incidents import failure_metrics, incidents_of
 from sim.results.intervals import batch_means
 from sim.results.metrics import Table, check_objectives, serving_metrics
 from sim.results.schema import (
@@ -44,7 +45,8 @@ def job_results(
         mine = [d for d in devices if d.job == spec.name]
         gpus = sum(d.count for d in mine)
         busy = sum(d.busy * d.count for d in mine) / gpus
-        metrics, window, table = serving_metrics(job, recording.end, busy)
+        failed = failure_metrics(job, recording.end)
+        metrics, window, table = serving_metrics(job, recording.end, busy, failed)
         plan = spec.plan
         results.append(JobResult(
             name=spec.name, kind="serving", model=job.job.model.id, stack=job.job.stack.id,
@@ -53,6 +55,7 @@ def job_results(
             metrics=metrics, cost=collect.cost_of(recording, job, metrics.output_tokens_per_s, devices), window=window,
             objectives=check_objectives(metrics, spec.objectives),
             cdf=collect.latency_cdf(table, window.start_s, window.end_s), notes=[],
+            incidents=incidents_of(job, table, recording.end),
         ))  # fmt: skip
         tables.append(table)
         for name, interval in batch_means(table, window).items():

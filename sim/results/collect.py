@@ -6,6 +6,8 @@ time, and the classes (with the unused GPUs as spare) to the cluster's.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,6 +16,7 @@ from sim.jobs.play import JobRecording, Recording, ServingRecording
 from sim.jobs.reliability.life import Life
 from sim.jobs.training.run import TrainingRecording
 from sim.laws.pricing import HourlyCost, PowerDraw, hourly_cost, usd_per_million_tokens
+from sim.results.incidents import down_time
 from sim.results.metrics import Table, sums_at
 from sim.results.schema import (
     Cost,
@@ -252,6 +255,13 @@ def timeline_of(recording: Recording, tables: list[Table], window_start: float) 
             "running": _rounded(running),
             "kv_occupancy": _rounded(cached / capacity) if capacity > 0 else [],
         }
+        if job.incidents is not None:
+            down = _resampled(down_time(job, recording.end), width, count) / seconds / len(job.replicas)
+            edges = [min(width * i, recording.end) for i in range(count + 1)]
+            made = np.array([table.output_tokens(a, b) for a, b in pairwise(edges)]) / seconds
+            jobs[job.job.spec.name] |= {
+                "output_tokens_per_s": _rounded(made), "up": _rounded(np.clip(1.0 - down, 0.0, 1.0))
+            }  # fmt: skip
     for trained in recording.training:
         if trained.life is not None:
             jobs[trained.name] = _states(trained.life, width, seconds)

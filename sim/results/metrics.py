@@ -12,7 +12,9 @@ within the window; all of them were answered, for the run goes on until they are
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -167,9 +169,10 @@ def check_objectives(metrics: ServingMetrics, objectives: Objectives) -> list[di
 
 
 def serving_metrics(
-    recording: ServingRecording, end: float, utilisation: float
+    recording: ServingRecording, end: float, utilisation: float, failures: Mapping[str, Any]
 ) -> tuple[ServingMetrics, Window, Table]:
-    """All numbers of one job. ``end`` is the simulated time, ``utilisation`` its GPUs' busy share."""
+    """All numbers of one job. ``end`` is the simulated time, ``utilisation`` its GPUs' busy share, ``failures`` what
+    failures add."""
     table = Table.of(recording.table)
     load, objectives = recording.job.spec.load, recording.job.spec.objectives
     window = measured_window(load, table)
@@ -206,6 +209,7 @@ def serving_metrics(
         tokens_per_s_per_user=1 / tpot.p50 if tpot.p50 else None,
         preemptions=sum(recording.table.preempted),
         recomputed_tokens=recording.table.recomputed,
+        **failures,
     )
     return metrics, window, table
 
@@ -213,10 +217,11 @@ def serving_metrics(
 def _attainment(
     requests: RequestTable, ok: NDArray[np.bool_] | None, mine: NDArray[np.bool_], window: Window
 ) -> float | None:
-    """Share of the window's requests that attained the objectives; a refused one did not."""
+    """Share of the window's requests that attained the objectives; one that was refused or given up did not."""
     if ok is None:
         return None
-    refused = sum(window.start_s <= requests.arrival[r] <= window.end_s for r in requests.rejected)
+    lost = [*requests.rejected, *requests.failed]
+    refused = sum(window.start_s <= requests.arrival[r] <= window.end_s for r in lost)
     asked = int(mine.sum()) + refused
     return float(ok[mine].sum()) / asked if asked else None
 

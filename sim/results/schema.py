@@ -32,7 +32,8 @@ class Spread(Part):
 
 
 class ServingMetrics(Part):
-    """Numbers of one serving job over its measured window (definitions in ``results.definitions``)."""
+    """Numbers of one serving job over its measured window (definitions in ``results.definitions``). From ``failures``
+    on: among failures, None where there are none."""
 
     output_tokens_per_s: float
     total_tokens_per_s: float
@@ -55,6 +56,15 @@ class ServingMetrics(Part):
     tokens_per_s_per_user: float | None
     preemptions: int
     recomputed_tokens: int
+    failures: int | None = None
+    failures_by_class: dict[str, int] = {}
+    outages: int | None = None
+    availability: float | None = None
+    outage_s: float | None = None
+    restarted_requests: int | None = None
+    failed_requests: int | None = None
+    lost_tokens: int | None = None
+    lost_kv_tokens: int | None = None
 
 
 class TrainingMetrics(Part):
@@ -126,6 +136,23 @@ class Cost(Part):
     saturation: Saturation | None = None
 
 
+class Incident(Part):
+    """A replica was down. Requests and tokens are those it held; those that came and were answered while it was down
+    are in the rates. ``first_tokens_s``: after it was up again, until all who came meanwhile had their first token."""
+
+    cause: str
+    replica: int
+    start_s: float
+    known_s: float
+    up_s: float
+    held_requests: int
+    lost_kv_tokens: int
+    failed_requests: int
+    output_tokens_per_s: float
+    slo_attainment: float | None
+    first_tokens_s: float | None
+
+
 class Window(Part):
     """The measured part of a run and the rule that chose it."""
 
@@ -150,6 +177,7 @@ class JobResult(Part):
     objectives: list[dict[str, Any]]
     cdf: dict[str, list[list[float]]]
     notes: list[str]
+    incidents: list[Incident] = []
 
 
 class Effect(Part):

@@ -14,7 +14,7 @@ from sim.results.metrics import Table
 
 COLUMNS = (
     "job", "request", "replica", "prompt_tokens", "output_tokens", "arrival_s", "scheduled_s", "first_token_s",
-    "finish_s", "ttft_s", "tpot_s", "latency_s", "preemptions", "status",
+    "finish_s", "ttft_s", "tpot_s", "latency_s", "preemptions", "status", "restarts",
 )  # fmt: skip
 
 #: Spans a device in the trace: viewers slow down beyond a hundred thousand events.
@@ -35,9 +35,9 @@ def requests_csv(recording: Recording) -> str:
             ttft = _time(t.first[r] - t.arrival[r])
             tpot = _time((t.finish[r] - t.first[r]) / (t.output[r] - 1)) if done and t.output[r] > 1 else ""
             latency = _time(t.finish[r] - t.arrival[r])
-            status = "completed" if done else "rejected" if r in rejected else "not sent"
+            lost = "rejected" if r in rejected else "failed" if r in t.failed else "not sent"
             writer.writerow([job.job.spec.name, r, t.replica[r], t.prompt[r], t.output[r], *times, ttft, tpot, latency,
-                             t.preempted[r], status])  # fmt: skip
+                             t.preempted[r], "completed" if done else lost, t.restarts[r]])  # fmt: skip
     return out.getvalue()
 
 

@@ -39,6 +39,7 @@ BINDS = {
     "lost work redone": "work lost to failures",
     "degraded speed": "degraded speed",
     "stalled": "stalls",
+    "cut off": "passes cut off by failures",
     "failure detection": "failure detection",
     "restart": "restarts",
     "waiting for repair": "repair of nodes",
@@ -181,6 +182,11 @@ def warnings_of(recording: Recording, jobs: list[tuple[ServingRecording, Serving
                 f"{spec.name}: {job.too_long:,} of {len(job.table):,} requests exceed the {job.job.model.context:,} "
                 f"tokens of context of {job.job.model.id} and are rejected"
             )
+        if metrics.failed_requests:
+            lines.append(
+                f"{spec.name}: {metrics.failed_requests:,} of {len(job.table):,} requests were given up because replicas "
+                f"died ({metrics.lost_tokens or 0:,} tokens of their answers were out)"
+            )
         if job.cut:
             lines.append(
                 f"{spec.name}: {job.cut:,} of {len(job.table):,} prompts are cut so that prompt and answer fit the "
@@ -257,6 +263,8 @@ def verdict_of(
     facts = []
     if metrics:
         facts.append(f"{state} at {format_count(sum(m.requests_per_s for m in metrics))} req/s")
+    up = [m.availability for m in metrics if m.availability is not None]
+    facts += [f"replicas are up {format_percent(share)} of the time" for share in up]
     for t in trained:
         facts.append(f"a step takes {format_seconds(t.step_time_s)} (MFU {format_percent(t.mfu)})")
         if t.ettr is not None:

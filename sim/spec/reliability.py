@@ -15,7 +15,9 @@ from sim.spec.hardware import Origin
 from sim.units import BytesPerSecond, Fraction, Seconds
 
 SomeTime = Annotated[Seconds, Field(gt=0)]
-Unit = Literal["gpu", "node", "switch", "job"]
+Unit = Literal["gpu", "node", "link", "switch", "job"]
+#: What becomes of the requests of a replica that dies.
+Failover = Literal["retry", "wait", "fail"]
 
 
 class Spread(Spec):
@@ -56,6 +58,7 @@ class FaultClass(Spec):
     lasts: Duration = 0.0
     timeout: SomeTime | None = None
     planned: bool = False
+    notice: SomeTime | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> FaultClass:
@@ -92,9 +95,19 @@ class Lemons(Spec):
     factor: Annotated[float, Field(ge=1, le=1000)]
 
 
+class RecordedFault(Spec):
+    """A fault that is known to happen: ``name`` is its class, ``unit`` the number of the GPU, node or switch in the
+    topology (of software: of the replica)."""
+
+    time: Seconds
+    name: Name
+    unit: Annotated[int, Field(ge=0, le=10_000_000)] = 0
+
+
 class Faults(Spec):
     """What breaks on the cluster. One of: a catalogue ``preset``, a ``rate`` of failures per 1,000 node-days, a mean
-    time between failures ``mtbf_per_gpu``, own ``classes``, or a recorded ``trace`` (CSV: time, class, unit).
+    time between failures ``mtbf_per_gpu``, own ``classes``, or a recorded ``trace`` (a CSV of time, class, unit, or a
+    list); beside a trace, ``classes`` say what its classes do.
 
     ``scale`` multiplies all rates. ``spares`` are nodes that stand by (left out: as many as are needed), a node is
     back after ``repair``.
@@ -104,7 +117,7 @@ class Faults(Spec):
     rate: Annotated[float, Field(gt=0, le=1e6)] | None = None
     mtbf_per_gpu: SomeTime | None = None
     classes: Annotated[tuple[FaultClass, ...], Field(min_length=1, max_length=100)] | None = None
-    trace: Prose | None = None
+    trace: Prose | Annotated[tuple[RecordedFault, ...], Field(min_length=1, max_length=10_000)] | None = None
     scale: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     lemons: Lemons | None = None
     spares: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
@@ -114,7 +127,7 @@ class Faults(Spec):
     def _one(self) -> Faults:
         ways = ("preset", "rate", "mtbf_per_gpu", "classes", "trace")
         given = [way for way in ways if getattr(self, way) is not None]
-        if len(given) != 1:
+        if len(given) != 1 and given != ["classes", "trace"]:
             raise ValueError(f"give exactly one of {', '.join(ways)}, not {' and '.join(given) or 'none'}")
         if self.trace is not None and (self.scale != 1.0 or self.lemons is not None):
             raise ValueError("a trace is replayed as it is: scale and lemons belong to drawn faults")

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from sim.spec.base import Name, Prose, Spec
 from sim.spec.economics import CostSpec
 from sim.spec.plan import ServingPlan, ServingPrecision
-from sim.spec.reliability import Faults
+from sim.spec.reliability import Failover, Faults, Recovery
 from sim.spec.topology import TopologySpec
 from sim.spec.training import TrainingJob
 from sim.spec.workload import Load, Objectives
@@ -65,7 +65,11 @@ class Batching(Spec):
 
 
 class ServingJob(Spec):
-    """An inference job: a model, how it is laid out, how requests are batched, and who asks."""
+    """An inference job: a model, how it is laid out, how requests are batched, and who asks.
+
+    Among faults ``recovery`` says how a replica comes back, and ``failover`` what becomes of the requests of one that
+    dies: *retry* sends them to other replicas, *wait* keeps them for their own, *fail* gives them up.
+    """
 
     name: Name
     kind: Literal["serving"]
@@ -76,6 +80,8 @@ class ServingJob(Spec):
     batching: Batching = Batching()
     load: Load
     objectives: Objectives = Objectives()
+    recovery: Recovery = Recovery()
+    failover: Failover = "retry"
 
 
 Job = Annotated[ServingJob | TrainingJob, Field(discriminator="kind")]

@@ -54,7 +54,7 @@ class Reliability:
         """The faults of a run: drawn, or those of the trace."""
         if self.recorded is not None:
             return iter([Failure(time, name, unit) for time, name, unit in self.recorded])
-        return _bounded(failures([u for u in self.units if u.rate > 0.0], seed))
+        return bounded(failures([u for u in self.units if u.rate > 0.0], seed))
 
     def expected(self) -> float | None:
         """Share of wall time that is progress by Daly's law, for a job that restarts after mean recoveries and saves
@@ -73,7 +73,7 @@ class Reliability:
         return efficiency(self.interval, self.terms.saving.blocking, recovery, 1.0 / total)
 
 
-def _bounded(stream: Iterator[Failure]) -> Iterator[Failure]:
+def bounded(stream: Iterator[Failure]) -> Iterator[Failure]:
     """The same. Raises RunError where a run meets more faults than anyone would sit through."""
     for number, failure in enumerate(stream):
         if number >= MOST_FAULTS:
@@ -170,7 +170,7 @@ def reliability_of(
     load = saving.load if saving is not None else 0.0
     recovery = spec.recovery
     connect = recovery.connect + recovery.connect_per_rank * spec.plan.workers
-    phases = {c.name: _recovery(c, recovery, connect, load) for c in resolved.faults}
+    phases = {c.name: recovery_phases(c, recovery, connect, load) for c in resolved.faults}
     terms = Terms(
         saving=saved, effects={c.name: _effect(c, phases[c.name], topology, nodes) for c in resolved.faults},
         total=_total(spec, step), horizon=spec.run.duration or inf, policy=spec.policy,
@@ -237,7 +237,7 @@ def _interval(spec: TrainingJob, saving: SavingTimes, mtbf: float, step: float) 
     return max(step, float(checkpoint.every))
 
 
-def _recovery(c: FaultClass, recovery: Recovery, connect: float, load: float) -> list[tuple[str, Duration]]:
+def recovery_phases(c: FaultClass, recovery: Recovery, connect: float, load: float) -> list[tuple[str, Duration]]:
     """What comes between a fault of a class and the next step, by bucket."""
     if recovery.time is not None:
         return [("restart", recovery.time)]

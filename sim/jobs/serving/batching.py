@@ -76,12 +76,17 @@ class Slot:
         self.number = number
         self.passes = 0
         self.returned = 0.0
+        self._block_tokens = block_tokens
+        self.clear()
+
+    def clear(self) -> None:
+        """No sequence is in it."""
         self.decoding = 0
         self.context = 0
         self.members: dict[int, None] = {}
         self.prefills: dict[int, list[int]] = {}
         self.ends: list[tuple[int, int, int]] = []
-        self.phases = [0] * block_tokens
+        self.phases = [0] * self._block_tokens
         self.base: dict[int, int] = {}
 
     def passes_to_next_end(self) -> int:
@@ -259,6 +264,29 @@ class Scheduler:
         table.finish[r] = now
         self.feed.finished(r, now)
 
+    def evict(self) -> list[int]:
+        """The replica is lost, and the KV cache with it: all its requests, those that waited last.
+
+        They keep the tokens that they have got; what was computed for the others is gone.
+        """
+        table, held = self.table, []
+        for slot in self.slots:
+            for r in slot.members:
+                if r in slot.prefills:
+                    table.lost_kv += slot.prefills[r][0]
+                else:
+                    table.generated[r] = slot.passes - slot.base[r]
+                    table.paused[r] = slot.returned
+                    table.lost_kv += table.prompt[r] + table.generated[r] - 1
+                held.append(r)
+            slot.clear()
+        held += self.waiting
+        self.waiting.clear()
+        self.free, self.running, self.blocked = self.limits.blocks, 0, False
+        for r in held:
+            table.restarts[r] += 1
+        return held
+
     def _push_out(self, slot: Slot) -> None:
         """The slot's newest sequence gives up its blocks and goes to the head of the queue."""
         r = next(reversed(slot.members))
@@ -321,7 +349,7 @@ def form_static(s: Scheduler, slot: Slot, now: float) -> Batch | None:
         s.grow(slot)
         return Batch(slot.decoding, slot.context)
     want = s.limits.batch_size
-    if not s.waiting or (len(s.waiting) < want and s.feed.next_time() != float("inf")):
+    if not s.waiting or (len(s.waiting) < want and s.feed.expects()):
         return None
     table = s.table
     longest, count, room = 0, 0, s.free

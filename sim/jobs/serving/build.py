@@ -104,7 +104,8 @@ class ReplicaBuilder:
             cap = max(rate for _, rate in self._rates(parameters))
             channel = ChannelTrack(f"{name} collectives", link, self._capped(parameters.link_load, cap))
         hop = None if following is None else self._hop(name, stage, following)
-        return Stage(members, link, channel, hop)
+        across = len({self.topology.gpus[g].node for g in stage.gpus}) > 1
+        return Stage(members, link, channel, hop, frozenset({stage.number}) if across else frozenset())
 
     def _link(self, gpus: Sequence[int]) -> str:
         """The kind of link a group's collectives wait for, in a reader's words."""
@@ -176,6 +177,7 @@ class ReplicaBuilder:
             pairs = pairs[:1]
         routes = [self.topology.route(a, b) for a, b in pairs]
         n = len(routes)
+        across = any(self.topology.gpus[a].node != self.topology.gpus[b].node for a, b in pairs)
         load: dict[int, float] = {}
         for route in routes:
             for link, weight in route.links:
@@ -199,6 +201,7 @@ class ReplicaBuilder:
             overhead=max(route.overhead for route in routes),
             queue=routes[0].queue,
             gather=gather,
+            ends=frozenset({stage.number, following.number}) if across else frozenset(),
         )
 
     def _capped(self, load: Loads, cap: float) -> Loads:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass, field
+from typing import Any
 
+from sim.engine.clock import Clock
 from sim.engine.timeline import Bins, ChannelTrack, DeviceTrack
 from sim.jobs.serving.batching import Batch, Scheduler, Slot
+from sim.jobs.serving.incidents import Health, Outage
+from sim.jobs.serving.routing import RoutedFeed
 from sim.laws.step import Pass, StageLaw
+
+#: The ledger's buckets of a replica that fails.
+CUT_OFF, DEGRADED, STALLED = "cut off", "degraded speed", "stalled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +23,8 @@ class Hop:
 
     A message of ``bytes_per_token * tokens`` (return hop: a sequence) holds the sender's ``queue`` for
     bytes / cap + overhead seconds and arrives ``latency`` later. ``gather`` is the all-gather that puts the
-    ranks' shares together on the other side, as affine pieces in bytes.
+    ranks' shares together on the other side, as affine pieces in bytes. ``ends`` are the stages whose network cards
+    it takes: none if it stays within a node.
     """
 
     track: ChannelTrack
@@ -27,6 +36,7 @@ class Hop:
     overhead: float
     queue: str
     gather: tuple[tuple[float, float], ...] = ()
+    ends: frozenset[int] = frozenset()
 
     def size(self, batch: Batch) -> float:
         """Bytes of one message."""
@@ -50,12 +60,14 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One pipeline stage. ``link`` names the kind of link its collectives use."""
+    """One pipeline stage. ``link`` names the kind of link its collectives use; ``ends`` is the stage itself if they
+    cross nodes, and nothing otherwise."""
 
     members: tuple[Member, ...]
     link: str
     collectives: ChannelTrack | None
     hop: Hop | None
+    ends: frozenset[int] = frozenset()
 
     @property
     def law(self) -> StageLaw:
@@ -66,6 +78,14 @@ class Stage:
     def track(self) -> DeviceTrack:
         """The track of a stage whose GPUs are all of one type."""
         return self.members[0].track
+
+    def talk(self, cost: Pass, health: Health, time: float) -> float:
+        """Seconds of a pass's collectives that begins at ``time``: longer over a degraded link."""
+        slow = health.link(self.ends, time) if self.ends else 1.0
+        if slow == 1.0 or not cost.communication:
+            return cost.communication
+        fixed, rate = self.law.collective_flow(cost)
+        return fixed + cost.wire * slow / rate
 
 
 @dataclass(slots=True)
@@ -109,6 +129,12 @@ class Tally:
         self.running.add(start, end, batch.sequences * seconds)
         self.cached.add(start, end, batch.cached * seconds)
 
+    def cut(self, batch: Batch, start: float, end: float) -> None:
+        """A batch was under way when its replica died: its sequences and their tokens were held until then."""
+        if end > start:
+            self.running.add(start, end, batch.sequences * (end - start))
+            self.cached.add(start, end, batch.cached * (end - start))
+
     def phase(self, kind: str, flops: float, nbytes: float, seconds: float) -> None:
         """Work of one phase on the first stage, for the roofline."""
         sums = self.phases.get(kind)
@@ -121,24 +147,69 @@ class Tally:
 
 @dataclass(slots=True)
 class Replica:
-    """One copy of the model: its stages in order, its scheduler, and what it summed up."""
+    """One copy of the model: its stages in order, its scheduler, and what it summed up.
+
+    ``health`` tells what befalls it; None where nothing fails.
+    """
 
     number: int
     stages: tuple[Stage, ...]
     scheduler: Scheduler
     tally: Tally = field(default_factory=Tally)
+    health: Health | None = None
 
     @property
     def slots(self) -> list[Slot]:
         """Its micro-batches."""
         return self.scheduler.slots
 
-    def close(self, free: list[float], end: float) -> None:
-        """After the last request: each stage's time until ``end`` was bubble."""
+    def next_arrival(self) -> float:
+        """When the next request comes or may come."""
+        feed = self.scheduler.feed
+        return feed.next_time() if self.health is None else min(feed.next_time(), self.feed.handover())
+
+    @property
+    def feed(self) -> RoutedFeed:
+        """The feed of a replica that fails."""
+        feed = self.scheduler.feed
+        assert isinstance(feed, RoutedFeed)
+        return feed
+
+    def close(self, free: list[float], end: float, idle: float = 0.0) -> None:
+        """After the last request: each stage's time until ``end`` was bubble, ``idle`` s of it without work."""
         self.tally.ended = end
         for stage, since in zip(self.stages, free, strict=True):
+            waiting, _, bubble = split_gap(end - since, idle, 0.0)
             for member in stage.members:
-                member.track.bubble += end - since
+                member.track.waiting += waiting
+                member.track.bubble += bubble
+
+    def other(self, stage: Stage, bucket: str, seconds: float) -> None:
+        """Book time of a stage's GPUs that the laws do not know."""
+        if seconds > 0.0:
+            for member in stage.members:
+                member.track.other[bucket] = member.track.other.get(bucket, 0.0) + seconds
+
+    def sit_out(self, clock: Clock, outage: Outage) -> Generator[Any, Any, float]:
+        """Down from the outage's start until it is over, or until no request of the job is left: that instant.
+
+        All requests leave with the KV cache; passes under way must be booked before.
+        """
+        health, feed = self.health, self.feed
+        assert health is not None
+        number = health.number
+        self.tally.formed(outage.start, False)
+        before = self.scheduler.table.lost_kv
+        held = self.scheduler.evict()
+        health.incidents.losses[self.number, number] = len(held), self.scheduler.table.lost_kv - before
+        feed.router.lost(self.number, number, outage, held)
+        yield from feed.rest(health.incidents.up(self.number, number))
+        outage = health.over()
+        end = clock.now if feed.over else outage.up
+        for piece in outage.pieces:
+            for stage in self.stages:
+                self.other(stage, piece.bucket, min(piece.end, end) - piece.start)
+        return end
 
 
 def split_gap(gap: float, idle: float, transit: float) -> tuple[float, float, float]:

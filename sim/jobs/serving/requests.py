@@ -22,12 +22,13 @@ class RequestTable:
     """Requests by number. Times are in seconds; NaN where it has not happened.
 
     ``length`` is the number of tokens the engine generates, at least ``output`` (a static batch generates
-    until its longest answer is done).
+    until its longest answer is done). ``restarts`` counts replicas that died under a request, ``failed`` has the
+    instants of those given up then; ``lost_kv`` are the tokens whose KV cache died with its replica.
     """
 
     __slots__ = (
-        "arrival", "finish", "first", "generated", "length", "output", "paused", "preempted", "prompt",
-        "recomputed", "rejected", "replica", "scheduled",
+        "arrival", "failed", "finish", "first", "generated", "length", "lost_kv", "output", "paused", "preempted",
+        "prompt", "recomputed", "rejected", "replica", "restarts", "scheduled",
     )  # fmt: skip
 
     def __init__(self, prompt: Sequence[int], output: Sequence[int], arrival: Sequence[float]) -> None:
@@ -42,6 +43,9 @@ class RequestTable:
         self.paused: dict[int, float] = {}
         self.recomputed = 0
         self.rejected: list[int] = []
+        self.restarts = [0] * n
+        self.failed: dict[int, float] = {}
+        self.lost_kv = 0
 
     def __len__(self) -> int:
         return len(self.prompt)
@@ -56,6 +60,10 @@ class Feed(ABC):
     @abstractmethod
     def next_time(self) -> float:
         """When the next request comes, as far as is known now; infinity if none is on its way."""
+
+    def expects(self) -> bool:
+        """Whether a request is on its way to this replica."""
+        return self.next_time() < INF
 
     @abstractmethod
     def take(self, now: float, waiting: deque[int]) -> None:

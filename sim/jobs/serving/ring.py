@@ -9,7 +9,8 @@ max-plus recursion
     sent  = max(stage done, sender free) + bytes / cap;   sender free = sent + overhead
     arrival at the next stage = sent + overhead + latency
 
-and SimPy sees an event where a batch's composition changes.
+and SimPy sees an event where a batch's composition changes. In a replica that fails each piece of work begins at the
+speed that its stage and its link have then; an outage cuts off the passes under way.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from sim.engine.clock import Clock
 from sim.engine.timeline import KINDS
 from sim.jobs.serving.batching import Batch, Slot
-from sim.jobs.serving.replica import Hop, Replica
+from sim.jobs.serving.replica import CUT_OFF, DEGRADED, STALLED, Hop, Replica, split_gap
 from sim.laws.step import Pass
 
 INF = float("inf")
@@ -33,6 +34,17 @@ Story = Generator[object, object, None]
 SEND = KINDS.index("send")
 # Passes whose intervals wait in lists before they are binned together.
 BUFFERED = 2048
+
+
+class _Slow(NamedTuple):
+    """What a pass through slow stages and links took, stage by stage: when its work ended, the seconds of its message,
+    and the seconds it stalled, computed longer and talked longer."""
+
+    ends: list[float]
+    wires: list[float]
+    stalled: list[float]
+    degraded: list[float]
+    talked: list[float]
 
 
 class _Pass(NamedTuple):
@@ -51,6 +63,7 @@ class _Pass(NamedTuple):
     wires: tuple[float, ...]
     sizes: tuple[float, ...]
     times: list[float]
+    slow: _Slow | None
 
 
 class _Ring:
@@ -101,9 +114,13 @@ class _Ring:
         sizes = tuple([hop.size(batch) for hop in self.ways])
         wires = tuple([size / hop.cap for size, hop in zip(sizes, self.ways, strict=True)])
         delays = [hop.delay(size) for size, hop in zip(sizes, self.ways, strict=True)]
-        free, link_free, times = self.free, self.link_free, []
+        free, link_free = self.free, self.link_free
+        times: list[float] = []
         arrival, end = start, 0.0
-        for i, law, way, overhead in self.plan:
+        slow = None if self.replica.health is None else self._walk(start, costs, wires, delays, times)
+        if slow is not None:
+            end, arrival = slow.ends[-1], times[-1] + self.plan[-1][3] + delays[self.plan[-1][2]]
+        for i, law, way, overhead in self.plan if slow is None else ():
             begin = free[i]
             if arrival > begin:
                 begin = arrival
@@ -120,25 +137,62 @@ class _Ring:
         self.passes.append(
             _Pass(
                 start, arrival, transit, idle, kind, batch.sequences, batch.tokens, slot.number, batch.cached,
-                costs, wires, sizes, times,
+                costs, wires, sizes, times, slow,
             )
         )  # fmt: skip
         self.moving.append((arrival, arrival - end, slot, batch))
-        if len(self.passes) >= BUFFERED:
+        if len(self.passes) >= BUFFERED + len(self.moving):
             self.book()
 
+    def _walk(
+        self, start: float, costs: tuple[Pass, ...], wires: tuple[float, ...], delays: list[float], times: list[float]
+    ) -> _Slow:
+        """The same recursion where stages and links have a speed of their own at every instant."""
+        replica, free, link_free, arrival = self.replica, self.free, self.link_free, start
+        health, slow = replica.health, _Slow([], [], [], [], [])
+        assert health is not None
+        for i, law, way, overhead in self.plan:
+            stage, hop, cost, ready = replica.stages[i], self.hops[i], costs[law], max(arrival, free[i])
+            begin, factor = health.begin(i, ready)
+            talk = stage.talk(cost, health, begin)
+            end = free[i] = begin + cost.busy * factor + talk
+            wire = wires[way] * (health.link(hop.ends, end) if hop.ends else 1.0)
+            sent = max(link_free[i], end) + wire
+            link_free[i] = sent + overhead
+            arrival = link_free[i] + delays[way]
+            times += (begin, sent)
+            slow.ends.append(end)
+            slow.wires.append(wire)
+            slow.stalled.append(begin - ready)
+            slow.degraded.append(cost.busy * (factor - 1.0))
+            slow.talked.append(talk - cost.communication)
+        return slow
+
     def book(self) -> None:
-        """Hand the passes kept so far to the tracks."""
-        if not self.passes:
+        """Hand the passes kept so far to the tracks; of a replica that fails those that are back."""
+        under_way = len(self.moving) if self.replica.health is not None else 0
+        done = self.passes[: len(self.passes) - under_way]
+        if not done:
             return
+        del self.passes[: len(done)]
+        *columns, slows = zip(*done, strict=True)
         starts, backs, transit, idle, kinds, sequences, tokens, slots, cached, costs, wires, sizes, times = (
-            np.array(column) for column in zip(*self.passes, strict=True)
+            np.array(column) for column in columns
         )
-        self.passes.clear()
         begins, sents = times[:, 0::2], times[:, 1::2]
         totals = costs[:, :, :4].sum(axis=2)
-        ends = begins + totals[:, self.law_of]
-        self._book_gaps(begins, ends, transit, idle)
+        wires = wires[:, self.way_of]
+        if self.replica.health is None:
+            ends, reached = begins + totals[:, self.law_of], begins
+        else:
+            ends, wires, stalled, degraded, talked = (np.array(column) for column in zip(*slows, strict=True))
+            reached = begins - stalled
+            for i, stage in enumerate(self.replica.stages):
+                self.replica.other(stage, STALLED, float(stalled[:, i].sum()))
+                self.replica.other(stage, DEGRADED, float(degraded[:, i].sum()))
+                if (seconds := float(talked[:, i].sum())) > 0.0:
+                    stage.track.wait(stage.link, seconds)
+        self._book_gaps(reached, ends, transit, idle)
         notes = [column.tolist() for column in (kinds, sequences, tokens, slots)]
         send = [[SEND] * len(starts), *notes[1:]]
         for i, stage in enumerate(self.replica.stages):
@@ -151,7 +205,7 @@ class _Ring:
             if stage.collectives is not None:
                 stage.collectives.bytes += float(mine[:, 6].sum())
                 stage.collectives.bins.add_many(begins[:, i], ends[:, i], mine[:, 6])
-            outs = sents[:, i] - wires[:, way]
+            outs = sents[:, i] - wires[:, i]
             hop.track.bytes += float(sizes[:, way].sum())
             hop.track.bins.add_many(outs, sents[:, i], sizes[:, way])
             hop.track.spans.extend(outs.tolist(), sents[:, i].tolist(), *send)
@@ -186,10 +240,78 @@ class _Ring:
             flops, nbytes, busy = (costs[kinds == number][:, columns].sum() for columns in ([4], [5], [0, 1, 2]))
             tally.phase(KINDS[number], float(flops), float(nbytes), float(busy))
 
+    def cut(self, at: float) -> None:
+        """The replica dies: book what its passes under way had done by then, stage by stage, and forget them."""
+        self.book()
+        replica = self.replica
+        idle = [at - self.idle_since if self.idle_since is not None else 0.0] * len(replica.stages)
+        for kept, (_, _, slot, batch) in zip(self.passes, self.moving, strict=True):
+            transit, slow = kept.transit, kept.slow
+            assert slow is not None
+            for i, stage in enumerate(replica.stages):
+                begin, end, sent = kept.times[2 * i], slow.ends[i], kept.times[2 * i + 1]
+                reached = begin - slow.stalled[i]
+                if reached >= at:
+                    idle[i] += kept.idle
+                    continue
+                waiting, moving, bubble = split_gap(max(0.0, reached - self.booked[i]), kept.idle, transit)
+                stage.track.waiting += waiting
+                stage.track.bubble += bubble
+                if moving > 0.0:
+                    stage.track.wait(self.hops[i - 1].kind, moving)
+                replica.other(stage, STALLED, min(begin, at) - reached)
+                self.booked[i] = min(end, at)
+                if begin < at:
+                    self._book_cut(i, kept, slot, batch, at)
+                if i + 1 < len(replica.stages):
+                    transit = kept.times[2 * i + 2] - slow.stalled[i + 1] - end
+                hop, size = self.hops[i], kept.sizes[self.way_of[i]]
+                if sent + hop.overhead + hop.delay(size) <= at:
+                    hop.track.record(sent - slow.wires[i], sent, size)
+                    hop.track.spans.add("send", sent - slow.wires[i], sent, kept.sequences, kept.tokens, slot.number)
+            replica.tally.cut(batch, kept.start, at)
+        for stage, booked, unseen in zip(replica.stages, self.booked, idle, strict=True):
+            waiting, _, bubble = split_gap(at - booked, unseen, 0.0)
+            stage.track.waiting += waiting
+            stage.track.bubble += bubble
+        for slot in replica.slots:
+            if not any(slot is other for _, _, other, _ in self.moving):
+                replica.tally.held(slot, at)
+        self.passes.clear()
+        self.moving.clear()
+        self.ready.clear()
+
+    def _book_cut(self, i: int, kept: _Pass, slot: Slot, batch: Batch, at: float) -> None:
+        """A stage's part of a pass that is cut off: work if it was done, else lost."""
+        replica, stage, begin = self.replica, self.replica.stages[i], kept.times[2 * i]
+        slow, cost = kept.slow, kept.costs[self.law_of[i]]
+        assert slow is not None
+        end = min(slow.ends[i], at)
+        stage.track.bins.add(begin, end, end - begin)
+        stage.track.spans.add(batch.kind, begin, end, kept.sequences, kept.tokens, slot.number)
+        if slow.ends[i] > at:
+            replica.other(stage, CUT_OFF, end - begin)
+            return
+        stage.track.work(cost, 1, stage.link)
+        replica.other(stage, DEGRADED, slow.degraded[i])
+        if slow.talked[i] > 0.0:
+            stage.track.wait(stage.link, slow.talked[i])
+        if stage.collectives is not None:
+            stage.collectives.record(begin, end, cost.wire)
+        if i == 0:
+            replica.tally.phase(batch.kind, cost.flops, cost.bytes, cost.busy)
+
+    def resume(self, now: float) -> None:
+        """Up again, and empty."""
+        n = len(self.replica.stages)
+        self.free, self.link_free, self.booked = [now] * n, [now] * n, np.full(n, now)
+        self.idle_since = now
+        self.asleep = list(self.replica.slots)
+
     def close(self, now: float) -> None:
         """Book what is left; the rest until ``now`` the stages waited for the last batches."""
         self.book()
-        self.replica.close(self.free, now)
+        self.replica.close(self.free, now, now - self.idle_since if self.idle_since is not None else 0.0)
 
 
 def _numbers(hop: Hop) -> tuple[object, ...]:
@@ -205,7 +327,14 @@ def play_ring(clock: Clock, replica: Replica) -> Story:
         due = max(ring.ready[0][0], ring.free[0]) if ring.ready else INF
         new = scheduler.feed.next_time() if ring.asleep else INF
         at = min(back, due, new)
-        if at == INF:
+        if replica.health is not None:
+            if replica.feed.over:
+                now = clock.now
+                break
+            now, disturbed = yield from _amid_failures(clock, ring, at, now)
+            if disturbed:
+                continue
+        elif at == INF:
             break
         now = at if at > now else now
         if back <= at:
@@ -234,6 +363,35 @@ def play_ring(clock: Clock, replica: Replica) -> Story:
     if now > clock.now:
         yield clock.timeout(now - clock.now)
     ring.close(now)
+
+
+def _amid_failures(clock: Clock, ring: _Ring, at: float, now: float) -> Generator[Any, Any, tuple[float, bool]]:
+    """What comes before the replica's next event ``at``: its local time after that, and whether there was anything.
+
+    Local time stops for an outage, and wherever requests of another replica may come.
+    """
+    replica = ring.replica
+    health, feed = replica.health, replica.feed
+    assert health is not None
+    outage = health.down(max(at, now) if at < INF else clock.now)
+    stop = feed.handover()
+    if outage is not None and outage.start <= stop:
+        yield from feed.rest(outage.start)
+        if feed.over:
+            return clock.now, True
+        ring.cut(outage.start)
+        up = yield from replica.sit_out(clock, outage)
+        ring.resume(up)
+        return up, True
+    if at == INF:
+        stop = min(stop, health.until())
+    if stop > at:
+        return now, False
+    if stop > clock.now:
+        yield from feed.rest(stop)
+    else:
+        yield from feed.synchronise()
+    return now, True
 
 
 def _changes(slot: Slot, batch: Batch) -> bool:

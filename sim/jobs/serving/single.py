@@ -5,19 +5,22 @@ passes differ only in their contexts, which grow by one token a sequence and pas
 
     k * first + growth * k (k - 1) / 2          first: the first pass, growth: decoding * seconds per token
 
-and are one event. An arrival is met at the end of the pass it falls into.
+and are one event. An arrival is met at the end of the pass it falls into. A replica that fails is cut off in the
+middle of a pass; a run ends before that pass, and where its speed changes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator
+from typing import NamedTuple
 
 import numpy as np
 
 from sim.engine.clock import INSTANT, Clock
 from sim.engine.timeline import KINDS, Run
 from sim.jobs.serving.batching import Batch, Slot
-from sim.jobs.serving.replica import Replica, Stage
+from sim.jobs.serving.incidents import Health
+from sim.jobs.serving.replica import CUT_OFF, DEGRADED, STALLED, Replica, Stage
 from sim.laws.step import Pass
 
 INF = float("inf")
@@ -27,6 +30,16 @@ BUFFERED = 4096
 Story = Generator[object, object, None]
 
 
+class Slowness(NamedTuple):
+    """A replica not at its best: kernels take ``compute`` times as long, collectives ``talk`` s more a pass."""
+
+    compute: float
+    talk: float
+
+
+FULL_SPEED = Slowness(1.0, 0.0)
+
+
 def play_single(clock: Clock, replica: Replica) -> Story:
     """The life of a replica on one stage."""
     (stage,) = replica.stages
@@ -34,10 +47,19 @@ def play_single(clock: Clock, replica: Replica) -> Story:
     (slot,) = replica.slots
     book = _Book(replica, stage)
     while True:
+        if replica.health is not None:
+            if replica.feed.over:
+                break
+            if (outage := replica.health.down(clock.now)) is not None:
+                yield from replica.sit_out(clock, outage)
+                continue
+            yield from replica.feed.synchronise()
         now = clock.now
         batch = scheduler.form(slot, now)
         tally.formed(now, scheduler.blocked)
-        if batch is None:
+        if replica.health is not None:
+            yield from _next_amid_failures(clock, replica, book, batch)
+        elif batch is None:
             until = scheduler.feed.next_time()
             if until == INF:
                 break
@@ -59,21 +81,80 @@ def play_single(clock: Clock, replica: Replica) -> Story:
     replica.close([clock.now], clock.now)
 
 
-def _run(replica: Replica, stage: Stage, slot: Slot, batch: Batch, base: Pass, now: float) -> Run:
-    """As many equal decode passes as nothing disturbs."""
+def _next_amid_failures(clock: Clock, replica: Replica, book: _Book, batch: Batch | None) -> Story:
+    """What a replica that fails does next: it waits, or plays passes until one is cut off or its speed changes."""
+    (stage,), (slot,), health, feed = replica.stages, replica.slots, replica.health, replica.feed
+    assert health is not None
+    scheduler, law, now = replica.scheduler, stage.law, clock.now
+    if batch is None:
+        yield from feed.rest(min(replica.next_arrival(), health.until()))
+        stage.track.waiting += clock.now - now
+        return
+    start, slowness = health.begin(0, now)
+    if batch.chunks or law.eager:
+        cost = law.cost(batch.decoding, batch.context, batch.chunks)
+        talk = stage.talk(cost, health, start)
+        slow = Slowness(slowness, talk - cost.communication)
+        run = Run(cost.busy * slowness + talk, 0.0, 1)
+        cut = health.down(start + run.first) is not None
+    else:
+        cost = law.base(batch.decoding, batch.decoding)
+        slow = Slowness(slowness, stage.talk(cost, health, start) - cost.communication)
+        run = _run(replica, stage, slot, batch, cost, start, slow, held=start > now)
+        cut = run.passes == 0
+    if cut:
+        outage = health.down(start + run.first)
+        assert outage is not None
+        end = outage.start
+        yield clock.timeout(max(0.0, end - now))
+        replica.other(stage, STALLED, min(start, end) - now)
+        replica.other(stage, CUT_OFF, end - start)
+        replica.tally.cut(batch, now, end)
+        if end > start:
+            stage.track.bins.add(start, end, end - start)
+            stage.track.spans.add(batch.kind, start, end, batch.sequences, batch.tokens, 0)
+        return
+    if start > now:
+        yield clock.timeout(start - now)
+    book.add(clock.now, batch, run, cost, slow, clock.now - now)
+    yield clock.timeout(run.begun(run.passes))
+    scheduler.advance(slot, batch, clock.now, run.passes)
+
+
+def _run(
+    replica: Replica, stage: Stage, slot: Slot, batch: Batch, base: Pass, now: float, slow: Slowness = FULL_SPEED, *,
+    held: bool = False,
+) -> Run:  # fmt: skip
+    """As many equal decode passes as nothing disturbs; one if it was held up, none if the first would be cut off."""
     scheduler, law = replica.scheduler, stage.law
     first = base.compute + base.memory + base.launch + base.communication
     first += law.decode_launch + batch.context * law.decode_slope
     growth = batch.decoding * law.decode_slope
-    k = 1 if scheduler.pushed_out else slot.passes_to_next_end()
+    if slow is not FULL_SPEED:
+        first = (first - base.communication) * slow.compute + base.communication + slow.talk
+        growth *= slow.compute
+    k = 1 if scheduler.pushed_out or held else slot.passes_to_next_end()
     if k > 1:
         k = scheduler.run_length(slot, k)
         if k > 1 and not scheduler.waiting and scheduler.running < scheduler.limits.max_sequences:
-            until = scheduler.feed.next_time() - now - INSTANT
+            until = replica.next_arrival() - now - INSTANT
             if until < k * first + growth * (k * (k - 1) / 2):
                 k = min(k, Run(first, growth, k).passes_until(until))
+    if replica.health is not None:
+        k = _undisturbed(replica.health, Run(first, growth, k), now)
+    if k > 1:
         scheduler.extend(slot, k)
     return Run(first, growth, k)
+
+
+def _undisturbed(health: Health, run: Run, now: float) -> int:
+    """Passes of a run that begin before the speed changes and end before an outage."""
+    end = now + run.begun(run.passes)
+    outage = health.down(end)
+    k = min(run.passes, run.passes_until(health.change(now, end) - now))
+    if outage is not None and now + run.begun(k) > outage.start:
+        k = min(k, run.passes_within(outage.start - now)) if outage.start > now else 0
+    return k
 
 
 class _Book:
@@ -81,16 +162,26 @@ class _Book:
 
     def __init__(self, replica: Replica, stage: Stage) -> None:
         self.replica, self.stage = replica, stage
-        #: start, end, kind, sequences, decoding, tokens cached in the first pass, more a pass, run, cost
-        self.rows: list[tuple[float, float, int, int, int, int, int, Run, Pass]] = []
+        #: start, end, stall before, kind, sequences, decoding, tokens cached at first, more a pass, run, cost
+        self.rows: list[tuple[float, float, float, int, int, int, int, int, Run, Pass]] = []
 
-    def add(self, start: float, batch: Batch, run: Run, cost: Pass) -> None:
-        """Passes of ``batch``; ``cost`` leaves out the KV reads of decode-only passes, which are linear."""
+    def add(
+        self, start: float, batch: Batch, run: Run, cost: Pass, slow: Slowness = FULL_SPEED, stalled: float = 0.0
+    ) -> None:
+        """Passes of ``batch``, held up before (then one pass). ``cost`` leaves out the KV reads of decode-only passes,
+        which are linear."""
         kind, rise = (KINDS.index(batch.kind), 0) if batch.chunks else (DECODE, batch.decoding)
         end = start + run.begun(run.passes)
         sequences = batch.sequences
         self.stage.track.spans.add(KINDS[kind], start, end, sequences, batch.tokens, 0)
-        self.rows.append((start, end, kind, sequences, batch.decoding, batch.cached, rise, run, cost))
+        self.rows.append((start, end, stalled, kind, sequences, batch.decoding, batch.cached, rise, run, cost))
+        self.replica.other(self.stage, STALLED, stalled)
+        if slow is not FULL_SPEED:
+            talk = run.passes * slow.talk
+            lost = (end - start - run.passes * (cost.communication + slow.talk)) * (1.0 - 1.0 / slow.compute)
+            self.replica.other(self.stage, DEGRADED, lost)
+            if talk > 0.0:
+                self.stage.track.wait(self.stage.link, talk)
         if len(self.rows) >= BUFFERED:
             self.flush()
 
@@ -99,8 +190,8 @@ class _Book:
         rows, law = self.rows, self.stage.law
         if not rows:
             return
-        begun, done, *columns, runs, costs = zip(*rows, strict=True)
-        starts, ends = np.array(begun), np.array(done)
+        begun, done, stalls, *columns, runs, costs = zip(*rows, strict=True)
+        starts, ends, held = np.array(begun), np.array(done), np.array(stalls)
         kinds, sequences, decoding, levels, rises = (np.array(column, dtype=float) for column in columns)
         first, growth, k = np.array(runs, dtype=float).T
         compute, memory, launch, comm, flops, nbytes, wire = np.array(costs).T
@@ -118,12 +209,14 @@ class _Book:
         track.work(Pass._make([*(float(x.sum()) for x in sums), 0.0]), 1, self.stage.link)
         track.passes += int(k.sum()) - 1
         seconds = ends - starts
+        first = first + held
         self.replica.scheduler.gaps.add_runs(first, growth, k.astype(np.int64), decoding.astype(np.int64))
         track.bins.add_many(starts, ends, seconds)
         busy = k * compute + memory + launch
         for number in np.unique(kinds).astype(int).tolist():
             mine = kinds == number
             tally.phase(KINDS[number], *(float(x[mine].sum()) for x in (flops, nbytes, busy)))
+        starts, seconds = starts - held, seconds + held
         tally.sequence_seconds += float((sequences * seconds).sum())
         tally.pass_seconds += float(seconds.sum())
         tally.passes += int(k.sum())
@@ -137,8 +230,8 @@ class _Book:
         rows.clear()
 
     def _split_cached(self, i: int) -> None:
-        start, _, _, _, _, level, rise, run, _ = self.rows[i]
-        self.replica.tally.cached.add_level(start, run, level, rise)
+        start, _, held, *_, level, rise, run, _ = self.rows[i]
+        self.replica.tally.cached.add_level(start - held, run._replace(first=run.first + held), level, rise)
 
     def _split_wire(self, i: int) -> None:
         start, *_, run, cost = self.rows[i]

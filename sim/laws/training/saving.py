@@ -72,7 +72,7 @@ def saving_times(
     nodes = len(nodes_of(topology, ranks.gpus))
     replica = job.plan.tp * job.plan.pp * job.plan.cp
     writers = nodes if checkpoint.sharded else max(1, ceil(replica * nodes / len(ranks.gpus)))
-    cards = _cards(topology, ranks.gpus[0])
+    cards = card_rate(topology, ranks.gpus[0])
     if checkpoint.mode == "memory" and nodes == 1:
         raise InfeasibleError(f"job {job.name}: checkpoints go to a peer node's memory, but the job is on one node")
     write, read = _rates(checkpoint, topology, ranks, writers, cards, job.name)
@@ -118,7 +118,7 @@ def _drive(block: Block, drive: str) -> tuple[float, float]:
     return min(into, default=inf), min(out, default=inf)
 
 
-def _cards(topology: Topology, gpu: int) -> float:
+def card_rate(topology: Topology, gpu: int) -> float:
     """Usable bytes/s of all network cards of a GPU's node together; inf where it has none (one node alone)."""
     run, _, local = topology.locate(gpu)
     block = run.block

@@ -38,6 +38,8 @@ PANEL_NAMES: Final = {
     "waiting": "waiting requests",
     "running": "running requests",
     "kv_occupancy": "KV cache in use",
+    "output_tokens_per_s": "tokens per second",
+    "up": "replicas up",
     "training": "at work",
     "recovery": "coming back",
     "down": "waiting for repair",

@@ -1,0 +1,373 @@
+"""What befalls the replicas of a serving job: outages, slow stages and links, stalls.
+
+Faults do not wait for requests, so what they do to a replica is a history that can be told ahead of the clock, as far
+as somebody needs it: from when to when it is down, and how fast its stages and links are in between. Both ways of
+playing a replica read the same history.
+
+A fault strikes a unit of the graph (:class:`Places`): a GPU that must be replaced takes its node with it, a switch the
+nodes under it, and a node every replica with a GPU in it; software takes one replica's engine. A replica that loses a
+stage is down as a whole. It is up again after its recovery, phase by phase; a stop that strikes during a recovery
+starts it over. Nodes come from a pool of spares, and go back to it when they are repaired.
+"""
+
+from __future__ import annotations
+
+import heapq
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from math import inf
+from typing import NamedTuple
+
+import numpy as np
+
+from sim.engine.clock import INSTANT, Clock
+from sim.jobs.reliability.faults import Failure
+from sim.jobs.reliability.life import Draw, Effect
+from sim.laws.layout import Layout
+from sim.laws.topology import Topology
+from sim.spec.reliability import Unit
+
+
+class Piece(NamedTuple):
+    """A part of an outage, by the ledger's bucket."""
+
+    bucket: str
+    start: float
+    end: float
+
+
+class Outage(NamedTuple):
+    """A replica is down from ``start`` to ``up``; it is known outside from ``known`` on."""
+
+    cause: str
+    start: float
+    known: float
+    up: float
+    pieces: tuple[Piece, ...]
+
+
+class Spell(NamedTuple):
+    """From ``start`` to ``end`` work on some stages takes ``compute`` times as long and what they send ``link`` times;
+    if ``stalled``, nothing begins."""
+
+    start: float
+    end: float
+    stages: frozenset[int]
+    compute: float = 1.0
+    link: float = 1.0
+    stalled: bool = False
+
+
+class Hit(NamedTuple):
+    """What of a replica a fault strikes."""
+
+    replica: int
+    stages: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A class of faults: the units it strikes and what it does; ``replaces`` nodes, ``notice`` s ahead of a stop."""
+
+    per: Unit
+    effect: Effect
+    replaces: bool = False
+    notice: float | None = None
+
+
+class Places:
+    """Where a job's units are: by their number among the job's own, or (``recorded``) in the whole topology."""
+
+    def __init__(self, topology: Topology, layout: Layout, *, recorded: bool = False) -> None:
+        self.topology, self.layout, self.recorded = topology, layout, recorded
+        stages = [(r, s.number, s.gpus) for r, replica in enumerate(layout.replicas) for s in replica]
+        self.gpus = {gpu: (r, s) for r, s, gpus in stages for gpu in gpus}
+        self.at: dict[int, dict[int, set[int]]] = {}
+        for gpu, (r, s) in self.gpus.items():
+            self.at.setdefault(topology.gpus[gpu].node, {}).setdefault(r, set()).add(s)
+        self.nodes = sorted(self.at)
+        self.under: dict[int, list[int]] = {}
+        if len(self.nodes) > 1:
+            for node in self.nodes:
+                leaf = topology.network.leaf[node] if topology.network.leaf else -1
+                self.under.setdefault(max(leaf, 0), []).append(node)
+        self._units: dict[Unit, Sequence[int]] = {
+            "gpu": layout.gpus, "node": self.nodes, "link": self.nodes if len(self.nodes) > 1 else [],
+            "switch": sorted(self.under), "job": range(len(layout.replicas)),
+        }  # fmt: skip
+
+    def count(self, per: Unit) -> int:
+        """Units of a kind that the job depends on."""
+        return len(self._units[per])
+
+    def struck(self, per: Unit, unit: int, *, whole: bool) -> tuple[list[Hit], int]:
+        """The parts of replicas that a fault of a unit takes, and how many nodes; ``whole``: a GPU takes its node."""
+        units = self._units[per]
+        if self.recorded:
+            if unit not in units:
+                return [], 0
+        else:
+            unit = units[unit]
+        if per == "job":
+            return [Hit(unit, frozenset(range(len(self.layout.replicas[unit]))))], 0
+        if per == "gpu" and not whole:
+            replica, stage = self.gpus[unit]
+            return [Hit(replica, frozenset({stage}))], 0
+        nodes = self.under[unit] if per == "switch" else [self.topology.gpus[unit].node if per == "gpu" else unit]
+        found: dict[int, set[int]] = {}
+        for node in nodes:
+            for replica, stages in self.at[node].items():
+                found.setdefault(replica, set()).update(stages)
+        return [Hit(replica, frozenset(stages)) for replica, stages in sorted(found.items())], len(nodes)
+
+
+class Pool:
+    """Spare nodes, and nodes under repair."""
+
+    def __init__(self, spares: float, repair: Draw) -> None:
+        self.spares = self.least = spares
+        self.repair = repair
+        self.back: list[float] = []
+
+    def take(self, failed: float, needed: float, nodes: int, rng: np.random.Generator) -> float:
+        """When ``nodes`` that failed at one time are replaced, which is asked for at another."""
+        if self.spares == inf:
+            return needed
+        ready = needed
+        for _ in range(nodes):
+            heapq.heappush(self.back, failed + self.repair(rng))
+            while self.back and self.back[0] <= needed:
+                heapq.heappop(self.back)
+                self.spares += 1
+            if self.spares > 0:
+                self.spares -= 1
+            else:
+                ready = max(ready, heapq.heappop(self.back))
+            self.least = min(self.least, self.spares)
+        return ready
+
+
+@dataclass(slots=True)
+class _Later:
+    hits: list[Hit]
+    nodes: int
+    name: str
+    announced: bool
+
+
+@dataclass(slots=True)
+class Incidents:
+    """The history of a job's replicas, as far as it has been told: ``clear`` is the next instant that is not.
+
+    ``met`` are (time, class) of the faults, ``handovers`` the outages whose requests wait to be sent elsewhere:
+    (known, replica, number), and ``losses`` the requests and the tokens of KV cache that an outage took, by its number.
+    """
+
+    failures: Iterator[Failure]
+    kinds: dict[str, Kind]
+    places: Places
+    pool: Pool
+    rng: np.random.Generator
+    startup: float = 0.0
+    outages: list[list[Outage]] = field(default_factory=list)
+    notices: list[list[tuple[float, float]]] = field(default_factory=list)
+    spells: list[list[Spell]] = field(default_factory=list)
+    met: list[tuple[float, str]] = field(default_factory=list)
+    handovers: list[tuple[float, int, int]] = field(default_factory=list)
+    losses: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
+    _next: Failure | None = None
+    _later: list[tuple[float, int, _Later]] = field(default_factory=list)
+    _numbers: Iterator[int] = field(default_factory=count)
+
+    def __post_init__(self) -> None:
+        replicas = len(self.places.layout.replicas)
+        self.outages = [[] for _ in range(replicas)]
+        self.notices = [[] for _ in range(replicas)]
+        self.spells = [[] for _ in range(replicas)]
+        self._next = next(self.failures, None)
+        if self.startup > 0.0:
+            piece = (Piece("start-up", 0.0, self.startup),)
+            for replica in range(replicas):
+                self._down(replica, Outage("start-up", 0.0, 0.0, self.startup, piece))
+
+    @property
+    def clear(self) -> float:
+        """Everything before this instant is known."""
+        fault = self._next.time if self._next is not None else inf
+        return min(fault, self._later[0][0]) if self._later else fault
+
+    def reach(self, time: float) -> None:
+        """Tell the history up to and with ``time``."""
+        while self.clear <= time:
+            if self._later and self._later[0][0] <= (self._next.time if self._next is not None else inf):
+                at, _, what = heapq.heappop(self._later)
+                self._stop(at, what)
+            else:
+                failure, self._next = self._next, next(self.failures, None)
+                assert failure is not None
+                self._strike(failure)
+
+    def up(self, replica: int, number: int) -> float:
+        """When an outage is over for good: no fault strikes its recovery any more."""
+        while self.clear < self.outages[replica][number].up:
+            self.reach(self.clear)
+        return self.outages[replica][number].up
+
+    def seems_up(self, replica: int, time: float) -> bool:
+        """Whether a router takes the replica for one that serves: it is up, or nobody has noticed yet."""
+        self.reach(time)
+        number = self._last(replica, time)
+        down = number >= 0 and self.outages[replica][number].known <= time < self.outages[replica][number].up
+        return not down and not any(announced <= time < start for announced, start in self.notices[replica])
+
+    def back_at(self, replica: int, time: float) -> float:
+        """When a replica that is down, or about to be, serves again."""
+        while True:
+            self.reach(time)
+            ahead = [start for announced, start in self.notices[replica] if announced <= time < start]
+            time = max(ahead, default=time)
+            self.reach(time)
+            number = self._last(replica, time)
+            if number >= 0 and time < self.outages[replica][number].up:
+                return self.up(replica, number)
+            if not ahead:
+                return time
+
+    def _last(self, replica: int, time: float) -> int:
+        """The number of the last outage that began by then, -1 if none did."""
+        return bisect_right(self.outages[replica], time, key=lambda o: o.start) - 1
+
+    # ---- faults
+
+    def _strike(self, failure: Failure) -> None:
+        kind, now = self.kinds[failure.name], failure.time
+        effect = kind.effect
+        hits, nodes = self.places.struck(kind.per, failure.unit, whole=kind.replaces or kind.per != "gpu")
+        if not hits:
+            return
+        self.met.append((now, failure.name))
+        stop = _Later(hits, nodes if kind.replaces else 0, failure.name, False)
+        if effect.kind == "slow":
+            end = now + effect.seconds(self.rng)
+            link = kind.per in ("link", "switch")
+            factors = (1.0, effect.factor) if link else (effect.factor, 1.0)
+            for replica, stages in hits:
+                self._spell(replica, Spell(now, end, stages, *factors))
+        elif effect.kind == "stall":
+            seconds = effect.seconds(self.rng)
+            for replica, stages in hits:
+                self._spell(replica, Spell(now, now + min(seconds, effect.timeout), stages, stalled=True))
+            if seconds > effect.timeout:
+                self._put_off(now + effect.timeout, stop)
+        elif effect.kind == "corrupt":
+            self._put_off(now + effect.seconds(self.rng), stop)
+        elif kind.notice is not None:
+            for replica, _ in hits:
+                self.notices[replica].append((now, now + kind.notice))
+            stop.announced = True
+            self._put_off(now + kind.notice, stop)
+        else:
+            stop.announced = effect.kind == "save and stop"
+            self._stop(now, stop)
+
+    def _put_off(self, time: float, stop: _Later) -> None:
+        heapq.heappush(self._later, (time, next(self._numbers), stop))
+
+    def _spell(self, replica: int, spell: Spell) -> None:
+        if spell.end > spell.start:
+            self.spells[replica].append(spell)
+
+    def _stop(self, now: float, stop: _Later) -> None:
+        """Replicas go down, or what was under way to bring them up again starts over."""
+        known, pieces = self._recovery(now, stop)
+        up = pieces[-1].end if pieces else now
+        for replica, _ in stop.hits:
+            held = self.outages[replica]
+            if held and now < held[-1].up:
+                before = tuple(p._replace(end=min(p.end, now)) for p in held[-1].pieces if p.start < now)
+                held[-1] = held[-1]._replace(up=up, pieces=before + pieces)
+            else:
+                self._down(replica, Outage(stop.name, now, known, up, pieces))
+
+    def _down(self, replica: int, outage: Outage) -> None:
+        heapq.heappush(self.handovers, (outage.known, replica, len(self.outages[replica])))
+        self.outages[replica].append(outage)
+
+    def _recovery(self, now: float, stop: _Later) -> tuple[float, tuple[Piece, ...]]:
+        """When a stop is known, and the phases until the replica is up."""
+        pieces, known = [], None
+        start = now
+        for bucket, time in self.kinds[stop.name].effect.phases:
+            if bucket == "detection" and stop.announced:
+                continue
+            if bucket != "detection" and known is None:
+                known = now
+                ready = self.pool.take(start, now, stop.nodes, self.rng)
+                if ready > now:
+                    pieces.append(Piece("waiting for repair", now, ready))
+                    now = ready
+            seconds = time(self.rng)
+            pieces.append(Piece("failure detection" if bucket == "detection" else bucket, now, now + seconds))
+            now += seconds
+        return now if known is None else known, tuple(pieces)
+
+
+class Health:
+    """The history of one replica, as its story reads it."""
+
+    def __init__(self, clock: Clock, incidents: Incidents, replica: int) -> None:
+        self.clock, self.incidents, self.replica = clock, incidents, replica
+        self.number = 0
+
+    def down(self, by: float) -> Outage | None:
+        """The next outage, if it begins by then."""
+        self.incidents.reach(by)
+        held = self.incidents.outages[self.replica]
+        if self.number < len(held) and held[self.number].start <= by + INSTANT:
+            return held[self.number]
+        return None
+
+    def until(self) -> float:
+        """Until then, a replica without work need not look."""
+        held = self.incidents.outages[self.replica]
+        start = held[self.number].start if self.number < len(held) else inf
+        return min(start, self.incidents.clear)
+
+    def over(self) -> Outage:
+        """The outage that the replica is in, told to its end; the next one is the next."""
+        self.incidents.up(self.replica, self.number)
+        self.number += 1
+        return self.incidents.outages[self.replica][self.number - 1]
+
+    def begin(self, stage: int, time: float) -> tuple[float, float]:
+        """When work on a stage can begin that is ready at ``time``, and how many times as long its kernels take."""
+        spells = self._told(time)
+        while spells:
+            gates = [s.end for s in spells if s.stalled and stage in s.stages and s.start <= time < s.end]
+            if not gates:
+                break
+            time = max(gates)
+            spells = self._told(time)
+        slow = [s.compute for s in spells if stage in s.stages and s.start <= time < s.end]
+        return time, max(slow, default=1.0)
+
+    def link(self, stages: frozenset[int], time: float) -> float:
+        """How many times as long bytes take that leave or enter the nodes of these stages."""
+        slow = [s.link for s in self._told(time) if s.stages & stages and s.start <= time < s.end]
+        return max(slow, default=1.0)
+
+    def change(self, after: float, by: float) -> float:
+        """The next instant after ``after``, at most ``by``, at which a spell begins or ends."""
+        edges = [edge for s in self._told(by) for edge in (s.start, s.end) if after < edge < by]
+        return min(edges, default=by)
+
+    def _told(self, time: float) -> list[Spell]:
+        """The spells up to ``time``, without those that are over."""
+        self.incidents.reach(time)
+        spells = self.incidents.spells[self.replica]
+        if spells and spells[0].end < self.clock.now:
+            spells[:] = [s for s in spells if s.end >= self.clock.now]
+        return spells
+

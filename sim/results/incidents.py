@@ -1,0 +1,93 @@
+"""What failures did to a serving job: how long replicas were down, what was lost, and what users saw of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.engine.timeline import Bins
+from sim.jobs.play import ServingRecording
+from sim.results.metrics import Table, attains
+from sim.results.schema import Incident
+
+#: Outages told one by one.
+MOST = 100
+
+
+def down_time(recording: ServingRecording, end: float) -> Bins:
+    """Seconds of replicas down over time."""
+    bins = Bins()
+    bins.add(end, end, 0.0)  # they grow to their width once
+    if recording.incidents is not None:
+        for outages in recording.incidents.outages:
+            for outage in outages:
+                if outage.start < end:
+                    bins.add(outage.start, min(outage.up, end), min(outage.up, end) - outage.start)
+    return bins
+
+
+def failure_metrics(recording: ServingRecording, end: float) -> dict[str, Any]:
+    """The numbers of :class:`ServingMetrics` that jobs have whose replicas can fail."""
+    incidents, table = recording.incidents, recording.table
+    if incidents is None:
+        return {}
+    met = [name for time, name in incidents.met if time <= end]
+    lasted = [
+        min(outage.up, end) - outage.start for outages in incidents.outages for outage in outages if outage.start < end
+    ]
+    replicas = len(recording.replicas)
+    return {
+        "failures": len(met),
+        "failures_by_class": {name: met.count(name) for name in dict.fromkeys(met)},
+        "outages": len(lasted),
+        "availability": 1.0 - sum(lasted) / (replicas * end) if end > 0.0 else 1.0,
+        "outage_s": sum(lasted) / len(lasted) if lasted else None,
+        "restarted_requests": sum(count > 0 for count in table.restarts),
+        "failed_requests": len(table.failed),
+        "lost_tokens": sum(min(table.generated[r], table.output[r]) for r in table.failed),
+        "lost_kv_tokens": table.lost_kv,
+    }
+
+
+def incidents_of(recording: ServingRecording, table: Table, end: float) -> list[Incident]:
+    """The job's outages in order of time, the first hundred."""
+    incidents, requests = recording.incidents, recording.table
+    if incidents is None:
+        return []
+    ok = attains(table, recording.job.spec.objectives)
+    arrival = np.array(requests.arrival)
+    gone = np.array(sorted(requests.failed), dtype=np.int64)
+    given_up = np.array([requests.failed[r] for r in gone.tolist()])
+    first = np.array(requests.first)
+    found = [
+        (outage, replica, number)
+        for replica, outages in enumerate(incidents.outages)
+        for number, outage in enumerate(outages)
+        if outage.start < end
+    ]
+    told = []
+    for outage, replica, number in sorted(found)[:MOST]:
+        up = min(outage.up, end)
+        held, lost_kv = incidents.losses.get((replica, number), (0, 0))
+        failed = int(((arrival[gone] <= up) & (given_up >= outage.start)).sum())
+        made = table.output_tokens(outage.start, up) / (up - outage.start) if up > outage.start else 0.0
+        came = first[(arrival >= outage.start) & (arrival <= up)]
+        came = came[~np.isnan(came)]
+        told.append(Incident(
+            cause=outage.cause, replica=replica, start_s=outage.start, known_s=min(outage.known, up), up_s=up,
+            held_requests=held, lost_kv_tokens=lost_kv, failed_requests=failed, output_tokens_per_s=made,
+            slo_attainment=_attained(table, ok, outage.start, up, failed),
+            first_tokens_s=max(0.0, float(came.max()) - up) if len(came) else None,
+        ))  # fmt: skip
+    return told
+
+
+def _attained(table: Table, ok: NDArray[np.bool_] | None, start: float, up: float, failed: int) -> float | None:
+    """Share of the requests that were there during an outage and attained the objectives."""
+    if ok is None:
+        return None
+    there = (table.arrival <= up) & (table.finish >= start)
+    asked = int(there.sum()) + failed
+    return float(ok[there].sum()) / asked if asked else None
