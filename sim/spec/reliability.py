@@ -1,7 +1,8 @@
 """What breaks, how a job saves itself, and how it comes back.
 
-Faults strike units of the cluster (GPUs, nodes, switches) or the job itself (software); the graph says whom they take
-with them: a GPU its node, a switch all nodes under it, software nobody. Rates are times between failures of one unit.
+Faults strike units of the cluster (GPUs, nodes, their links, switches) or the job itself (software); the graph says
+whom they take with them: a GPU or a link its node, a switch all nodes under it, software nobody. Rates are times
+between failures of one unit.
 """
 
 from __future__ import annotations
@@ -41,10 +42,16 @@ Duration = Seconds | Spread
 class FaultClass(Spec):
     """One kind of fault. ``mtbf``: mean time between failures of one unit.
 
-    ``effect``: *stop* ends the job; *slow* makes its steps ``factor`` times as long for ``lasts``; *stall* holds it up
-    for ``lasts``, and stops it where that is over ``timeout`` (the watchdog's); *corrupt* is found after ``lasts``, and
+    A *link* is a node's way to the switch, its cards together: a job has one on each of its nodes, none where it is on
+    one node alone. ``effect``: *stop* ends the job; *slow* makes its steps ``factor`` times as long for ``lasts`` (of a
+    link: divides its bandwidth, so that only waiting for links between nodes takes longer); *stall* holds it up for
+    ``lasts``, and stops it where that is over ``timeout`` (the watchdog's); *corrupt* is found after ``lasts``, and
     rolls back to a checkpoint from before it. ``repair``: whether nodes must be replaced. ``law``: exponential, or
     Weibull and lognormal with a ``shape`` (k, sigma). ``planned`` stops save first.
+
+    ``notice`` (of stops, seconds): the fault tells of itself so long before the machine goes, as preemptible ones do. A
+    job that can make its state durable in that time saves and stops at once; another works on, and is stopped when the
+    machine goes. Nothing has to be detected then.
     """
 
     name: Name
@@ -70,6 +77,12 @@ class FaultClass(Spec):
             raise ValueError("timeout belongs to effect stall")
         if self.planned and self.effect != "stop":
             raise ValueError("planned belongs to effect stop")
+        if self.notice is not None and self.effect != "stop":
+            raise ValueError("notice belongs to effect stop")
+        if self.notice is not None and self.planned:
+            raise ValueError("give either planned (it waits until the job has saved) or notice (it does not wait)")
+        if self.notice is not None and self.per == "job":
+            raise ValueError("notice belongs to machines: software (per: job) does not give any")
         if self.law == "weibull" and self.shape < 0.2:
             raise ValueError("a Weibull's shape is 0.2 or more")
         if self.law == "lognormal" and self.shape > 3.0:

@@ -4,13 +4,14 @@ Events are failures, returns of repaired nodes, and ends of degradations; what l
 (:mod:`sim.jobs.reliability.progress`), so a run of months costs a few events for each failure.
 
 What a failure does depends on its class: *stop* ends the job on the spot, and work since the last durable checkpoint is
-lost (*save and stop*, a planned one, saves first); *slow* lowers its speed for a while; *stall* holds it up, and stops
+lost (*save and stop*, a planned one, saves first); *notice* tells beforehand: where there is time to save, the job does
+and stops, else it works on until the machine goes; *slow* lowers its speed for a while; *stall* holds it up, and stops
 it past a timeout; *corrupt* is found later, and takes the run back to a checkpoint from before it, unless another
 failure has done so by then.
 
 Recovery is a sequence of phases, each in a bucket of the ledger, drawn anew for every failure. A failure that stops the
-job strikes during recovery too: then it starts over. So does a corruption that is found then. Nothing runs that another
-could hold up or corrupt; a planned stop shares the downtime.
+job strikes during recovery and start-up too: then it starts over. So does a corruption that is found then. Nothing runs
+that another could hold up or corrupt; a planned stop and a machine that will go share the downtime.
 
 Nodes that need repair come from a pool of spares. Once the failure is known (its phases of detection) the run waits for
 a node if none is left (*restart*), for the failed node itself, spares or not (*wait*), or goes on without its replicas
@@ -39,6 +40,7 @@ Draw = Callable[[np.random.Generator], float]
 #: A part of a recovery: the ledger's bucket, and how long it takes.
 Phase = tuple[str, Draw]
 Policy = Literal["restart", "wait", "elastic"]
+What = Literal["spare", "replicas", "speed", "found", "gone"]
 
 
 def always(seconds: float) -> Draw:
@@ -51,16 +53,18 @@ class Effect:
     """What a class of failures does.
 
     ``nodes`` need repair after it (0: the job only restarts). *save and stop*: a planned one, which saves first;
-    *slow*: work takes ``factor`` times as long for ``seconds``; *stall*: it stands still for ``seconds``, and stops if
-    that is over ``timeout``; *corrupt*: found after ``seconds``. ``phases`` are (bucket, time) of its recovery.
+    *notice*: a stop that tells of itself ``notice`` s before; *slow*: work takes ``factor`` times as long for
+    ``seconds``; *stall*: it stands still for ``seconds``, and stops if that is over ``timeout``; *corrupt*: found after
+    ``seconds``. ``phases`` are (bucket, time) of its recovery.
     """
 
-    kind: Literal["stop", "save and stop", "slow", "stall", "corrupt"]
+    kind: Literal["stop", "save and stop", "notice", "slow", "stall", "corrupt"]
     phases: tuple[Phase, ...] = ()
     nodes: int = 0
     factor: float = 1.0
     seconds: Draw = field(default=always(0.0))
     timeout: float = inf
+    notice: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +101,8 @@ class Stretch(NamedTuple):
 class Life:
     """A run that was lived: when it ended, its seconds by bucket, its failures by class, and what it did when.
 
-    ``stops`` counts what ended work, ``interrupted_recoveries`` what started a recovery over; ``lost`` are useful
-    seconds that they took back.
+    ``stops`` counts what ended work, ``interrupted_recoveries`` what started a recovery or the start-up over; ``lost``
+    are useful seconds that they took back.
     """
 
     progress: Progress
@@ -132,14 +136,14 @@ class Life:
 
 
 class _Ahead(NamedTuple):
-    """Something that is due: a spare or a replica returns, a degradation ends, a corruption is found.
+    """Something that is due: a spare or a replica returns, a degradation ends, a corruption is found, a machine goes.
 
     ``value``: how many replicas, the degradation's factor, the work done when it was corrupted.
     """
 
     time: float
     number: int
-    what: Literal["spare", "replicas", "speed", "found"]
+    what: What
     value: float = 1.0
     effect: Effect | None = None
 
@@ -158,12 +162,15 @@ class Run:
         self.spares = 0.0 if terms.policy == "wait" else terms.spares
         self.away = 0
         self.slowness: list[float] = []
+        self.told: list[_Ahead] = []
 
     def process(self) -> Generator[simpy.Event, object, Life]:
         """The run from its start-up to its end."""
-        if self.terms.startup:
-            yield from self._pause("startup", self.terms.startup)
+        yield from self._start()
         while not self._over():
+            if self.told:
+                yield from self._make_ready(self.told.pop(0))
+                continue
             yield from self._work()
             if self._over():
                 break
@@ -213,8 +220,23 @@ class Run:
         """The job stands still and keeps its state; False where something stops it, which is then due."""
         return (yield from self._pass(bucket, seconds, lambda: self._settle(alive=True)))
 
+    def _save(self) -> Generator[simpy.Event, object, bool]:
+        """A checkpoint out of turn before a stop, which what else is planned then shares; False where one strikes."""
+        seconds = self.life.progress.time_to_save()
+        if not (yield from self._pass("checkpoint", seconds, lambda: self._settle(alive=True, leaving=True))):
+            return False
+        self.life.progress.save_now()
+        return True
+
     def _note(self, kind: str, start: float) -> None:
         self.life.stretches.append(Stretch(kind, start, self.clock.now))
+
+    def _start(self) -> Generator[simpy.Event, object, None]:
+        """The start-up, over and over until nothing that would stop the job strikes during it."""
+        while not (yield from self._down("startup", self.terms.startup)) and self.clock.now < self.terms.horizon:
+            self.life.interrupted_recoveries += 1
+            self._lose(self.terms.effects[self._take().name].nodes)
+            yield from self._wait_for_nodes()
 
     # ---- failures
 
@@ -232,6 +254,8 @@ class Run:
             self._corrupt(effect)
         elif effect.kind == "save and stop":
             yield from self._save_and_stop(effect)
+        elif effect.kind == "notice":
+            self._tell(effect)
         elif effect.kind == "stall":
             seconds = effect.seconds(self.rng)
             if (yield from self._pause("stalled", min(seconds, effect.timeout))) and seconds > effect.timeout:
@@ -254,15 +278,21 @@ class Run:
         slow = max(self.slowness, default=1.0)
         self.life.progress.speed = (self.terms.replicas - self.away) / self.terms.replicas / slow
 
-    def _later(
-        self, time: float, what: Literal["spare", "replicas", "speed", "found"], value: float = 1.0,
-        effect: Effect | None = None,
-    ) -> None:  # fmt: skip
-        heapq.heappush(self.ahead, _Ahead(time, next(self.numbers), what, value, effect))
+    def _tell(self, effect: Effect) -> None:
+        """A machine will go; what the job makes of that comes when it is at work."""
+        self.told.append(self._later(self.clock.now + effect.notice, "gone", effect=effect))
+
+    def _later(self, time: float, what: What, value: float = 1.0, effect: Effect | None = None) -> _Ahead:
+        item = _Ahead(time, next(self.numbers), what, value, effect)
+        heapq.heappush(self.ahead, item)
+        return item
 
     def _due(self, item: _Ahead) -> Generator[simpy.Event, object, None]:
         if item.what == "found":
             yield from self._stop(self._found(item))
+            return
+        if item.what == "gone":
+            yield from self._gone(item)
             return
         self._quietly(item)
         if item.what == "replicas":
@@ -278,26 +308,28 @@ class Run:
             self.away -= int(item.value)
         self._set_speed()
 
-    def _settle(self, *, alive: bool) -> bool:
+    def _settle(self, *, alive: bool, leaving: bool = False) -> bool:
         """Take what is due while the job does not work; False where something stops it (it stays due).
 
-        ``alive``: the job stands still, but keeps its state.
+        ``alive``: the job stands still, but keeps its state; ``leaving``: to save it and stop.
         """
         while True:
             if self._is_ahead_due():
-                if self.ahead[0].what == "found":
+                if self.ahead[0].what in ("found", "gone"):
                     return False
                 self._quietly(heapq.heappop(self.ahead))
             elif self.next is not None and self.next.time <= self.clock.now:
                 effect = self.terms.effects[self.next.name]
-                if effect.kind == "stop" or (alive and effect.kind == "save and stop"):
+                if effect.kind == "stop" or (alive and not leaving and effect.kind == "save and stop"):
                     return False
                 self._take()
                 if effect.kind == "slow":
                     self._slow(effect)
                 elif effect.kind == "corrupt" and alive:
                     self._corrupt(effect)
-                elif effect.kind == "save and stop":
+                elif effect.kind == "notice" and alive:
+                    self._tell(effect)
+                elif effect.kind in ("save and stop", "notice"):
                     self._lose(effect.nodes)
             else:
                 return True
@@ -306,13 +338,43 @@ class Run:
 
     def _save_and_stop(self, effect: Effect) -> Generator[simpy.Event, object, None]:
         """A planned stop; a failure before the checkpoint is durable takes its place."""
-        progress = self.life.progress
-        if progress.saving.interval < inf:
-            if not (yield from self._pause("checkpoint", progress.time_to_save())):
-                self._lose(effect.nodes)
-                return
-            progress.save_now()
+        if self.life.progress.saving.interval < inf and not (yield from self._save()):
+            self._lose(effect.nodes)
+            return
         yield from self._stop(effect)
+
+    def _make_ready(self, gone: _Ahead) -> Generator[simpy.Event, object, None]:
+        """A machine will go: save and stop where that is done by then, else work on (and so without a replica)."""
+        assert gone.effect is not None
+        nodes, progress = gone.effect.nodes, self.life.progress
+        if self.terms.policy == "elastic" and nodes and self._can_spare(nodes):
+            return
+        in_time = self.clock.now + progress.time_to_save() < gone.time
+        if progress.saving.interval < inf and in_time and (yield from self._save()):
+            self._forget(gone)
+            yield from self._stop(gone.effect)
+
+    def _gone(self, gone: _Ahead) -> Generator[simpy.Event, object, None]:
+        """A machine goes that had told so."""
+        self.told = [item for item in self.told if item.number != gone.number]
+        assert gone.effect is not None
+        if self.terms.policy == "elastic" and gone.effect.nodes and self._can_spare(gone.effect.nodes):
+            yield from self._shrink(gone.effect)
+        else:
+            yield from self._stop(gone.effect)
+
+    def _forget(self, item: _Ahead) -> None:
+        """It will not come due."""
+        self.ahead = [other for other in self.ahead if other.number != item.number]
+        heapq.heapify(self.ahead)
+
+    def _hand_back(self) -> None:
+        """A job that is down gives up the machines that will go, so that it need not stop again for them."""
+        self.told = []
+        for item in [item for item in self.ahead if item.what == "gone"]:
+            self._forget(item)
+            assert item.effect is not None
+            self._lose(item.effect.nodes)
 
     def _stop(self, effect: Effect) -> Generator[simpy.Event, object, None]:
         """Back to the last durable state, and through recovery, however often it is hit."""
@@ -320,6 +382,7 @@ class Run:
         while True:
             self._fall_back()
             self._lose(effect.nodes)
+            self._hand_back()
             if (yield from self._recover(effect)) or self.clock.now >= self.terms.horizon:
                 return
             self.life.interrupted_recoveries += 1
@@ -407,13 +470,14 @@ class Run:
     def _shrink(self, effect: Effect) -> Generator[simpy.Event, object, None]:
         """Go on without the replicas that were hit, once that is noticed: the first phase, where it is a detection.
 
-        Spares take their places when they are ready; where there are too few, the nodes themselves after repair.
+        Spares take their places when they are ready, made so since the notice, where there was one; where there are too
+        few, the nodes themselves after repair.
         """
         now = self.clock.now
         times = [time(self.rng) for _, time in effect.phases]
         backs = [now + self.terms.repair(self.rng) for _ in range(effect.nodes)]
         spares = int(min(effect.nodes, max(0.0, self.spares)))
-        self._part_with(effect.nodes, max([now + sum(times), *backs[spares:]]))
+        self._part_with(effect.nodes, max([now + max(0.0, sum(times) - effect.notice), *backs[spares:]]))
         self._use_spares(backs[:spares])
         noticed = times[0] if effect.phases and effect.phases[0][0] == "detection" else 0.0
         if (yield from self._pause("detection", noticed)):

@@ -103,13 +103,15 @@ def mean_of(time: Duration) -> float:
 def units_of(resolved: Resolved, topology: Topology, gpus: Sequence[int]) -> tuple[Units, ...]:
     """The units of each class that a job on ``gpus`` depends on, and their rates.
 
-    A switch takes all nodes under it, so every switch with one of the job's nodes counts; software is one unit.
+    A switch takes all nodes under it, so every switch with one of the job's nodes counts; links are the nodes' ways to
+    the network, which a job on one node does not use; software is one unit.
     """
     faults = resolved.scenario.faults
     if faults is None:
         return ()
     nodes = nodes_of(topology, gpus)
-    counts = {"gpu": len(gpus), "node": len(nodes), "switch": _switches(topology, nodes), "job": 1}
+    links = len(nodes) if len(nodes) > 1 else 0
+    counts = {"gpu": len(gpus), "node": len(nodes), "link": links, "switch": _switches(topology, nodes), "job": 1}
     lemons = faults.lemons
     return tuple(
         Units(
@@ -172,7 +174,8 @@ def reliability_of(
     connect = recovery.connect + recovery.connect_per_rank * spec.plan.workers
     phases = {c.name: recovery_phases(c, recovery, connect, load) for c in resolved.faults}
     terms = Terms(
-        saving=saved, effects={c.name: _effect(c, phases[c.name], topology, nodes) for c in resolved.faults},
+        saving=saved,
+        effects={c.name: _effect(c, phases[c.name], topology, nodes, network_share) for c in resolved.faults},
         total=_total(spec, step), horizon=spec.run.duration or inf, policy=spec.policy,
         spares=inf if faults is None or faults.spares is None else float(faults.spares),
         repair=drawn(faults.repair) if faults is not None else always(0.0),
@@ -242,7 +245,7 @@ def recovery_phases(c: FaultClass, recovery: Recovery, connect: float, load: flo
     if recovery.time is not None:
         return [("restart", recovery.time)]
     found: list[tuple[str, Duration]] = []
-    if not c.planned:
+    if not c.planned and c.notice is None:
         found += [("detection", recovery.detect), ("detection", recovery.diagnose)]
     if c.repair and c.per != "job":
         found.append(("restart", recovery.replace))
@@ -252,15 +255,21 @@ def recovery_phases(c: FaultClass, recovery: Recovery, connect: float, load: flo
     ]  # fmt: skip
 
 
-def _effect(c: FaultClass, phases: list[tuple[str, Duration]], topology: Topology, held: int) -> Effect:
-    """What a class does to the job, which holds ``held`` nodes."""
+def _effect(
+    c: FaultClass, phases: list[tuple[str, Duration]], topology: Topology, held: int, network_share: float
+) -> Effect:
+    """What a class does to the job, which holds ``held`` nodes and waits for links between them for a share of a step.
+
+    Of slow links the slowest sets the pace: that share takes ``factor`` times as long.
+    """
     nodes = 0
     if c.repair and c.per != "job":
         nodes = min(held, _nodes_under_a_switch(topology)) if c.per == "switch" else 1
     return Effect(
-        kind="save and stop" if c.planned else c.effect,
+        kind="save and stop" if c.planned else "notice" if c.notice is not None else c.effect,
         phases=tuple((bucket, drawn(time)) for bucket, time in phases),
-        nodes=nodes, factor=c.factor, seconds=drawn(c.lasts), timeout=c.timeout if c.timeout is not None else inf,
+        nodes=nodes, factor=1.0 + network_share * (c.factor - 1.0) if c.per == "link" else c.factor,
+        seconds=drawn(c.lasts), timeout=c.timeout if c.timeout is not None else inf, notice=c.notice or 0.0,
     )  # fmt: skip
 
 

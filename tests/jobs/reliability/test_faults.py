@@ -33,7 +33,7 @@ def first(number: int, classes: list[Units], seed: int = 0) -> list[Failure]:
 
 def preset(name: str, gpus: int, nodes: int) -> list[Units]:
     """A cluster's units by a preset of the catalogue."""
-    counts = {"gpu": gpus, "node": nodes, "job": 1}
+    counts = {"gpu": gpus, "node": nodes, "link": nodes, "job": 1}
     return [Units(c.name, counts[c.per], c.mtbf, c.law, c.shape) for c in LIBRARY.failure(name).classes]
 
 

@@ -23,6 +23,8 @@ ASYNC = Saving(100, 10, 50)
 BACK = (("restart", always(20)),)
 STOP, BROKEN = Effect("stop", BACK), Effect("stop", BACK, nodes=1)
 
+PLANNED = {"planned": Effect("save and stop", BACK, nodes=1)}
+THREE: dict[str, Any] = {"spares": 3, "repair": always(300)}
 Faults = list[tuple[float, str]]
 
 
@@ -83,9 +85,14 @@ def test_a_run_that_never_saves() -> None:
 
 def test_starting_up_comes_first() -> None:
     assert lived([], startup=50.0, total=90.0).end == 140.0
-    life = lived([(30.0, "stop")], startup=50.0, total=90.0)  # what stops it then is recovered from
-    assert (life.end, life.stops) == (140.0, 1)
-    assert spent(life) == {"startup": 30, "restart": 20, "progress": 90}
+    life = lived([(30.0, "stop"), (60.0, "planned")], effects=PLANNED, startup=50.0, total=90.0)
+    assert (life.end, life.stops, life.interrupted_recoveries) == (170.0, 0, 1)  # what stops it then starts it over
+    assert spent(life) == {"startup": 30 + 50, "progress": 90}
+
+
+def test_a_node_that_breaks_while_the_job_starts_is_replaced_first() -> None:
+    life = lived([(30.0, "broken")], startup=50.0, total=90.0, spares=0, repair=always(200))
+    assert spent(life) == {"startup": 30 + 50, "down": 200, "progress": 90}
 
 
 @pytest.mark.parametrize("horizon", [0.0, 50.0, 105.0, 150.0, 155.0, 200.0])
@@ -147,6 +154,73 @@ def test_a_planned_stop_shares_the_downtime_of_a_failure() -> None:
     planned = {"planned": Effect("save and stop", BACK, nodes=1)}
     life = lived([(150.0, "stop"), (160.0, "planned")], effects=planned, spares=3)
     assert (life.stops, life.buckets["restart"], life.spares_least) == (1, 20.0, 2)
+
+
+def test_what_is_planned_while_a_planned_stop_saves_shares_it() -> None:
+    life = lived([(150.0, "planned"), (155.0, "planned")], effects=PLANNED, horizon=180.0, **THREE)
+    assert (life.stops, life.lost, life.spares_least) == (1, 0.0, 1)
+    assert spent(life) == {"progress": 140, "checkpoint": 20, "restart": 20}
+
+
+# ---- notices
+
+
+def noticed(seconds: float, **more: Any) -> dict[str, Effect]:
+    """A machine that tells beforehand that it goes."""
+    return {"spot": Effect("notice", BACK, **{"nodes": 1, **more}, notice=seconds)}
+
+
+def test_a_notice_is_long_enough_to_save() -> None:
+    """Saving takes 10 s: stopped when saved, as planned; nothing is lost."""
+    life = lived([(150.0, "spot")], effects=noticed(11), horizon=180.0, spares=2)
+    assert (life.stops, life.lost, life.progress.done, life.spares_least) == (1, 0.0, 140.0, 1)
+    assert spent(life) == {"progress": 140, "checkpoint": 20, "restart": 20}
+
+
+def test_a_notice_that_is_too_short_to_save_is_worked_through() -> None:
+    """The machine goes at 159, and with it what was done since 110."""
+    life = lived([(150.0, "spot")], effects=noticed(9), horizon=179.0)
+    assert (life.stops, life.lost, life.progress.done) == (1, 49.0, 100.0)
+    assert spent(life) == {"progress": 149, "checkpoint": 10, "restart": 20}
+    longer = lived([(150.0, "spot")], ASYNC, noticed(50), horizon=220.0)
+    assert (longer.lost, longer.buckets["restart"]) == (pytest.approx(90.0), 20)
+    assert lived([(150.0, "spot")], ASYNC, noticed(69)).lost == 100.0  # 10 s of the last, 60 of its own
+    assert lived([(150.0, "spot")], ASYNC, noticed(71)).lost == 0.0
+    assert lived([(150.0, "spot")], Saving(inf), noticed(600)).lost == 750.0  # it has nowhere to save
+
+
+def test_a_job_that_is_down_gives_up_what_will_go() -> None:
+    """Told before the stop or during the downtime: one recovery for all."""
+    for second in (155.0, 165.0):
+        life = lived([(150.0, "stop"), (second, "spot")], effects=noticed(5), **THREE)
+        assert (life.stops, life.interrupted_recoveries, life.spares_least) == (1, 0, 2)
+    life = lived([(150.0, "spot"), (155.0, "stop")], effects=noticed(9), **THREE)
+    assert (life.stops, life.buckets["restart"], life.spares_least) == (1, 20, 2)
+
+
+def test_machines_that_tell_together_are_saved_for_once() -> None:
+    life = lived([(150.0, "spot"), (155.0, "spot")], effects=noticed(30), **THREE)
+    assert (life.stops, life.lost, life.spares_least) == (1, 0.0, 1)
+
+
+def test_a_machine_goes_while_the_job_is_held_up() -> None:
+    """Told in a stall, when there is nothing to save with."""
+    stall = {"stall": Effect("stall", BACK, seconds=always(100), timeout=100)}
+    life = lived([(150.0, "stall"), (160.0, "spot")], effects=stall | noticed(30))
+    assert (life.stops, life.buckets["stalled"], life.lost) == (1, 40.0, 40.0)
+    kept = lived([(150.0, "stall"), (160.0, "spot")], effects=stall | noticed(101))
+    assert (kept.stops, kept.buckets["stalled"], kept.lost) == (1, 100.0, 0.0)
+
+
+def test_an_elastic_job_works_through_a_notice_and_goes_on_without_the_replica() -> None:
+    """A spare is made ready from the notice on."""
+    four = FOUR | {"spares": 1}
+    life = lived([(150.0, "spot")], Saving(inf), noticed(15), **four)
+    assert (life.stops, life.lost) == (0, 0.0)
+    assert life.buckets["degraded"] == pytest.approx(5 / 4)
+    assert lived([(150.0, "spot")], Saving(inf), noticed(60), **four).buckets["degraded"] == 0.0
+    alone = lived([(150.0, "spot")], Saving(inf), noticed(60), **FOUR)  # until it is back, 400 s after it went
+    assert alone.buckets["degraded"] == pytest.approx(400 / 4)
 
 
 # ---- slow and stalled
@@ -335,7 +409,7 @@ def test_a_replica_that_returns_during_a_recovery_is_there_after_it() -> None:
 
 # ---- laws
 
-KINDS = ("stop", "broken", "switch", "planned", "slow", "stall", "hang", "sdc", "late sdc")
+KINDS = ("stop", "broken", "switch", "planned", "spot", "slow", "stall", "hang", "sdc", "late sdc")
 
 
 @st.composite
@@ -358,6 +432,7 @@ def terms(draw: st.DrawFn) -> Terms:
         "broken": Effect("stop", phases(), nodes=1),
         "switch": Effect("stop", phases(), nodes=3),
         "planned": Effect("save and stop", phases(), nodes=draw(st.integers(0, 1))),
+        "spot": Effect("notice", phases(), nodes=draw(st.integers(0, 2)), notice=draw(st.floats(1.0, 200.0))),
         "slow": Effect("slow", factor=draw(st.floats(1.1, 5.0)), seconds=draw(draws(300.0))),
         "stall": Effect("stall", phases(), seconds=draw(draws(60.0))),
         "hang": Effect("stall", phases(), nodes=1, seconds=draw(draws(90.0)), timeout=30.0),

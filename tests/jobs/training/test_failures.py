@@ -234,6 +234,50 @@ def test_stalls_that_outlast_the_watchdog_count_as_stops():
         assert (HOUR / m.mtbf_s if m.mtbf_s else 0.0) == pytest.approx(share / 100, rel=1e-6)
 
 
+def links(dp: int, rate: str = "8 GB/s", **fault: Any) -> dict[str, Any]:
+    """Toy cards that sum their gradients over links of this rate, hiding nothing, and faults of the links."""
+    plan, length = {"dp": dp, "overlap": False}, {"duration": "20 days"}
+    found = toy(plan, (8 * dp, 1, 4000), gpus=dp, link={"bandwidth": rate}, run=length)
+    return found | {"faults": {"classes": [{"name": "card", "per": "link", "mtbf": "800 h", **fault}], "repair": 0}}
+
+
+def test_a_slow_link_slows_what_waits_for_it():
+    """Hardly ever repaired: a step is 1 + s (factor - 1) times as long, as if all links had that rate."""
+    fault = {"effect": "slow", "factor": 4.0, "lasts": "1000 days", "mtbf": "1 min"}
+    prepared = prepare(resolved(links(8, **fault)))
+    slow = prepare(resolved(links(8, "2 GB/s")))
+    assert prepared.network_share > 0.1
+    factor = prepared.terms.effects["card"].factor
+    assert factor == pytest.approx(1 + 3 * prepared.network_share)
+    assert factor == pytest.approx(slow.step / prepared.step, rel=1e-3)
+    assert metrics(run(resolved(links(8, **fault)), effects=False)).ettr == pytest.approx(1 / factor, rel=1e-3)
+    free = prepare(resolved(links(8, "1e6 GB/s", **fault)))
+    assert free.terms.effects["card"].factor == pytest.approx(1.0, abs=1e-3)
+
+
+def test_a_job_has_a_link_a_node_and_none_on_one_node_alone():
+    assert prepare(resolved(links(8))).mtbf == pytest.approx(100 * HOUR)
+    one = prepare(resolved(links(1)))
+    assert [u.count for u in one.reliability.units] == [0]
+    assert metrics(run(resolved(links(1)), effects=False)).failures == 0
+    stop = prepare(resolved(links(8))).terms.effects["card"]
+    assert (stop.kind, stop.nodes) == ("stop", 1)  # takes its node, as a card or a cable does
+
+
+def test_machines_that_tell_beforehand_cost_less():
+    """Long enough to save, a notice leaves no work lost and nothing to detect; a short one still the latter."""
+    found = []
+    for notice in ({}, {"notice": "30 s"}, {"notice": "2 min"}):
+        spot = {"name": "spot", "per": "node", "mtbf": "160 h", **notice}
+        found.append(metrics(answer({"classes": [spot]}, run={"duration": "60 days"}, recovery={"load": "1 min"})))
+    sudden, short, enough = found
+    assert sudden.mtbf_s == short.mtbf_s == pytest.approx(20 * HOUR)
+    assert sudden.recovery_s - short.recovery_s == pytest.approx(150, abs=15)  # detect and diagnose
+    assert sudden.ettr < short.ettr < enough.ettr
+    assert short.lost_work_s > 300
+    assert enough.lost_work_s == 0.0
+
+
 def test_parameter_servers_fail_too():
     plan = {"dp": 6, "parameter_server": {"servers": 2}}
     found = toy(plan, (48, 1, 4000), gpus=8, run={"duration": "10 days"}, **LIFE) | {"faults": PER_GPU}
