@@ -55,21 +55,26 @@ def tokens_through(job: ServingRecording) -> int:
     """Tokens that rode through the stages: prompts once, every answer but its last token, and what was lost."""
     table, refused = job.table, set(job.table.rejected)
     lives = (p + n - 1 for r, (p, n) in enumerate(zip(table.prompt, table.length, strict=True)) if r not in refused)
-    return sum(lives) + table.recomputed
+    return sum(lives) + table.recomputed + table.lost_kv
 
 
 def check_bytes(job: ServingRecording) -> None:
     """Forward hops carried 2 h bytes for each token; collectives 2 all-reduces a layer of it."""
     hidden, sent = job.job.model.hidden, tokens_through(job)
+    # What passes that an outage cut off had sent on comes on top.
+    losses = job.incidents.losses if job.incidents is not None else {}
+    cut = len(losses) * sum(len(replica.slots) * replica.scheduler.limits.max_tokens for replica in job.replicas)
     for number in range(job.job.spec.plan.pp - 1):
         hops = [r.stages[number].hop for r in job.replicas]
-        assert sum(h.track.bytes for h in hops if h) == pytest.approx(2 * hidden * sent, rel=1e-9)
+        carried = sum(h.track.bytes for h in hops if h)
+        assert 2 * hidden * sent * (1 - 1e-9) <= carried <= 2 * hidden * (sent + cut) * (1 + 1e-9)
     for number in range(job.job.spec.plan.pp):
         stages = [r.stages[number] for r in job.replicas]
         if stages[0].collectives is not None:
             shape = stages[0].law.shape
-            expected = 2 * shape.layers * 2 * hidden * sent * shape.wire_per_byte
-            assert sum(s.collectives.bytes for s in stages if s.collectives) == pytest.approx(expected, rel=1e-9)
+            each = 2 * shape.layers * 2 * hidden * shape.wire_per_byte
+            carried = sum(s.collectives.bytes for s in stages if s.collectives)
+            assert each * sent * (1 - 1e-9) <= carried <= each * (sent + cut) * (1 + 1e-9)
 
 
 def check(outcome: Outcome) -> None:

@@ -178,8 +178,9 @@ def test_yaml_blocks_are_valid(page: Path, workspace: Path) -> None:
 def laid_over(text: str, kind: str) -> str:
     """The flagship, or the first scenario of a guide, with the keys of ``text`` at the top or in its job."""
     guides = {"training": "guide-training.md", "failures": "guide-failures.md", "failing job": "guide-failures.md"}
-    assert kind in ("top", "job", *guides), f"a yaml block must say what it is, not '{kind}'"
-    base = yaml.safe_load((ROOT / FLAGSHIP).read_text(encoding="utf-8"))
+    assert kind in ("top", "job", "serving job", *guides), f"a yaml block must say what it is, not '{kind}'"
+    shipped = ROOT / "scenarios" / "home_8x4090_drop_out.yaml" if kind == "serving job" else ROOT / FLAGSHIP
+    base = yaml.safe_load(shipped.read_text(encoding="utf-8"))
     if kind in guides:
         guide = blocks(DOCS / guides[kind])
         base = yaml.safe_load(next(block.text for block in guide if block.info == "yaml scenario"))
@@ -282,6 +283,7 @@ INPUTS: dict[str, dict[str, type[BaseModel]]] = {
         "faults": reliability.Faults,
         "faults.classes": reliability.FaultClass,
         "faults.lemons": reliability.Lemons,
+        "faults.trace": reliability.RecordedFault,
         "assume": scenario.Assume,
         "assume.gpu": scenario.AssumedGpu,
         "define": scenario.Define,
@@ -338,6 +340,7 @@ RESULTS: dict[str, type[BaseModel]] = {
     "spread": schema.Spread,
     "jobs.cost": schema.Cost,
     "jobs.cost.saturation": schema.Saturation,
+    "jobs.incidents": schema.Incident,
     "jobs.window": schema.Window,
     "memory": schema.MemoryStage,
     "devices": schema.DeviceClass,

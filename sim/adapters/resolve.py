@@ -195,6 +195,8 @@ class _Resolver:
             rent = self._rent(scenario.cost.rental.price)
         faults, recorded, preset = self._faults()
         self._check_lives()
+        if topology is not None:
+            self._check_listed(topology)
         self._check_defined()
         fabrics = self._try(("define", "fabrics"), self.library.fabrics)
         if self.problems:
@@ -324,6 +326,26 @@ class _Resolver:
             return (_any_fault("any", "gpu", faults.mtbf_per_gpu),), None, None
         assert faults.rate is not None
         return (_any_fault("any", "node", 1000 * 86_400.0 / faults.rate),), None, None
+
+    def _check_listed(self, topology: TopologySpec) -> None:
+        """Faults that stand in the scenario name a class beside them, and units that there are."""
+        faults = self.scenario.faults
+        if faults is None or faults.trace is None or isinstance(faults.trace, str):
+            return
+        classes = {c.name: c for c in faults.classes or ()}
+        units = {"gpu": topology.gpus, "node": topology.node_count, "link": topology.node_count}
+        for i, fault in enumerate(faults.trace):
+            where: KeyPath = ("faults", "trace", i)
+            if classes and fault.name not in classes:
+                near = did_you_mean(fault.name, list(classes))
+                text = f"no class is called {fault.name}"
+                self.problems.append(self.source.problem((*where, "name"), text, near))
+                continue
+            per = classes[fault.name].per if classes else "node"
+            if fault.unit >= units.get(per, fault.unit + 1):
+                last = units[per] - 1
+                text = f"there is no {per} {fault.unit}: the cluster's are 0 to {last}"
+                self.problems.append(self.source.problem((*where, "unit"), text))
 
     def _recorded(self, trace: str | tuple[RecordedFault, ...]) -> tuple[tuple[float, str, int], ...]:
         """(time, class, unit) of recorded faults, in order of time."""

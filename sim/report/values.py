@@ -252,11 +252,15 @@ def outage_facts(metrics: ServingMetrics) -> list[str]:
     m = metrics
     found = [f"replicas up {write('availability', m.availability)} of the time"]
     each = "" if m.outage_s is None else f", {write('outage_s', m.outage_s)} each"
-    found.append(f"{m.failures:,} faults, {m.outages:,} outages{each}")
+    found.append(f"{_counted(m.failures, 'fault')}, {_counted(m.outages, 'outage')}{each}")
     if m.restarted_requests:
-        found.append(f"{m.restarted_requests:,} requests hit, {m.failed_requests:,} given up")
+        found.append(f"{_counted(m.restarted_requests, 'request')} hit, {m.failed_requests:,} given up")
         found.append(f"lost: KV cache of {m.lost_kv_tokens:,} tokens, {m.lost_tokens:,} tokens of answers")
     return found
+
+
+def _counted(number: int | None, what: str) -> str:
+    return f"{number or 0:,} {what}{'' if number == 1 else 's'}"
 
 
 def stop_facts(metrics: TrainingMetrics) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sim.jobs.play import Recording
+from sim.jobs.play import Recording, ServingRecording
 from sim.jobs.training.run import TrainingRecording
 from sim.results.schema import Assumption
 from sim.units import format_bandwidth, format_bytes, format_flops, format_seconds
@@ -14,7 +14,8 @@ COMMON = [
 ]
 NOT_MODELLED = [
     *COMMON,
-    "Failures: replicas that serve do not die, and a scenario's faults pass them by.",
+    "Failures: a replica that loses a stage is down as a whole and returns in the same layout; a slow link slows each "
+    "flow for itself; answers of a corrupted replica count until it is found.",
     "Tile and wave quantisation of matrix kernels (at most a point of median error).",
     "Decode attention is slower than modelled where tensor parallelism leaves one or two KV heads on a GPU "
     "(older engines were 20-50% slower at tp 8).",
@@ -100,6 +101,7 @@ def assumptions_of(recording: Recording) -> list[Assumption]:
         rows += _of_reliability(trained)
     rows += _of_faults(recording)
     for job in recording.serving:
+        rows += _of_replicas(job)
         s = job.job.stack
         host = (
             f"host {format_seconds(s.host_per_step)} a pass + {format_seconds(s.host_per_sequence)} a sequence, "
@@ -170,6 +172,24 @@ def _of_reliability(job: TrainingRecording) -> list[Assumption]:
     stated = "recovery" in spec.model_fields_set
     source = "the scenario" if stated else "docs/model.md: ranges of published restarts, MegaScale's among them"
     return [Assumption(name=f"{job.name}: recovery, mean by class of fault", value=text,
+                       origin="user" if stated else "judged", source=source)]  # fmt: skip
+
+
+def _of_replicas(job: ServingRecording) -> list[Assumption]:
+    """How a replica comes back."""
+    if job.incidents is None:
+        return []
+    spec = job.job.spec
+    phases = {
+        name: time for name in ("time", "detect", "diagnose", "replace", "launch")
+        if (time := getattr(spec.recovery, name)) is not None
+    }  # fmt: skip
+    if "time" in phases:
+        phases = {"time": phases["time"]}
+    told = [f"{n} {format_seconds(t) if isinstance(t, float) else format_seconds(t.median)}" for n, t in phases.items()]
+    stated = "recovery" in spec.model_fields_set
+    source = "the scenario" if stated else "docs/model.md: ranges of published restarts"
+    return [Assumption(name=f"{spec.name}: recovery of a replica", value=f"failover {spec.failover}, {', '.join(told)}",
                        origin="user" if stated else "judged", source=source)]  # fmt: skip
 
 

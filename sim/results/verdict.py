@@ -184,8 +184,8 @@ def warnings_of(recording: Recording, jobs: list[tuple[ServingRecording, Serving
             )
         if metrics.failed_requests:
             lines.append(
-                f"{spec.name}: {metrics.failed_requests:,} of {len(job.table):,} requests were given up because replicas "
-                f"died ({metrics.lost_tokens or 0:,} tokens of their answers were out)"
+                f"{spec.name}: {metrics.failed_requests:,} of {len(job.table):,} requests were given up: replicas died "
+                f"({metrics.lost_tokens or 0:,} tokens of their answers were out)"
             )
         if job.cut:
             lines.append(

@@ -30,6 +30,9 @@ def refused(kind: type, said: dict[str, Any]) -> str:
 def test_faults_are_told_in_one_way(way: str) -> None:
     assert Faults.model_validate({way: WAYS[way]})
     for other in WAYS.keys() - {way}:
+        if {way, other} == {"classes", "trace"}:
+            assert Faults.model_validate({way: WAYS[way], other: WAYS[other]})
+            continue
         message = refused(Faults, {way: WAYS[way], other: WAYS[other]})
         assert "give exactly one of preset, rate, mtbf_per_gpu, classes, trace" in message
 
