@@ -278,6 +278,8 @@ class SharedRun:
     def _write(self, over: simpy.Event, writing: Writing) -> Story:
         """All parts of a checkpoint, until the last is written."""
         transfers = writing.start(self.network)
+        for part, transfer in zip(writing.parts, transfers, strict=True):  # known before the run ends, as it may first
+            self._track("checkpoint", (part.node,), transfer.demand.links)
         yield simpy.AllOf(self.clock, transfers) if transfers else self.clock.timeout(writing.seconds)
         for part, transfer in zip(writing.parts, transfers, strict=True):
             self._heard("checkpoint", (part.node,), transfer, transfer.size)
