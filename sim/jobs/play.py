@@ -11,34 +11,28 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
-import simpy
 
 from sim.adapters.resolve import Resolved, ResolvedServing, ResolvedTraining
 from sim.engine.clock import Clock
 from sim.engine.network import Network
 from sim.engine.timeline import ChannelTrack, DeviceTrack
 from sim.jobs.serving.batching import Limits
-from sim.jobs.serving.build import Flow, ReplicaBuilder, contended_links, flows_of, needs_network
+from sim.jobs.serving.build import ReplicaBuilder, contended_links, flows_of, needs_network
 from sim.jobs.serving.detailed import DetailedReplica
 from sim.jobs.serving.load import draw_load
 from sim.jobs.serving.replica import Replica
 from sim.jobs.serving.requests import ClosedFeed, Feed, OpenFeed, RequestTable, Tickets
 from sim.jobs.serving.ring import play_ring
 from sim.jobs.serving.single import play_single
-from sim.jobs.training.build import Builder, TrainingBuild
+from sim.jobs.sharing import Sharing
 from sim.jobs.training.run import TrainingRecording, prepare_training, start_training
-from sim.jobs.training.shared import SharedRun, beside, can_be_asked, can_share
-from sim.jobs.training.shared import flows_of as training_flows
-from sim.jobs.training.writing import Writing, writing_of
 from sim.laws.arrange import layouts, topology_of
 from sim.laws.layout import Layout, check_shortest
 from sim.laws.topology import Topology
 from sim.laws.training.layout import TrainingLayout
-from sim.spec.reliability import Storage
 from sim.spec.workload import Trace
 
 Detail = Literal["auto", "full"]
@@ -131,12 +125,17 @@ def play(resolved: Resolved, detail: Detail = "auto", progress: Callable[[float]
             prepared = _prepare(resolved, job, topology, layout, seed)
             jobs.append(prepared)
             serving.append(prepared)
-    sharing = _Sharing(resolved, jobs, topology, clock, detail)
+    asked = {job.name: [flow for r in job.replicas for flow in flows_of(r)] for job in serving}
+    trained = [job for job in jobs if isinstance(job, TrainingRecording)]
+    sharing = Sharing(resolved, topology, asked, trained, full=detail == "full")
     for recording, seed in zip(jobs, seeds, strict=True):
         if isinstance(recording, TrainingRecording) and recording.name not in sharing.beside:
             start_training(clock, recording, seed)
-    detailed = _serve(serving, sharing, clock, detail) if serving else []
-    sharing.start()
+    detailed: list[str] = []
+    if serving or sharing.beside:
+        network = Network(clock, sharing.capacities)
+        detailed = _serve(serving, sharing, clock, network, detail)
+        sharing.start(clock, network)
     if progress is not None and serving:
         clock.beat = lambda: progress(_answered(serving))
     # A simulation makes events by the hundred thousand and hardly a cycle: look for garbage seldom.
@@ -161,85 +160,13 @@ def play(resolved: Resolved, detail: Detail = "auto", progress: Callable[[float]
     return Recording(resolved, topology, tuple(jobs), end, clock.events, detail, tuple(detailed))
 
 
-class _Sharing:
-    """The network of a scenario, and the training jobs whose steps are played on it beside other jobs.
-
-    ``beside`` has for each of them the jobs on its links, ``flows`` what they may ask of links; a store that a job's
-    checkpoints go to is a link of its own, after those of the cluster.
-    """
-
-    def __init__(
-        self, resolved: Resolved, jobs: Sequence[JobRecording], topology: Topology, clock: Clock, detail: Detail
-    ) -> None:
-        self.jobs, self.topology, self.clock = jobs, topology, clock
-        self.capacities = topology.capacities()
-        self.stories: dict[str, list[simpy.Process]] = {}
-        self.flows: list[Flow] = []
-        self.beside: dict[str, tuple[str, ...]] = {}
-        self._builds: dict[str, tuple[TrainingBuild, Writing | None]] = {}
-        if len(jobs) > 1:
-            self._find(resolved, faults=resolved.scenario.faults is not None, full=detail == "full")
-        self.network = Network(clock, self.capacities)
-
-    def _find(self, resolved: Resolved, *, faults: bool, full: bool) -> None:
-        """Who is beside whom on which links."""
-        asked: dict[str, list[Flow]] = {}
-        others: dict[str, list[Flow]] = {}
-        for job in self.jobs:
-            if isinstance(job, ServingRecording):
-                asked[job.name] = [flow for replica in job.replicas for flow in flows_of(replica)]
-            elif not can_share(job.build, faults=faults):
-                if can_be_asked(job.build):
-                    others[job.name] = training_flows(job.build, self.topology)
-            else:
-                build = job.build
-                if full:
-                    build = Builder(resolved, job.job, self.topology, build.ranks, alone=True).build()
-                writing = self._writing(job)
-                self._builds[job.name] = build, writing
-                asked[job.name] = training_flows(build, self.topology, writing)
-        self.beside = beside(asked, self._builds, self.capacities.__getitem__)
-        self.flows = [flow for name in self.beside for flow in asked[name]]
-        ignored = beside(asked | others, others, self.capacities.__getitem__)
-        for job in self.jobs:
-            if isinstance(job, TrainingRecording):
-                job.ignored = ignored.get(job.name, ())
-
-    def _writing(self, job: TrainingRecording) -> Writing | None:
-        """A job's checkpoints, and a link for the store they go to."""
-        checkpoint, found = job.job.spec.checkpoint, job.reliability
-        if checkpoint is None or found is None or found.saving is None:
-            return None
-        store = None
-        if isinstance(checkpoint.to, Storage):
-            store = len(self.capacities)
-            self.capacities.append(checkpoint.to.write)
-        return writing_of(job.job.spec, found.saving, job.build.ranks, self.topology, store)
-
-    def start(self) -> None:
-        """Start the runs of training jobs beside others."""
-        runs: dict[str, SharedRun] = {}
-        for job in self.jobs:
-            if isinstance(job, TrainingRecording) and job.name in self.beside:
-                build, writing = self._builds[job.name]
-                run = runs[job.name] = SharedRun(
-                    self.clock, self.network, job, build, self.topology, writing, self.beside[job.name]
-                )  # fmt: skip
-                story = self.clock.process(run.process())
-                self.clock.watch(story, f"training job {job.name} waits for a step")
-        for run in runs.values():
-            for name in run.shared.others:
-                if name in runs:
-                    run.others.append(partial(getattr, runs[name], "active"))
-                run.others += [partial(getattr, story, "is_alive") for story in self.stories.get(name, ())]
-
-
-def _serve(jobs: Sequence[ServingRecording], sharing: _Sharing, clock: Clock, detail: Detail) -> list[str]:
+def _serve(
+    jobs: Sequence[ServingRecording], sharing: Sharing, clock: Clock, network: Network, detail: Detail
+) -> list[str]:
     """Start the stories of all replicas; the names of those told in detail."""
     replicas = [(job, replica) for job in jobs for replica in job.replicas]
     flows = [f for _, r in replicas for f in flows_of(r)]
     contended = contended_links([*flows, *sharing.flows], sharing.capacities)
-    network = sharing.network
     detailed = []
     for job, replica in replicas:
         name = f"{job.job.spec.name}.r{replica.number}"
