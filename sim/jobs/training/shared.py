@@ -22,7 +22,6 @@ from math import floor, inf
 import simpy
 
 from sim.engine.clock import Clock
-from sim.engine.devices import Device
 from sim.engine.network import Network, Transfer
 from sim.engine.timeline import ChannelTrack
 from sim.errors import RunError
@@ -41,14 +40,17 @@ from sim.units import format_seconds
 
 #: Operations of all ranks of a job's steps that are played one by one at most.
 SHARED_PIECES = 400_000
+#: What the end of a step (sums, update, gathering, meeting) counts as, in operations of a rank.
+END_PIECES = 10
 
 
 # ---- who is beside whom
 
 
 def pieces_of(build: TrainingBuild) -> int:
-    """Operations of all ranks in a step."""
-    return sum(len(stage) for stage in build.order) * len(build.ranks.gpus) // len(build.order)
+    """Operations of all ranks in a step, its end counted too."""
+    ranks, stages = len(build.ranks.gpus), len(build.order)
+    return sum(len(stage) + END_PIECES for stage in build.order) * ranks // stages
 
 
 def can_share(build: TrainingBuild, *, faults: bool) -> bool:
@@ -158,7 +160,6 @@ class SharedRun:
         if build is not recording.build:  # told rank by rank: no closed form knows what its own flows wait for
             self.alone, self.alone_spent = _alone(build, topology)
         self.common = Common(clock, network, {}, self._heard)
-        self.devices: dict[int, Device] = self.common.devices
         self.first: StepTimes | None = None
         self.sums = [Seconds() for _ in recording.members]
         self.done = 0.0
@@ -173,8 +174,6 @@ class SharedRun:
 
     def process(self) -> Story:
         """All steps, one by one while others are beside it."""
-        if self.recording.reliability is not None and self.recording.reliability.terms.startup:
-            yield from self._stand("startup", self.clock.timeout(self.recording.reliability.terms.startup))
         while not self._over() and not self._calm():
             yield from self._step()
             if not self._over():
@@ -255,17 +254,17 @@ class SharedRun:
         if self.writing is None or checkpoint is None or found is None or not self._due():
             return
         if self.under_way is not None:  # the next checkpoint waits for the one before it
-            yield from self._stand("checkpoint", self.under_way)
+            yield from self._stand(self.under_way)
         if self._calm():
             return
         self.since, self.since_steps = 0.0, 0
         self.checkpoints += 1
         if self.writing.pause:
-            yield from self._stand("checkpoint", self.clock.timeout(self.writing.pause))
+            yield from self._stand(self.clock.timeout(self.writing.pause))
         over = self.under_way = self.clock.event()
         self.clock.process(self._write(over, self.writing))
         if self.writing.waits:
-            yield from self._stand("checkpoint", over)
+            yield from self._stand(over)
 
     def _due(self) -> bool:
         checkpoint, found = self.recording.job.spec.checkpoint, self.recording.reliability
@@ -286,12 +285,12 @@ class SharedRun:
         self.under_way = None
         over.succeed()
 
-    def _stand(self, bucket: str, event: simpy.Event) -> Story:
-        """Stand still until something is over."""
+    def _stand(self, event: simpy.Event) -> Story:
+        """Stand still for a checkpoint until something is over."""
         began = self.clock.now
         yield event
-        self._book(bucket, self.clock.now - began)
-        self.stretches.append(Stretch(bucket, began, self.clock.now))
+        self._book("checkpoint", self.clock.now - began)
+        self.stretches.append(Stretch("checkpoint", began, self.clock.now))
 
     def _book(self, bucket: str, seconds: float) -> None:
         self.buckets[bucket] = self.buckets.get(bucket, 0.0) + seconds
