@@ -12,7 +12,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
 from sim.adapters.resolve import Resolved, ResolvedJob, ResolvedServing, ResolvedTraining
-from sim.errors import InfeasibleError
+from sim.errors import InfeasibleError, RunError
 from sim.jobs.play import Recording, ServingRecording, play
 from sim.results.assemble import job_results
 from sim.results.collect import device_classes
@@ -171,7 +171,7 @@ def answers(resolved: Resolved) -> list[JobResult]:
 def _answers_if_any(resolved: Resolved) -> list[JobResult] | None:
     try:
         return answers(resolved)
-    except InfeasibleError:
+    except (InfeasibleError, RunError):  # it may have more steps beside other jobs than are played
         return None
 
 

@@ -50,6 +50,7 @@ EXPECTED = {
     "sweep_home_network": ("saturated", "KV memory"),
     "tinyllama_1x4090": ("stable", "GPU arithmetic"),
     "tinyllama_8x3090": ("stable", "GPU arithmetic"),
+    "training_beside_serving": ("stable", "network: dp over ethernet"),
     "two_jobs_one_switch": ("stable", "pipeline bubbles"),
     "zero3_slow_ethernet": ("stable", "network: dp over ethernet"),
 }
@@ -383,6 +384,29 @@ def ettr(name: str, *overrides: str, seeds: int = 1) -> float:
     shares = [one.metrics.ettr or 0.0 for one in lives if isinstance(one.metrics, TrainingMetrics)]
     assert len(shares) == seeds
     return sum(shares) / seeds
+
+
+def test_training_and_chat_slow_each_other_on_one_card() -> None:
+    """What the comments say: each is slower than alone, and the chat faster than with half the network."""
+    name = "training_beside_serving"
+    jobs = yaml.safe_load((SCENARIOS / f"{name}.yaml").read_text(encoding="utf-8"))["jobs"]
+    both, chat = training(name), job(name, 1).metrics
+    alone = training(name, "jobs.1.load.requests=1")
+    assert alone.step_time_s == pytest.approx(21.29, rel=1e-3)
+    assert training(name, "jobs.0.checkpoint=null").step_time_s == pytest.approx(23.4, rel=0.01)
+    assert both.step_time_s == pytest.approx(24.4, rel=0.01)
+    assert "23.2 s to 29.4 s, 12 of them beside chat" in job(name).window.rule
+    assert both.goodput_tokens_per_s == pytest.approx(21_500, rel=0.01)
+    assert alone.goodput_tokens_per_s == pytest.approx(23_500, rel=0.01)
+    served = f"jobs={json.dumps(jobs[1:])}"
+    own = changed(name, served).jobs[0].metrics
+    half = changed(name, served, "cluster.network.bandwidth=1.25 Gbit/s").jobs[0].metrics
+    for metrics, rate in ((own, 93.2), (chat, 87.8), (half, 85.1)):
+        assert isinstance(metrics, ServingMetrics)
+        assert metrics.output_tokens_per_s == pytest.approx(rate, rel=0.01)
+    fast = "cluster.network.bandwidth=10 Gbit/s"
+    assert training(name, fast).step_time_s == pytest.approx(10.9, rel=0.01)
+    assert training(name, fast, "jobs.1.load.requests=1").step_time_s == pytest.approx(10.7, rel=0.01)
 
 
 def test_llama3_in_54_days_comes_near_the_published_share() -> None:

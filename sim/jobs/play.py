@@ -2,7 +2,8 @@
 
 Each serving replica is played folded when nothing on its links can slow it, else event by event on the shared
 network; with ``detail="full"`` every replica is, and every GPU is a process. Both tell the same story. A training job
-spends steps that were played on a clock of their own (:mod:`sim.jobs.training.run`).
+spends steps that were played on a clock of their own (:mod:`sim.jobs.training.run`); where another job's flows can slow
+them, they are played one by one on the shared network too (:mod:`sim.jobs.training.shared`).
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from sim.jobs.serving.requests import ClosedFeed, Feed, OpenFeed, RequestTable, 
 from sim.jobs.serving.ring import play_ring
 from sim.jobs.serving.routing import Router
 from sim.jobs.serving.single import play_single
-from sim.jobs.training.run import TrainingRecording, play_training
+from sim.jobs.sharing import Sharing
+from sim.jobs.training.run import TrainingRecording, prepare_training, start_training
 from sim.laws.arrange import layouts, topology_of
 from sim.laws.layout import Layout, check_shortest
 from sim.laws.topology import Topology
@@ -121,13 +123,23 @@ def play(resolved: Resolved, detail: Detail = "auto", progress: Callable[[float]
     for job, layout, seed in zip(resolved.jobs, layouts(resolved, topology), seeds, strict=True):
         if isinstance(job, ResolvedTraining):
             assert isinstance(layout, TrainingLayout)
-            jobs.append(play_training(resolved, job, topology, layout, clock, seed, full=detail == "full"))
+            jobs.append(prepare_training(resolved, job, topology, layout, full=detail == "full"))
         else:
             assert isinstance(layout, Layout)
             prepared = _prepare(resolved, job, topology, layout, seed, clock)
             jobs.append(prepared)
             serving.append(prepared)
-    detailed = _serve(serving, topology, clock, detail) if serving else []
+    asked = {job.name: [flow for r in job.replicas for flow in flows_of(r)] for job in serving}
+    trained = [job for job in jobs if isinstance(job, TrainingRecording)]
+    sharing = Sharing(resolved, topology, asked, trained, full=detail == "full")
+    for recording, seed in zip(jobs, seeds, strict=True):
+        if isinstance(recording, TrainingRecording) and recording.name not in sharing.beside:
+            start_training(clock, recording, seed)
+    detailed: list[str] = []
+    if serving or sharing.beside:
+        network = Network(clock, sharing.capacities)
+        detailed = _serve(serving, sharing, clock, network, detail)
+        sharing.start(clock, network)
     if progress is not None and serving:
         clock.beat = lambda: progress(_answered(serving))
     # A simulation makes events by the hundred thousand and hardly a cycle: look for garbage seldom.
@@ -152,12 +164,13 @@ def play(resolved: Resolved, detail: Detail = "auto", progress: Callable[[float]
     return Recording(resolved, topology, tuple(jobs), end, clock.events, detail, tuple(detailed))
 
 
-def _serve(jobs: Sequence[ServingRecording], topology: Topology, clock: Clock, detail: Detail) -> list[str]:
+def _serve(
+    jobs: Sequence[ServingRecording], sharing: Sharing, clock: Clock, network: Network, detail: Detail
+) -> list[str]:
     """Start the stories of all replicas; the names of those told in detail."""
-    capacities = topology.capacities()
     replicas = [(job, replica) for job in jobs for replica in job.replicas]
-    contended = contended_links([f for _, r in replicas for f in flows_of(r)], capacities)
-    network = Network(clock, capacities)
+    flows = [f for _, r in replicas for f in flows_of(r)]
+    contended = contended_links([*flows, *sharing.flows], sharing.capacities)
     detailed = []
     for job, replica in replicas:
         name = f"{job.job.spec.name}.r{replica.number}"
@@ -170,7 +183,8 @@ def _serve(jobs: Sequence[ServingRecording], topology: Topology, clock: Clock, d
             story = play_single(clock, replica)
         else:
             story = play_ring(clock, replica)
-        clock.watch(clock.process(story), f"replica {name} waits for a batch to return")
+        process = clock.watch(clock.process(story), f"replica {name} waits for a batch to return")
+        sharing.stories.setdefault(job.name, []).append(process)
     return detailed
 
 

@@ -36,7 +36,8 @@ TRAINING_NOT_MODELLED = [
     "Failures of storage, several checkpoint levels at once, migration; writing a checkpoint slows only what crosses "
     "nodes, by its share of their network cards, at most by half.",
     "Convergence: what batch size, precision, staleness or dropped tokens do to the loss.",
-    "Other jobs on the same links: a training step has the network for itself.",
+    "Other jobs on the same links, where a training job meets faults, has parameter servers, streams its pipeline or "
+    "has steps of more than 400,000 operations: it has the network for itself then, and they do not feel it.",
 ]
 
 CLAIMS = {

@@ -43,7 +43,8 @@ METRICS: dict[str, str] = {
 }
 
 TRAINING_METRICS: dict[str, str] = {
-    "step_time_s": "seconds from the first forward pass of a step to the first of the next",
+    "step_time_s": "seconds from the first forward pass of a step to the first of the next; beside other jobs the mean "
+    "over the run",
     "tokens_per_s": "tokens trained on per second: global batch times sequence length over the step's time",
     "tokens_per_s_per_gpu": "the same divided by all GPUs of the job",
     "samples_per_s": "sequences trained on per second",

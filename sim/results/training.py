@@ -1,6 +1,7 @@
 """Numbers of one training job, from a step and the length of its run.
 
-A step does not change from the first to the last, so rates are those of one step. Means over GPUs weigh each class by
+A step does not change from the first to the last, so rates are those of one step; where steps were played beside other
+jobs they are those of the mean step. Means over GPUs weigh each class by
 its GPUs. What training to ``target_tokens`` (or to the run's own tokens) takes follows from the rate.
 
 With parameter servers rates a GPU, FLOPs utilisation and ``utilisation_mean`` count the servers' GPUs too; what is
@@ -18,6 +19,7 @@ from sim.jobs.training.step import Seconds, slowest_sync
 from sim.laws.training.flops import model_flops_per_token
 from sim.results.schema import Cost, TrainingMetrics, Window
 from sim.spec.scenario import Assume
+from sim.units import format_seconds
 
 DAY = 86_400.0
 #: What a run spends between a failure and its next step.
@@ -115,8 +117,13 @@ def priced(metrics: TrainingMetrics, cost: Cost | None) -> TrainingMetrics:
 
 
 def window_of(recording: TrainingRecording) -> Window:
-    """The whole run: no step differs from another."""
-    life = recording.life
+    """The whole run: no step differs from another, or (beside other jobs) numbers are means over all."""
+    life, shared = recording.life, recording.shared
+    if shared is not None:
+        lengths = f"{format_seconds(shared.shortest)} to {format_seconds(shared.longest)}"
+        beside = f"{shared.played:,} of them beside {' and '.join(shared.others)}"
+        rule = f"all {recording.steps:,} steps, of {lengths}, {beside}"
+        return Window(start_s=0.0, end_s=recording.ended, rule=rule)
     if life is not None:
         struck = sum(life.failures.values())
         rule = f"the whole run: {recording.steps:,} steps were reached, {struck:,} failures"

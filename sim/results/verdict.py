@@ -247,6 +247,11 @@ def training_warnings(job: TrainingRecording, metrics: TrainingMetrics, *, unche
     if metrics.mfu > IMPLAUSIBLE and job.job.stack.id != "ideal":
         lines.append(f"{job.name}: {format_percent(metrics.mfu)} of peak is more than anyone has measured")
     plan = spec.plan
+    if job.ignored:
+        lines.append(
+            f"{job.name}: it shares links with {' and '.join(job.ignored)}, but its steps are taken to have them for "
+            "themselves, as those of jobs among failures and of streamed pipelines are"
+        )
     if plan.parameter_server is not None and plan.parameter_server.staleness != 0:
         lines.append(f"{job.name}: workers use stale weights; what that does to convergence is not modelled")
     return lines

@@ -6,21 +6,24 @@ stage in order: it waits for its message, starts what communication hides beside
 what is exposed. A collective begins when the last member of its group has come; it is one coupled flow on the group's
 ring, and flows that share a link share it by max-min fairness. Gradients are reduced in the same way, all ranks meet
 before the update, and the step ends when the last one is through.
+
+A step that shares links with other jobs (:mod:`sim.jobs.training.shared`) is the same story on their clock and network.
+What each rank waited for is then measured, since no closed form knows it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 
 import simpy
 
 from sim.engine.clock import Clock
 from sim.engine.devices import Device
-from sim.engine.network import Network, TransferRecord
+from sim.engine.network import Network, Transfer, TransferRecord
 from sim.jobs.training.build import AXIS_OF, Member, ReplicaClass, Send, Stage, TrainingBuild
-from sim.jobs.training.step import StepTimes, after_pipeline, overhead, slowest_sync
+from sim.jobs.training.step import Seconds, StepTimes, after_pipeline, overhead, slowest_sync
 from sim.laws.collective import collective_parameters
 from sim.laws.topology import Topology
 from sim.laws.topology_group import Loads
@@ -30,6 +33,18 @@ from sim.laws.training.schedule import Op, Order
 from sim.laws.training.stage import moving
 
 Story = Generator[simpy.Event, object, None]
+#: Told of each message or collective that is over: its kind, who sent it, the transfer, and the bytes it stands for.
+Listener = Callable[[str, tuple[int, ...], Transfer, float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Common:
+    """What a step shares with other jobs: the clock, the network, its own GPUs' streams, and who hears of its bytes."""
+
+    clock: Clock
+    network: Network
+    devices: dict[int, Device]
+    heard: Listener
 
 
 class _Meeting:
@@ -41,7 +56,7 @@ class _Meeting:
 
 
 class _Rank:
-    """One rank: where it stands, its GPU, and when it did what."""
+    """One rank: where it stands, its GPU, when it did what, and (where links are shared) what its seconds went to."""
 
     def __init__(self, rank: int, gpu: int, one: ReplicaClass, stage: Stage, member: Member, device: Device) -> None:
         self.rank, self.gpu, self.one, self.stage, self.member, self.device = rank, gpu, one, stage, member, device
@@ -49,6 +64,18 @@ class _Rank:
         self.ends: list[float] = []
         self.bubble = self.hop_wait = 0.0
         self.turns: dict[str, int] = {}
+        self.spent = Seconds()
+        self.waits: list[tuple[str, float]] = []
+        self.finished = self.done = 0.0
+
+    def settle(self, slow: float = 0.0) -> None:
+        """Book the waits for flows since the last call; the first ``slow`` seconds were for slower peers."""
+        for kind, seconds in self.waits:
+            peers = min(slow, seconds)
+            slow -= peers
+            self.spent.slow += peers
+            self.spent.wait(AXIS_OF.get(kind, kind), self.stage.links.get(kind, kind), seconds - peers)
+        self.waits.clear()
 
 
 def play_step_in_full(build: TrainingBuild, topology: Topology) -> StepTimes:
@@ -57,12 +84,12 @@ def play_step_in_full(build: TrainingBuild, topology: Topology) -> StepTimes:
     Of a pipeline that is never emptied a long run is played, and a steady step taken out of it.
     """
     if build.job.spec.plan.schedule_name != "stream":
-        return _Step(build, topology, fold=False).play()
+        return Step(build, topology, fold=False).play()
     played: list[StepTimes] = []
 
     def pipelines(order: Order, number: int) -> Timing:
         if not played:
-            played.append(_Step(replace(build, order=order), topology, fold=False).play())
+            played.append(Step(replace(build, order=order), topology, fold=False).play())
         return played[0].timings[number]
 
     stages, m = len(build.order), build.micro_batches
@@ -78,14 +105,19 @@ def play_step_folded(build: TrainingBuild, topology: Topology) -> StepTimes:
     A message stands for those of all ranks of its stage, which move at once: it has their weights on every link.
     Collectives take the time they have among all groups of their kind.
     """
-    return _Step(build, topology, fold=True).play()
+    return Step(build, topology, fold=True).play()
 
 
-class _Step:
-    def __init__(self, build: TrainingBuild, topology: Topology, *, fold: bool) -> None:
-        self.build, self.topology, self.fold = build, topology, fold
-        self.clock = Clock()
-        self.network = Network(self.clock, topology.capacities())
+class Step:
+    """One step of a job, from now on, on a clock and network of its own or those in ``common``."""
+
+    def __init__(
+        self, build: TrainingBuild, topology: Topology, *, fold: bool, common: Common | None = None
+    ) -> None:
+        self.build, self.topology, self.fold, self.common = build, topology, fold, common
+        self.clock = Clock() if common is None else common.clock
+        self.network = Network(self.clock, topology.capacities()) if common is None else common.network
+        self.origin = self.clock.now
         self.plan = build.job.spec.plan
         self.meetings: dict[tuple[str, tuple[int, ...], int], _Meeting] = {}
         self.loads: dict[tuple[str, tuple[int, ...]], Loads] = {}
@@ -115,18 +147,67 @@ class _Step:
             kind = (self.topology.gpus[gpu].gpu, self.build.slow.get(gpu, 1.0))
             member = next(m for m in stage.members if (m.gpu, m.factor) == kind)
             member = stage.lead if self.fold else member
-            yield _Rank(rank, gpu, one, stage, member, Device(self.clock, f"{self.build.name}.{gpu}"))
+            yield _Rank(rank, gpu, one, stage, member, self._device(gpu))
+
+    def _device(self, gpu: int) -> Device:
+        """A GPU's streams: new ones, or those of the job's last step."""
+        devices = {} if self.common is None else self.common.devices
+        if gpu not in devices:
+            devices[gpu] = Device(self.clock, f"{self.build.name}.{gpu}")
+        return devices[gpu]
+
+    @property
+    def now(self) -> float:
+        """Seconds since the step began."""
+        return self.clock.now - self.origin
 
     def play(self) -> StepTimes:
         """All ranks from the first operation to the end of the step."""
         for rank in self.ranks:
             self.clock.watch(self.clock.process(self._story(rank)), f"rank {rank.rank} waits for its next operation")
         self.clock.play()
+        return self._times(max(self.done) + overhead(self.build), self.clock.events)
+
+    def play_among_others(self) -> Generator[simpy.Event, object, StepTimes]:
+        """The same beside whatever else the clock plays, to the step's very end."""
+        yield simpy.AllOf(self.clock, [self.clock.process(self._story(rank)) for rank in self.ranks])
+        through = self.now
+        yield self.clock.timeout(overhead(self.build))
+        for rank in self.ranks:
+            self._close(rank, through)
+        return self._times(self.now, 0)
+
+    def _times(self, end: float, events: int) -> StepTimes:
         timings = tuple(self._timing(one) for one in self.build.classes)
-        end = max(self.done) + overhead(self.build)
         return StepTimes(
-            timings, tuple(self.ready), tuple(self.reduced), self.barrier, tuple(self.done), end, self.clock.events
-        )  # fmt: skip
+            timings, tuple(self.ready), tuple(self.reduced), self.barrier, tuple(self.done), end, events
+        )
+
+    def _close(self, rank: _Rank, through: float) -> None:
+        """What is left of a rank's seconds once all are ``through``: the gaps in its pipeline, and the step's end."""
+        spent, s = rank.spent, rank.stage.number
+        send = rank.one.forward[s] or rank.one.backward[s]
+        spent.wait("pp", send.link if send else "", rank.hop_wait)
+        spent.bubble += rank.bubble
+        last = through - rank.done
+        if rank.member is rank.stage.lead:
+            spent.bubble += last
+        else:
+            spent.slow += last
+        spent.launch += self.build.step_overhead
+        spent.data += self.build.job.spec.data_loading
+
+    def spent(self) -> Iterator[tuple[ReplicaClass, Stage, Member, Seconds]]:
+        """Measured seconds of each class's members, as :func:`sim.jobs.training.step.account` has them: means over the
+        ranks they stand for."""
+        for one in self.build.classes:
+            for stage in one.stages:
+                for member in stage.members:
+                    mine = [r for r in self.ranks if r.one is one and r.stage is stage and r.member is member]
+                    total = Seconds()
+                    for rank in mine:
+                        total.add(rank.spent, 1.0 / len(mine))
+                    yield one, stage, member, total
 
     # ---- a rank
 
@@ -134,33 +215,51 @@ class _Step:
         s, sync = rank.stage.number, slowest_sync(self.build, rank.stage.number)
         order = self.build.order[s]
         late = self._when_to_begin(rank, sync.reduce)
-        for flow in sync.gather.flows:  # weights come in beside the first forward passes: nobody waits
-            self._join(rank, flow, flow.hidden, "gather beside")
-        beside: list[simpy.Event] = []
+        # Weights come in beside the first forward passes; nobody waits where nothing else can slow them.
+        coming = [(flow, self._join(rank, flow, flow.hidden, "gather beside")) for flow in sync.gather.flows]
+        beside: list[tuple[Flow, simpy.Event]] = []
         for number, op in enumerate(order):
             yield from self._wait_for_message(rank, op)
-            beside += [self._join(rank, flow, flow.hidden, "reduce beside") for flow in late.get(number, ())]
-            rank.starts.append(self.clock.now)
+            beside += [(flow, self._join(rank, flow, flow.hidden, "reduce beside")) for flow in late.get(number, ())]
+            rank.starts.append(self.now)
+            if coming and op.kind != "F" and self.common is not None:
+                yield from self._await(rank, coming)
+                coming = []
             yield from self._do(rank, op)
-            rank.ends.append(self.clock.now)
+            rank.ends.append(self.now)
             self._send(rank, op)
-        self.ready[s] = max(self.ready[s], self.clock.now)
-        for event in beside:
-            if not event.processed:
-                yield event
+        rank.finished = self.now
+        self.ready[s] = max(self.ready[s], rank.finished)
+        yield from self._await(rank, beside)
         for flow in sync.reduce.flows:
             yield from self._talk(rank, flow, 1.0 - flow.hidden, "reduce")
-        self.reduced[s] = max(self.reduced[s], self.clock.now)
+        summed = self.now
+        self.reduced[s] = max(self.reduced[s], summed)
         yield self._come(self.gate)
-        self.barrier = self.clock.now
-        yield rank.device.compute(rank.member.sync.update.work.seconds)
-        for flow in rank.member.sync.update.flows:
+        self.barrier = self.now
+        rank.settle(self.ready[s] - rank.finished)
+        rank.spent.bubble += self.barrier - summed
+        update = rank.member.sync.update
+        yield rank.device.compute(update.work.seconds)
+        rank.spent.do(Pass(update.work), rank.stage.links)
+        for flow in update.flows:
             yield from self._talk(rank, flow, 1.0 - flow.hidden, "update")
         for flow in sync.gather.flows:
             yield from self._talk(rank, flow, 1.0 - flow.hidden, "gather")
+        rank.settle()
         if sync.fixed:
             yield self.clock.timeout(sync.fixed)
-        self.done[s] = max(self.done[s], self.clock.now)
+        rank.spent.launch += sync.fixed
+        rank.done = self.now
+        self.done[s] = max(self.done[s], rank.done)
+
+    def _await(self, rank: _Rank, flows: list[tuple[Flow, simpy.Event]]) -> Story:
+        """Wait for what moves beside kernels and is not over yet."""
+        for flow, event in flows:
+            if not event.processed:
+                began = self.clock.now
+                yield event
+                rank.waits.append((flow.kind, self.clock.now - began))
 
     def _come(self, meeting: _Meeting) -> simpy.Event:
         meeting.missing -= 1
@@ -205,17 +304,19 @@ class _Step:
     def _do(self, rank: _Rank, op: Op) -> Story:
         """Kernels, with hidden communication beside them, then the exposed one."""
         flows = self._pass(rank.stage.lead, op).flows
-        hidden = [self._join(rank, flow, flow.hidden, "beside") for flow in flows if flow.hidden > 0.0]
-        yield rank.device.compute(self._pass(rank.member, op).work.seconds)
+        hidden = [(flow, self._join(rank, flow, flow.hidden, "beside")) for flow in flows if flow.hidden > 0.0]
+        work, slow = self._pass(rank.member, op).work, 0.0
+        yield rank.device.compute(work.seconds)
+        rank.spent.do(Pass(work), rank.stage.links)
         for flow in flows:
             yield from self._talk(rank, flow, 1.0 - flow.hidden, "exposed")
-        if not flows and rank.member is not rank.stage.lead:  # nothing else makes it wait for its slower peer
-            own, lead = self._pass(rank.member, op).work.seconds, self._pass(rank.stage.lead, op).work.seconds
-            if lead > own:
-                yield self.clock.timeout(lead - own)
-        for event in hidden:
-            if not event.processed:
-                yield event
+        if rank.member is not rank.stage.lead:
+            slow = max(0.0, self._pass(rank.stage.lead, op).work.seconds - work.seconds)
+            if not flows and slow > 0.0:  # nothing else makes it wait for its slower peer
+                yield self.clock.timeout(slow)
+                rank.spent.slow += slow
+        yield from self._await(rank, hidden)
+        rank.settle(slow)
 
     # ---- collectives
 
@@ -223,7 +324,9 @@ class _Step:
         """Wait for a share of a flow with the other members of the rank's group."""
         if share <= 0.0:
             return
+        began = self.clock.now
         yield rank.device.communicate(self._join(rank, flow, share, what))
+        rank.waits.append((flow.kind, self.clock.now - began))
 
     def _join(self, rank: _Rank, flow: Flow, share: float, what: str) -> simpy.Event:
         """Come to a group's next collective; the event is its end. The last to come starts the flow."""
@@ -250,9 +353,14 @@ class _Step:
 
     def _flow(self, flow: Flow, share: float, group: tuple[int, ...], meeting: _Meeting) -> Story:
         links = self._links(flow.kind, group)
-        yield self.network.transfer(
+        if self.common is not None:
+            links = fitted(links, flow.cap, self.topology)
+        transfer = self.network.transfer(
             flow.wire * share, links=links, cap=flow.cap, latency=flow.fixed * share, label=f"{flow.kind} {group[0]}"
         )  # fmt: skip
+        yield transfer
+        if self.common is not None:
+            self.common.heard(flow.kind, group, transfer, transfer.size)
         meeting.over.succeed()
 
     def _links(self, kind: str, group: tuple[int, ...]) -> Loads:
@@ -260,15 +368,7 @@ class _Step:
             return ()
         found = self.loads.get((kind, group))
         if found is None:
-            network = self.build.network
-            if kind in HOST_WAYS:
-                found = self.loads[kind, group] = network.host.links(kind, group[0])
-                return found
-            parameters = collective_parameters(
-                self.topology.site(group), network.fabrics, network.stack.collective_libraries,
-                network.stack.links == "datasheet",
-            )  # fmt: skip
-            found = self.loads[kind, group] = parameters.link_load
+            found = self.loads[kind, group] = loads_of(self.build, self.topology, kind, group)
         return found
 
     # ---- messages
@@ -283,7 +383,7 @@ class _Step:
             if not event.processed:
                 yield event
             transit = times[1] - times[0]
-        gap = self.clock.now - before
+        gap = self.now - before
         rank.hop_wait += min(gap, transit)
         rank.bubble += gap - min(gap, transit)
 
@@ -337,12 +437,16 @@ class _Step:
         route = self.topology.route(rank.gpu, peer)
         began = self.clock.now
         links = send.way.loads if self.fold else route.links
-        record = yield self.network.transfer(
+        transfer = self.network.transfer(
             send.exposed, links=links, cap=send.cap, latency=send.latency, overhead=send.overhead, queue=route.queue,
             label=f"{kind} {rank.gpu}>{peer}",
         )  # fmt: skip
+        record = yield transfer
         assert isinstance(record, TransferRecord)
-        self.sends.setdefault((rank.rank, kind), []).append((record.send_start, record.send_end))
+        if self.common is not None:
+            self.common.heard("pp", (rank.gpu, peer), transfer, send.size)
+        pair = (record.send_start - self.origin, record.send_end - self.origin)
+        self.sends.setdefault((rank.rank, kind), []).append(pair)
         event, times = message
         times += [began, self.clock.now]
         event.succeed()
@@ -368,3 +472,22 @@ class _Step:
 
 def _sends(pairs: list[tuple[float, float]]) -> Sends:
     return Sends([a for a, _ in pairs], [b for _, b in pairs])
+
+
+def loads_of(build: TrainingBuild, topology: Topology, kind: str, group: tuple[int, ...]) -> Loads:
+    """(link, bytes) that a byte sent by each member of one group puts on every link; of a GPU's way to its host too."""
+    network = build.network
+    if kind in HOST_WAYS:
+        return network.host.links(kind, group[0])
+    return collective_parameters(
+        topology.site(group), network.fabrics, network.stack.collective_libraries, network.stack.links == "datasheet"
+    ).link_load
+
+
+def fitted(links: Loads, cap: float, topology: Topology) -> Loads:
+    """The loads cut so that a flow at its ``cap`` (B/s) never exceeds a link it has to itself: a measured rate of a
+    collective may exceed what the link's efficiency for copies allows."""
+    return tuple(
+        (link, topology.capacity(link) / cap if weight * cap > topology.capacity(link) else weight)
+        for link, weight in links
+    )

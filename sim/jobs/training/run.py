@@ -3,14 +3,15 @@
 The step is played once (:mod:`sim.jobs.training.step`, or event by event with ``full``); with parameter servers a few
 rounds of steps are (:mod:`sim.jobs.training.parameter_server`). Without a change of state all steps are the same, so a
 run of a million steps is one event. Among failures, or with checkpoints, it is a life (:mod:`sim.jobs.reliability`):
-what is written down about it follows from the steps' worth of work that were done, and when.
+what is written down about it follows from the steps' worth of work that were done, and when. Where other jobs use its
+links, steps differ, and are played one by one (:mod:`sim.jobs.training.shared`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from math import ceil, floor, isclose
+from math import ceil, floor, inf, isclose
 
 import numpy as np
 import simpy
@@ -37,6 +38,7 @@ from sim.jobs.training.step import (
 from sim.laws.topology import Topology
 from sim.laws.training.groups import crosses_nodes
 from sim.laws.training.layout import TrainingLayout
+from sim.laws.training.pipeline import Timing
 
 #: What a life spends time on but progress -> the ledger's bucket, named as practice does.
 BADPUT = {
@@ -56,12 +58,28 @@ DRAWN_PIECES = 200_000
 
 
 @dataclass(slots=True)
+class Shared:
+    """Steps that were played one by one beside ``others``: how many, and the shortest and longest of all (s)."""
+
+    others: tuple[str, ...]
+    played: int = 0
+    shortest: float = inf
+    longest: float = 0.0
+
+    def count(self, seconds: float) -> None:
+        """A step, or equal ones, of this length."""
+        self.shortest, self.longest = min(self.shortest, seconds), max(self.longest, seconds)
+
+
+@dataclass(slots=True)
 class TrainingRecording:
     """One training job as it was played. ``steps`` equal steps, the first of them in ``step``.
 
     ``rounds`` and ``servers`` are those of parameter servers; of ``step`` only pipelines and length are then meant.
     ``life`` is what the run made of failures and checkpoints, where there are any; ``steps`` are then those whose work
-    was kept.
+    was kept. ``shared`` is there where steps were played one by one beside other jobs: the length of ``step`` and the
+    members' seconds are then means over the run. ``ignored`` are jobs on its links that it should feel and does not,
+    ``tail`` what its last checkpoint moves after the run's end: (channel, from s, to s, bytes).
     """
 
     job: ResolvedTraining
@@ -77,6 +95,9 @@ class TrainingRecording:
     reliability: Reliability | None = None
     life: Life | None = None
     working: Bins | None = None
+    shared: Shared | None = None
+    ignored: tuple[str, ...] = ()
+    tail: list[tuple[ChannelTrack, float, float, float]] = field(default_factory=list)
 
     @property
     def worked(self) -> float:
@@ -104,6 +125,10 @@ class TrainingRecording:
 
     def close(self, end: float) -> None:
         """The whole simulation ends at ``end``: until then the job's GPUs have nothing to do."""
+        for channel, since, until, size in self.tail:
+            if since < end:
+                stop = min(until, end)
+                channel.record(since, stop, size * (stop - since) / (until - since))
         for track, _, _ in self.tracks:
             track.waiting += end - self.ended
 
@@ -123,6 +148,15 @@ def play_training(
     seed: np.random.SeedSequence, *, full: bool,
 ) -> TrainingRecording:  # fmt: skip
     """Play a step, and start the run of them on ``clock``; the recording is complete once the clock has played."""
+    recording = prepare_training(resolved, job, topology, layout, full=full)
+    start_training(clock, recording, seed)
+    return recording
+
+
+def prepare_training(
+    resolved: Resolved, job: ResolvedTraining, topology: Topology, layout: TrainingLayout, *, full: bool
+) -> TrainingRecording:
+    """Play a step that has its links for itself, and find how many there will be."""
     builder = Builder(resolved, job, topology, layout.ranks)
     build = builder.build()
     if layout.ranks.servers:
@@ -134,15 +168,19 @@ def play_training(
             for one, stage, member, seconds in account(build, step)
         ]
         recording = TrainingRecording(job, layout, build, step, 1, members, [])
-    length, run = recording.step.seconds, None
+    length = recording.step.seconds
     recording.steps = steps_of(job, length)
     if resolved.scenario.faults is not None or job.spec.checkpoint is not None:
         recording.reliability = reliability_of(
             resolved, job, topology, layout.ranks, build.network, step=length, network_share=network_share(recording)
         )  # fmt: skip
-        run = recording.reliability.start(clock, seed)
-    clock.watch(clock.process(_run(clock, recording, run)), f"training job {build.name} waits for a step")
     return recording
+
+
+def start_training(clock: Clock, recording: TrainingRecording, seed: np.random.SeedSequence) -> None:
+    """Start a run of equal steps on ``clock``."""
+    run = recording.reliability.start(clock, seed) if recording.reliability is not None else None
+    clock.watch(clock.process(_run(clock, recording, run)), f"training job {recording.name} waits for a step")
 
 
 def _played(resolved: Resolved, build: TrainingBuild, topology: Topology, *, full: bool) -> StepTimes:
@@ -194,9 +232,9 @@ def _run(clock: Clock, recording: TrainingRecording, run: Run | None) -> Generat
 def _tell(recording: TrainingRecording) -> None:
     """Write down what happened: the ledger, what links carried, and both over time."""
     for *_, seconds, track in recording.members:
-        _book(track, seconds, recording)
+        book(track, seconds, recording)
     for _, seconds, track in recording.servers:
-        _book(track, seconds, recording)
+        book(track, seconds, recording)
     if recording.rounds is None:
         recording.channels = list(_channels(recording))
         _draw(recording)
@@ -221,7 +259,7 @@ def _track(build: TrainingBuild, one: ReplicaClass, stage: Stage, member: Member
     return DeviceTrack(name, build.name, one.dp, stage.number, member.gpu, member.count * one.count, merge=False)
 
 
-def _book(track: DeviceTrack, seconds: Seconds, recording: TrainingRecording) -> None:
+def book(track: DeviceTrack, seconds: Seconds, recording: TrainingRecording) -> None:
     """The ledger of a run: a step's seconds for each step whose work was kept, and where the others went."""
     life, worked = recording.life, recording.worked
     steps = worked if life is None else life.progress.high / recording.step.seconds
@@ -319,17 +357,25 @@ def _draw(recording: TrainingRecording) -> None:
     pieces = sum(len(stage) for stage in build.order) * len(build.classes)
     drawn = max(1, min(recording.steps, DRAWN_STEPS, DRAWN_PIECES // max(1, pieces)))
     timing_of = {one.dp: timing for one, timing in zip(build.classes, step.timings, strict=True)}
-    batch, sequence = recording.job.spec.batch, recording.job.spec.batch.sequence
     for one, stage, _, seconds, track in recording.members:
         timing, s = timing_of[one.dp], stage.number
-        starts, ends = timing.starts[s], timing.ends[s]
-        for op, start, end in zip(build.order[s], starts, ends, strict=True):
-            track.spans.add(KIND_OF[op.kind], start, end, batch.micro, batch.micro * sequence, op.micro, op.chunk)
-        if step.reduced[s] > step.ready[s]:
-            track.spans.add("comm", step.ready[s], step.reduced[s], 0, 0, 0)
-        if step.done[s] > step.barrier:
-            track.spans.add("update", step.barrier, step.done[s], 0, 0, 0)
-        _utilise(track, recording, (starts, ends), seconds, drawn)
+        draw_step(recording, step, timing, s, track)
+        _utilise(track, recording, (timing.starts[s], timing.ends[s]), seconds, drawn)
+
+
+def draw_step(
+    recording: TrainingRecording, step: StepTimes, timing: Timing, stage: int, track: DeviceTrack, at: float = 0.0
+) -> None:
+    """Stretches of work of one stage in a step that began ``at`` s."""
+    batch = recording.job.spec.batch
+    order = recording.build.order[stage]
+    for op, start, end in zip(order, timing.starts[stage], timing.ends[stage], strict=True):
+        kind, tokens = KIND_OF[op.kind], batch.micro * batch.sequence
+        track.spans.add(kind, at + start, at + end, batch.micro, tokens, op.micro, op.chunk)
+    if step.reduced[stage] > step.ready[stage]:
+        track.spans.add("comm", at + step.ready[stage], at + step.reduced[stage], 0, 0, 0)
+    if step.done[stage] > step.barrier:
+        track.spans.add("update", at + step.barrier, at + step.done[stage], 0, 0, 0)
 
 
 def _utilise(

@@ -114,7 +114,7 @@ def _step(result: Result, job: JobResult) -> Step | None:
     begin = max(window[0], job.window.start_s)
     end = min(window[1], job.window.start_s + metrics.step_time_s)
     devices = [device for device in result.devices if device.job == job.name]
-    spans = [s for s in result.timeline.spans if s.start_s < end and s.end_s > begin]
+    spans = [_cut(s, begin, end) for s in result.timeline.spans if s.start_s < end and s.end_s > begin]
     devices = [device for device in devices if any(s.device == device.name for s in spans)]
     rest = BUBBLE if len({device.stage for device in devices}) > 1 else IDLE
     devices = devices[:MAX_STAGES]
@@ -127,6 +127,13 @@ def _step(result: Result, job: JobResult) -> Step | None:
     filler = [gap for name in names for gap in _idle(name, rest, spans, begin, end)]
     slow = any(device.ledger.get("waiting for slow ranks") for device in devices)
     return Step(job, metrics, names, labels, bubble, slow, spans, filler, begin, end)
+
+
+def _cut(span: Span, begin: float, end: float) -> Span:
+    """What of a stretch lies in the time that is drawn."""
+    if span.start_s >= begin and span.end_s <= end:
+        return span
+    return span.model_copy(update={"start_s": max(begin, span.start_s), "end_s": min(end, span.end_s)})
 
 
 def _bubble(device: DeviceClass) -> float:
