@@ -55,7 +55,8 @@ class Effect:
     ``nodes`` need repair after it (0: the job only restarts). *save and stop*: a planned one, which saves first;
     *notice*: a stop that tells of itself ``notice`` s before; *slow*: work takes ``factor`` times as long for
     ``seconds``; *stall*: it stands still for ``seconds``, and stops if that is over ``timeout``; *corrupt*: found after
-    ``seconds``. ``phases`` are (bucket, time) of its recovery.
+    ``seconds``. ``phases`` are (bucket, time) of its recovery, after which the checkpoint is loaded; copies of levels
+    that are ``lost`` went with the nodes.
     """
 
     kind: Literal["stop", "save and stop", "notice", "slow", "stall", "corrupt"]
@@ -65,6 +66,7 @@ class Effect:
     seconds: Draw = field(default=always(0.0))
     timeout: float = inf
     notice: float = 0.0
+    lost: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,12 +222,12 @@ class Run:
         """The job stands still and keeps its state; False where something stops it, which is then due."""
         return (yield from self._pass(bucket, seconds, lambda: self._settle(alive=True)))
 
-    def _save(self) -> Generator[simpy.Event, object, bool]:
+    def _save(self, effect: Effect) -> Generator[simpy.Event, object, bool]:
         """A checkpoint out of turn before a stop, which what else is planned then shares; False where one strikes."""
-        seconds = self.life.progress.time_to_save()
+        seconds = self.life.progress.time_to_save(effect.lost)
         if not (yield from self._pass("checkpoint", seconds, lambda: self._settle(alive=True, leaving=True))):
             return False
-        self.life.progress.save_now()
+        self.life.progress.save_now(effect.lost)
         return True
 
     def _note(self, kind: str, start: float) -> None:
@@ -329,8 +331,10 @@ class Run:
                     self._corrupt(effect)
                 elif effect.kind == "notice" and alive:
                     self._tell(effect)
+                elif effect.kind == "save and stop" and leaving:
+                    self._later(inf, "gone", effect=effect)
                 elif effect.kind in ("save and stop", "notice"):
-                    self._lose(effect.nodes)
+                    self._give_up(effect)
             else:
                 return True
 
@@ -338,19 +342,18 @@ class Run:
 
     def _save_and_stop(self, effect: Effect) -> Generator[simpy.Event, object, None]:
         """A planned stop; a failure before the checkpoint is durable takes its place."""
-        if self.life.progress.saving.interval < inf and not (yield from self._save()):
-            self._lose(effect.nodes)
+        if self.life.progress.time_to_save(effect.lost) < inf and not (yield from self._save(effect)):
+            self._later(inf, "gone", effect=effect)
             return
         yield from self._stop(effect)
 
     def _make_ready(self, gone: _Ahead) -> Generator[simpy.Event, object, None]:
         """A machine will go: save and stop where that is done by then, else work on (and so without a replica)."""
         assert gone.effect is not None
-        nodes, progress = gone.effect.nodes, self.life.progress
+        nodes, needed = gone.effect.nodes, self.life.progress.time_to_save(gone.effect.lost)
         if self.terms.policy == "elastic" and nodes and self._can_spare(nodes):
             return
-        in_time = self.clock.now + progress.time_to_save() < gone.time
-        if progress.saving.interval < inf and in_time and (yield from self._save()):
+        if self.clock.now + needed < gone.time and (yield from self._save(gone.effect)):
             self._forget(gone)
             yield from self._stop(gone.effect)
 
@@ -374,14 +377,13 @@ class Run:
         for item in [item for item in self.ahead if item.what == "gone"]:
             self._forget(item)
             assert item.effect is not None
-            self._lose(item.effect.nodes)
+            self._give_up(item.effect)
 
     def _stop(self, effect: Effect) -> Generator[simpy.Event, object, None]:
         """Back to the last durable state, and through recovery, however often it is hit."""
         self.life.stops += 1
         while True:
-            self._fall_back()
-            self._lose(effect.nodes)
+            self._give_up(effect)
             self._hand_back()
             if (yield from self._recover(effect)) or self.clock.now >= self.terms.horizon:
                 return
@@ -391,9 +393,13 @@ class Run:
             else:
                 effect = self.terms.effects[self._take().name]
 
-    def _fall_back(self) -> None:
-        """To the last durable state; a corruption from after it is undone, and nobody will find it."""
-        self.life.lost += self.life.progress.fall_back()
+    def _give_up(self, effect: Effect) -> None:
+        """Nodes leave a job that does not run, and take copies with them.
+
+        Back to the last durable state; a corruption from after it is undone, and nobody will find it.
+        """
+        self._lose(effect.nodes)
+        self.life.lost += self.life.progress.fall_back(effect.lost)
         done = self.life.progress.done - TINY
         if self.corruptible and any(item.what == "found" and item.value >= done for item in self.ahead):
             self.ahead = [item for item in self.ahead if item.what != "found" or item.value < done]
@@ -401,13 +407,12 @@ class Run:
 
     def _found(self, item: _Ahead) -> Effect:
         """Checkpoints from after a corruption are worthless; its effect."""
-        durable = self.life.progress.durable
-        durable[:] = [done for done in durable if done <= item.value + TINY] or [0.0]
+        self.life.progress.distrust(item.value)
         assert item.effect is not None
         return item.effect
 
     def _recover(self, effect: Effect) -> Generator[simpy.Event, object, bool]:
-        """The phases of a recovery; False where the horizon or a failure that stops the job strikes first.
+        """The phases of a recovery, loading last; False where the horizon or what stops the job strikes first.
 
         Nodes are needed once the failure is known, and (for what broke meanwhile) at the end.
         """
@@ -419,6 +424,9 @@ class Run:
                     return False
             if not (yield from self._down(bucket, time(self.rng))):
                 return False
+        progress = self.life.progress
+        if not (yield from self._down("restart", progress.levels[progress.source].saving.load)):
+            return False
         return (yield from self._wait_for_nodes())
 
     def _wait_for_nodes(self) -> Generator[simpy.Event, object, bool]:
@@ -474,10 +482,12 @@ class Run:
         few, the nodes themselves after repair.
         """
         now = self.clock.now
+        self.life.progress.forget(effect.lost)
         times = [time(self.rng) for _, time in effect.phases]
         backs = [now + self.terms.repair(self.rng) for _ in range(effect.nodes)]
         spares = int(min(effect.nodes, max(0.0, self.spares)))
-        self._part_with(effect.nodes, max([now + max(0.0, sum(times) - effect.notice), *backs[spares:]]))
+        ready = sum(times) + self.life.progress.saving.load - effect.notice
+        self._part_with(effect.nodes, max([now + max(0.0, ready), *backs[spares:]]))
         self._use_spares(backs[:spares])
         noticed = times[0] if effect.phases and effect.phases[0][0] == "detection" else 0.0
         if (yield from self._pause("detection", noticed)):

@@ -42,9 +42,12 @@ class SavingTimes:
     load: float
 
 
-def checkpoint_bytes(model: Transformer, job: TrainingJob, scale: float = 1.0) -> float:
+def checkpoint_bytes(
+    model: Transformer, job: TrainingJob, scale: float = 1.0, checkpoint: Checkpoint | None = None
+) -> float:
     """Bytes of the whole job's state: trained weights, their master copies and optimizer state."""
-    stated = job.checkpoint.bytes_per_parameter if job.checkpoint is not None else None
+    checkpoint = checkpoint or job.checkpoint
+    stated = checkpoint.bytes_per_parameter if checkpoint is not None else None
     precision, plan = job.precision, job.plan
     each = stated or precision.weight_bytes + precision.state_bytes(job.optimizer)
     trained = 0.0
@@ -63,12 +66,16 @@ def nodes_of(topology: Topology, gpus: Sequence[int]) -> Sequence[int]:
 
 
 def saving_times(
-    model: Transformer, job: TrainingJob, ranks: Ranks, topology: Topology, network: GroupNetwork, scale: float = 1.0
-) -> SavingTimes:
-    """Times of the job's checkpoints. Raises InfeasibleError for a place that there is not."""
-    checkpoint = job.checkpoint
+    model: Transformer, job: TrainingJob, ranks: Ranks, topology: Topology, network: GroupNetwork, scale: float = 1.0,
+    checkpoint: Checkpoint | None = None,
+) -> SavingTimes:  # fmt: skip
+    """Times of the job's checkpoints, of one of their levels (left out: the first).
+
+    Raises InfeasibleError for a place that there is not.
+    """
+    checkpoint = checkpoint or job.checkpoint
     assert checkpoint is not None
-    size = checkpoint_bytes(model, job, scale)
+    size = checkpoint_bytes(model, job, scale, checkpoint)
     nodes = len(nodes_of(topology, ranks.gpus))
     replica = job.plan.tp * job.plan.pp * job.plan.cp
     writers = nodes if checkpoint.sharded else max(1, ceil(replica * nodes / len(ranks.gpus)))
