@@ -32,8 +32,8 @@ TRAINING_NOT_MODELLED = [
     "Memory fragmentation, and attention's gathered keys and values along cp; read an overflow with a band of 15%.",
     "Experts' tokens are spread as stated (imbalance, capacity) in every layer; routing is not simulated.",
     "Embedding gradients summed between the first and the last stage of a pipeline with tied embeddings.",
-    "Failures of storage, several checkpoint levels at once, migration; writing a checkpoint slows only what crosses "
-    "nodes, by its share of their network cards, at most by half.",
+    "Failures of storage, moves away from slow nodes; writing a checkpoint slows only what crosses nodes, by its share "
+    "of their network cards, at most by half.",
     "Convergence: what batch size, precision, staleness or dropped tokens do to the loss.",
     "Other jobs on the same links: a training step has the network for itself.",
 ]

@@ -226,4 +226,4 @@ class Checkpoint(Spec):
         return self.mode != "memory" or nodes <= 1
 
 
-Policy = Literal["restart", "wait", "elastic"]
+Policy = Literal["restart", "wait", "elastic", "migrate"]

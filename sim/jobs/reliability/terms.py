@@ -18,7 +18,7 @@ from sim.laws.checkpointing import daly_interval, efficiency
 from sim.laws.topology import Topology
 from sim.laws.training.groups import GroupNetwork
 from sim.laws.training.ranks import Ranks
-from sim.laws.training.saving import SavingTimes, nodes_of, saving_times
+from sim.laws.training.saving import SavingTimes, moving_time, nodes_of, saving_times
 from sim.spec.reliability import Checkpoint, Duration, FaultClass, Recovery, Spread
 from sim.spec.training import TrainingJob
 from sim.units import format_seconds
@@ -165,9 +165,9 @@ def reliability_of(
     mtbf = mtbf_of(resolved, units)
     recovery, nodes = spec.recovery, len(nodes_of(topology, ranks.gpus))
     lost = {c.name: _lost(spec, _nodes_lost(c, topology, nodes)) for c in resolved.faults}
+    scale = job.model.scale_to(resolved.scenario.assume.parameters)
     saving, saved = None, Saving(inf)
     for number, level in reversed(list(enumerate(spec.checkpoint.levels if spec.checkpoint is not None else ()))):
-        scale = job.model.scale_to(resolved.scenario.assume.parameters)
         saving = saving_times(job.model, spec, ranks, topology, network, scale, level)
         stretch = 1.0 + network_share * (saving.stretch - 1.0)
         needed = [name for name, gone in lost.items() if gone.issuperset(range(number))]
@@ -181,7 +181,7 @@ def reliability_of(
     terms = Terms(
         saving=saved,
         effects={
-            c.name: _effect(c, phases[c.name], _nodes_lost(c, topology, nodes), lost[c.name], network_share)
+            c.name: _effect(c, phases[c.name], _nodes_lost(c, topology, nodes), lost[c.name], network_share, recovery)
             for c in resolved.faults
         },
         total=_total(spec, step), horizon=spec.run.duration or inf, policy=spec.policy,
@@ -189,6 +189,7 @@ def reliability_of(
         repair=drawn(faults.repair) if faults is not None else always(0.0),
         nodes=nodes, replicas=_replicas(spec, topology, ranks),
         shrink=connect, grow=connect + healing / max(1, spec.plan.dp), startup=recovery.startup or 0.0,
+        move=connect + moving_time(job.model, spec, ranks, topology, scale),
     )  # fmt: skip
     expected = sum(u.rate for u in units) * min(terms.horizon, terms.total)
     if expected > MOST_FAULTS and resolved.fault_trace is None:
@@ -263,6 +264,14 @@ def _recovery(c: FaultClass, recovery: Recovery, connect: float) -> list[tuple[s
     return found if recovery.load is None else [*found, ("restart", recovery.load)]
 
 
+def _ready(recovery: Recovery) -> Draw:
+    """Until a spare can take over from a node beside the work: replaced and launched; with one time for all, that."""
+    if recovery.time is not None:
+        return drawn(recovery.time)
+    replace, launch = drawn(recovery.replace), drawn(recovery.launch)
+    return lambda rng: replace(rng) + launch(rng)
+
+
 def _lost(spec: TrainingJob, nodes: int) -> frozenset[int]:
     """Levels of checkpoints whose copies go where so many nodes have to be replaced at once."""
     levels = spec.checkpoint.levels if spec.checkpoint is not None else ()
@@ -277,8 +286,9 @@ def _nodes_lost(c: FaultClass, topology: Topology, held: int) -> int:
 
 
 def _effect(
-    c: FaultClass, phases: list[tuple[str, Duration]], nodes: int, lost: frozenset[int], network_share: float
-) -> Effect:
+    c: FaultClass, phases: list[tuple[str, Duration]], nodes: int, lost: frozenset[int], network_share: float,
+    recovery: Recovery,
+) -> Effect:  # fmt: skip
     """What a class does to the job: takes ``nodes`` and levels of checkpoints that are ``lost`` with them.
 
     Of slow links the slowest sets the pace: the share of a step that waits for links takes ``factor`` times as long.
@@ -288,7 +298,7 @@ def _effect(
         kind="save and stop" if c.planned else "notice" if c.notice is not None else c.effect,
         phases=tuple((bucket, drawn(time)) for bucket, time in phases),
         nodes=nodes, factor=factor, seconds=drawn(c.lasts), timeout=c.timeout if c.timeout is not None else inf,
-        notice=c.notice or 0.0, lost=lost,
+        notice=c.notice or 0.0, lost=lost, ready=_ready(recovery),
     )  # fmt: skip
 
 

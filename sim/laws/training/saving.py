@@ -98,6 +98,22 @@ def saving_times(
     return SavingTimes(size, blocking, persist, 1.0 / (1.0 - share), size / read if read < inf else 0.0)
 
 
+def moving_time(
+    model: Transformer, job: TrainingJob, ranks: Ranks, topology: Topology, scale: float = 1.0
+) -> float:
+    """Seconds in which a node's state gets to another node over its cards: what its GPUs hold of trained weights and
+    optimizer state, the mean over stages (ZeRO 1 and 2 shard the state, 3 both)."""
+    plan, precision = job.plan, job.precision
+    shards = plan.dp * plan.cp
+    weight = precision.weight_bytes / (shards if plan.zero == 3 else 1)
+    state = precision.state_bytes(job.optimizer) / (shards if plan.zero else 1)
+    stages = chunks_of(model, plan)
+    held = [held_by(model, job, chunks, scale) for chunks in stages]
+    each = (weight + state) * sum(h.trained_dense + h.trained_expert for h in held) / len(held)
+    gpus = ceil(len(ranks.gpus) / len(nodes_of(topology, ranks.gpus)))
+    return each * gpus / _cards(topology, ranks.gpus[0])
+
+
 def _rates(
     checkpoint: Checkpoint, topology: Topology, ranks: Ranks, writers: int, cards: float, job: str
 ) -> tuple[float, float]:

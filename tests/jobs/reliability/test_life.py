@@ -56,7 +56,7 @@ def sound(life: Life) -> None:
     if edges:
         assert edges[0][0] == 0.0
         assert edges[-1][1] == life.end
-    for bucket in ("startup", "detection", "restart", "down", "stalled", "shrink", "grow"):
+    for bucket in ("startup", "detection", "restart", "down", "stalled", "shrink", "grow", "migrate"):
         length = sum(s.end - s.start for s in life.stretches if s.kind == bucket)
         assert length == pytest.approx(life.buckets.get(bucket, 0.0), rel=1e-9, abs=1e-6)
 
@@ -221,6 +221,53 @@ def test_an_elastic_job_works_through_a_notice_and_goes_on_without_the_replica()
     assert lived([(150.0, "spot")], Saving(inf), noticed(60), **four).buckets["degraded"] == 0.0
     alone = lived([(150.0, "spot")], Saving(inf), noticed(60), **FOUR)  # until it is back, 400 s after it went
     assert alone.buckets["degraded"] == pytest.approx(400 / 4)
+
+
+# ---- migration
+
+MOVE: dict[str, Any] = {"policy": "migrate", "move": 6.0, "spares": 1, "repair": always(300)}
+
+
+def test_a_job_moves_to_a_spare_that_is_ready_in_time() -> None:
+    """Ready after 15 s, in which it works on; moved in 6 more."""
+    life = lived([(150.0, "spot")], effects=noticed(22, ready=always(15)), horizon=200.0, **MOVE)
+    assert (life.stops, life.lost, life.spares_least) == (0, 0.0, 0)
+    assert spent(life) == {"progress": 200 - 10 - 6, "checkpoint": 10, "migrate": 6}
+
+
+def test_a_spare_that_would_be_late_or_is_not_there_leaves_a_restart() -> None:
+    late = lived([(150.0, "spot")], effects=noticed(20, ready=always(17)), horizon=200.0, **MOVE)
+    none = lived([(150.0, "spot")], effects=noticed(20), horizon=200.0, **MOVE | {"spares": 0, "repair": always(0)})
+    for life in (late, none):
+        assert (life.stops, life.lost, life.buckets["restart"]) == (1, 0.0, 20)
+        assert "migrate" not in life.buckets
+
+
+def test_what_is_planned_is_moved_away_from_too_and_waits() -> None:
+    planned = {"planned": Effect("save and stop", BACK, nodes=1, ready=always(100))}
+    life = lived([(150.0, "planned")], effects=planned, horizon=300.0, **MOVE)
+    assert (life.stops, life.buckets["migrate"]) == (0, 6)
+    software = {"planned": Effect("save and stop", BACK)}
+    assert lived([(150.0, "planned")], effects=software, horizon=300.0, **MOVE).stops == 1  # no node to move from
+
+
+def test_two_that_are_ready_together_move_together() -> None:
+    two = MOVE | {"spares": 2}
+    life = lived([(150.0, "spot"), (152.0, "spot")], effects=noticed(20, ready=always(10)), horizon=200.0, **two)
+    assert (life.stops, life.buckets["migrate"], life.spares_least) == (0, 6, 0)
+
+
+def test_a_failure_before_it_has_moved_restarts_on_the_node_it_would_have_moved_to() -> None:
+    for second in (155.0, 163.0):  # made ready, moving
+        hit = [(150.0, "spot"), (second, "stop")]
+        life = lived(hit, effects=noticed(30, ready=always(10)), **MOVE)
+        assert (life.stops, life.lost, life.spares_least) == (1, min(second, 160.0) - 110, 0)
+        assert life.buckets["restart"] == 20
+        assert "down" not in life.buckets
+
+
+def test_sudden_failures_are_restarted_from() -> None:
+    assert spent(lived([(150.0, "broken")], **MOVE)) == spent(lived([(150.0, "broken")], spares=1, repair=always(300)))
 
 
 # ---- slow and stalled
@@ -479,7 +526,7 @@ def terms(draw: st.DrawFn) -> Terms:
         "switch": Effect("stop", phases(), nodes=3, lost=draw(LOST)),
         "planned": Effect("save and stop", phases(), nodes=draw(st.integers(0, 1)), lost=draw(LOST)),
         "spot": Effect("notice", phases(), nodes=draw(st.integers(0, 2)), notice=draw(st.floats(1.0, 200.0)),
-                       lost=draw(LOST)),
+                       lost=draw(LOST), ready=draw(draws(200.0))),
         "slow": Effect("slow", factor=draw(st.floats(1.1, 5.0)), seconds=draw(draws(300.0))),
         "stall": Effect("stall", phases(), seconds=draw(draws(60.0))),
         "hang": Effect("stall", phases(), nodes=1, seconds=draw(draws(90.0)), timeout=30.0),
@@ -499,9 +546,9 @@ def terms(draw: st.DrawFn) -> Terms:
         )
     )  # fmt: skip
     return Terms(
-        saving, effects, total, horizon, draw(st.sampled_from(["restart", "wait", "elastic"])),
+        saving, effects, total, horizon, draw(st.sampled_from(["restart", "wait", "elastic", "migrate"])),
         float(draw(st.one_of(st.just(inf), st.integers(0, 4)))), draw(draws(500.0)), draw(st.sampled_from([1, 4, 12])),
-        draw(st.sampled_from([1, 2, 4])), *(draw(st.floats(0.0, 20.0)) for _ in range(3)),
+        draw(st.sampled_from([1, 2, 4])), *(draw(st.floats(0.0, 20.0)) for _ in range(4)),
     )  # fmt: skip
 
 

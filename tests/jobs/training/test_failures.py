@@ -220,6 +220,13 @@ def test_auto_needs_faults():
     assert "this scenario has none" in problems(found)
 
 
+def test_auto_needs_a_rate_which_a_trace_does_not_have(tmp_path):
+    (tmp_path / "faults.csv").write_text("time,class\n3 h,xid\n")
+    trace = {"trace": str(tmp_path / "faults.csv")}
+    for auto in ({"every": "auto", "blocking": "60 s"}, {**MEMORY, "then": {"every": "auto", **STORE}}):
+        assert problems(described(trace, checkpoint=auto)).endswith("and a trace has none: give a time")
+
+
 def test_an_unknown_preset_is_named_with_its_neighbour():
     with pytest.raises(InputError) as caught:
         resolved(described({"preset": "lama3"}))
@@ -318,6 +325,23 @@ def test_machines_that_tell_beforehand_cost_less():
     assert sudden.ettr < short.ettr < enough.ettr
     assert short.lost_work_s > 300
     assert enough.lost_work_s == 0.0
+
+
+def test_a_job_that_migrates_loses_moments_where_a_restart_loses_minutes():
+    """A card holds 14 bytes of each of its 201 M weights; its link takes 1 GB/s, then the job connects."""
+    spot = {"name": "spot", "per": "node", "mtbf": "40 h", "notice": "5 min"}
+    said: dict[str, Any] = {"run": {"duration": "20 days"}, "checkpoint": {"every": "10 min", "blocking": "60 s"}}
+    ettr = {}
+    for policy in ("restart", "migrate"):
+        found = described({"classes": [spot]}, policy=policy, recovery={}, link={"bandwidth": "1 GB/s"}, **said)
+        result = run(resolved(found), effects=False)
+        ettr[policy] = metrics(result).ettr
+        assert metrics(result).lost_work_s in (0.0, None)
+        moved = result.ledger.get("migration", 0.0) / result.gpus
+    assert moved / metrics(result).failures == pytest.approx(14 * 12.58e6 * 16 / 1e9 + 5.008, rel=0.05)
+    assert ettr["migrate"] > ettr["restart"] + 0.01
+    late = described({"classes": [{**spot, "notice": "4 min"}]}, policy="migrate", recovery={}, **said)
+    assert "migration" not in run(resolved(late), effects=False).ledger  # 4 minutes to replace and launch
 
 
 def test_parameter_servers_fail_too():
