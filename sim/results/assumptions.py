@@ -98,6 +98,7 @@ def assumptions_of(recording: Recording) -> list[Assumption]:
     for trained in recording.training:
         rows += _of_training_stack(trained)
         rows += _of_reliability(trained)
+        rows += _of_levels(trained)
     rows += _of_faults(recording)
     for job in recording.serving:
         s = job.job.stack
@@ -171,6 +172,19 @@ def _of_reliability(job: TrainingRecording) -> list[Assumption]:
     source = "the scenario" if stated else "docs/model.md: ranges of published restarts, MegaScale's among them"
     return [Assumption(name=f"{job.name}: recovery, mean by class of fault", value=text,
                        origin="user" if stated else "judged", source=source)]  # fmt: skip
+
+
+def _of_levels(job: TrainingRecording) -> list[Assumption]:
+    """On which levels a job saves, where there are several."""
+    if job.reliability is None or job.reliability.terms.saving.then is None:
+        return []
+    found = [
+        f"every {format_seconds(level.interval)}, standing still for {format_seconds(level.blocking)}, durable "
+        f"{format_seconds(level.persist)} later"
+        for level in job.reliability.terms.saving.levels
+    ]
+    return [Assumption(name=f"{job.name}: levels of checkpoints", value="; then ".join(found), origin="user",
+                       source="the scenario, times over its links")]  # fmt: skip
 
 
 def _links(recording: Recording) -> list[Assumption]:

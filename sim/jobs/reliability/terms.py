@@ -56,6 +56,12 @@ class Reliability:
             return iter([Failure(time, name, unit) for time, name, unit in self.recorded])
         return _bounded(failures([u for u in self.units if u.rate > 0.0], seed))
 
+    def without_checkpoint(self) -> list[str]:
+        """Classes of faults that take the copies of every level with them."""
+        levels = len(self.terms.saving.levels) if self.saving is not None else 0
+        struck = {u.name for u in self.units if u.rate > 0.0}
+        return [name for name, e in self.terms.effects.items() if levels and len(e.lost) == levels and name in struck]
+
     def expected(self) -> float | None:
         """Share of wall time that is progress by Daly's law, for a job that restarts after mean recoveries and saves
         in one piece; None where the law does not apply."""

@@ -187,6 +187,14 @@ def test_each_fault_goes_back_to_what_outlives_it():
 def test_memory_alone_is_gone_with_a_switch():
     assert saved(MEMORY, NODE).ettr > 0.98
     assert saved(MEMORY, LEAF).ettr < 0.5  # from the beginning each time
+    both = {**MEMORY, "then": {"every": "5 h", **STORE}}
+    for checkpoint, warned in ((MEMORY, ["j: no checkpoint outlives leaf: each time the run begins anew"]), (both, [])):
+        result = answer({"classes": [NODE, LEAF]}, checkpoint=checkpoint)
+        assert [line.partition(";")[0] for line in result.verdict.warnings if "outlives" in line] == warned
+    levels = [a.value for a in result.assumptions if a.name == "j: levels of checkpoints"]
+    assert len(levels) == 1
+    assert levels[0].startswith("every 2 min, standing still for")
+    assert "; then every 5 h, standing still for 28" in levels[0]
 
 
 def test_auto_of_the_second_level_goes_by_what_needs_it():
