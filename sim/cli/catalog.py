@@ -70,7 +70,7 @@ def _per_node_days(classes: list[dict[str, Any]]) -> str:
     """Failures in 1,000 days of a node with 8 GPUs; of several classes those that are not planned."""
     from sim.units import SECONDS, parse
 
-    on_a_node = {"gpu": 8, "node": 1}
+    on_a_node = {"gpu": 8, "node": 1, "link": 1}
     rate = 0.0
     for entry in classes:
         per = entry.get("per", "gpu")
