@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.engine.clock import Clock
-from sim.jobs.reliability.faults import Failure
+from sim.jobs.reliability.faults import Failure, Units, failures
 from sim.jobs.reliability.life import Draw, Effect, Life, Run, Terms, always, live
 from sim.jobs.reliability.progress import Progress, Saving
+from sim.laws.checkpointing import efficiency
 
 SYNC = Saving(100, 10)  # saved at 110, 220, 330, ...
 ASYNC = Saving(100, 10, 50)
@@ -489,6 +490,15 @@ def test_an_elastic_job_that_lost_copies_goes_back_further_at_the_next_stop() ->
     four = FOUR | {"horizon": 700.0}
     assert lived(hit, BOTH, TAKEN, **four).lost == pytest.approx(130 + 5 * 0.75)
     assert lived([(600.0, "broken"), (605.0, "stop")], BOTH, **four).lost == pytest.approx(30 + 5 * 0.75)
+
+
+def test_lost_nodes_alone_cost_what_daly_says_of_the_level_that_outlives_them() -> None:
+    """2,000 stops: R = 20 s and 30 s of loading, C = 20 s, tau = 300 s, M = 2000 s; the other level is free."""
+    two = Saving(50, then=Saving(300, 20, load=30))
+    faults = failures([Units("taken", 1, 2000.0)], np.random.SeedSequence(1))
+    life, _ = live(Terms(two, TAKEN, horizon=4e6), faults, np.random.default_rng(0))
+    assert life.stops == pytest.approx(2000, rel=0.1)
+    assert life.ettr == pytest.approx(efficiency(300, 20, 50, 2000.0), abs=0.005)
 
 
 def test_corruption_is_in_all_levels() -> None:
