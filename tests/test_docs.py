@@ -185,6 +185,8 @@ def laid_over(text: str, kind: str) -> str:
         guide = blocks(DOCS / guides[kind])
         base = yaml.safe_load(next(block.text for block in guide if block.info == "yaml scenario"))
     (base if kind in ("top", "failures") else base["jobs"][0]).update(yaml.safe_load(text))
+    if "trace" in base.get("faults", {}) and "checkpoint" in base["jobs"][0]:
+        base["jobs"][0]["checkpoint"]["every"] = "1 h"  # the guide says that auto is refused with a trace
     return yaml.safe_dump(base)
 
 

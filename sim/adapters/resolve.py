@@ -18,7 +18,7 @@ from sim.adapters.yaml_source import KeyPath, Source, apply_overrides, load_yaml
 from sim.errors import InputError, Problem, did_you_mean
 from sim.spec.economics import Price
 from sim.spec.hardware import Fabric, Gpu, KernelConstants, LinkType
-from sim.spec.reliability import FaultClass, FaultPreset, RecordedFault
+from sim.spec.reliability import Checkpoint, FaultClass, FaultPreset, RecordedFault
 from sim.spec.scenario import Scenario, ServingJob
 from sim.spec.stack import Stack
 from sim.spec.topology import TopologySpec
@@ -300,9 +300,20 @@ class _Resolver:
                 what = "faults strike" if faults is not None else "checkpoints are taken"
                 text = f"{what} over time: say how long the job runs (run: duration, tokens or steps)"
                 self.problems.append(self.source.problem((*where, "run"), text))
-            if faults is None and job.checkpoint is not None and job.checkpoint.every == "auto":
+            levels = job.checkpoint.levels if job.checkpoint is not None else ()
+            if faults is None and any(level.every == "auto" for level in levels):
                 text = "auto is the interval that suits the faults, and this scenario has none: give a time"
                 self.problems.append(self.source.problem((*where, "checkpoint", "every"), text))
+            elif faults is not None and faults.trace is not None:
+                self._refuse_auto(job.checkpoint, (*where, "checkpoint"))
+
+    def _refuse_auto(self, checkpoint: Checkpoint | None, where: KeyPath) -> None:
+        """Recorded faults have no rate that an interval could suit, on any level."""
+        if checkpoint is not None and checkpoint.every == "auto":
+            text = "auto is the interval that suits the rate of faults, and a trace has none: give a time"
+            self.problems.append(self.source.problem((*where, "every"), text))
+        if checkpoint is not None:
+            self._refuse_auto(checkpoint.then, (*where, "then"))
 
     def _faults(
         self,

@@ -145,11 +145,13 @@ def _reliability(
         from sim.laws.training.saving import saving_times
 
         scale = job.model.scale_to(resolved.scenario.assume.parameters)
-        saving = saving_times(job.model, job.spec, layout.ranks, topology, network, scale)
-        known |= {
-            "checkpoint_bytes": saving.size, "checkpoint_blocking_s": saving.blocking,
-            "checkpoint_persist_s": saving.persist, "checkpoint_load_s": saving.load,
-        }  # fmt: skip
+        for number, level in enumerate(job.spec.checkpoint.levels):
+            saving = saving_times(job.model, job.spec, layout.ranks, topology, network, scale, level)
+            name = f"checkpoint_{number + 1}" if number else "checkpoint"
+            known |= {
+                f"{name}_bytes": saving.size, f"{name}_blocking_s": saving.blocking,
+                f"{name}_persist_s": saving.persist, f"{name}_load_s": saving.load,
+            }  # fmt: skip
     return known
 
 
@@ -215,14 +217,11 @@ def _reliability_text(found: dict[str, float | None]) -> list[str]:
     lines = []
     if (mtbf := found.get("mtbf_s")) is not None:
         lines.append(f"failures    one stop every {format_seconds(mtbf)} expected")
-    if (size := found.get("checkpoint_bytes")) is not None:
-        parts = (("standing still for", "blocking"), ("then written in", "persist"), ("loaded in", "load"))
-        times = [
-            f"{words} {format_seconds(seconds)}"
-            for words, name in parts
-            if (seconds := found[f"checkpoint_{name}_s"])
-        ]
-        lines.append(f"checkpoint  {', '.join([format_bytes(size), *times])}")
+    parts = (("standing still for", "blocking"), ("then written in", "persist"), ("loaded in", "load"))
+    for level in [key.removesuffix("_bytes") for key in found if key.endswith("_bytes")]:
+        times = [f"{words} {format_seconds(found[f'{level}_{name}_s'] or 0.0)}" for words, name in parts
+                 if found[f"{level}_{name}_s"]]  # fmt: skip
+        lines.append(f"checkpoint  {', '.join([format_bytes(found[f'{level}_bytes'] or 0.0), *times])}")
     return lines
 
 

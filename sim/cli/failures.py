@@ -24,7 +24,7 @@ PRELOAD = ("sim.study.failures",)
 @click.option("--mtbf", metavar="xF,TIME", help="Times between failures: factors on the scenario's own (x0.5: twice "
               "as many), or times of one GPU (50000 h), which replace its faults.")
 @click.option("--checkpoint", metavar="auto,TIME", help="Work between checkpoints: auto (Daly's optimum) or a time.")
-@click.option("--policy", metavar="NAME,NAME", help="restart, wait or elastic.")
+@click.option("--policy", metavar="NAME,NAME", help="restart, wait, elastic or migrate.")
 @click.option("--duration", metavar="TIME", help="Live this long, whatever the work: '30 days'.")
 @click.option("--seeds", type=click.IntRange(1, 10_000), default=100, show_default=True,
               help="Lives of each point; the same number meets the same faults at every point.")

@@ -30,6 +30,7 @@ BUCKETS: Final = {
     "startup": "start-up",
     "shrink": "going on without a replica",
     "grow": "taking a replica back",
+    "migrate": "moving to other nodes",
 }
 """What a second of the run went to, in words."""
 MOST_SAID: Final = 3

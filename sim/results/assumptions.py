@@ -33,11 +33,12 @@ TRAINING_NOT_MODELLED = [
     "Memory fragmentation, and attention's gathered keys and values along cp; read an overflow with a band of 15%.",
     "Experts' tokens are spread as stated (imbalance, capacity) in every layer; routing is not simulated.",
     "Embedding gradients summed between the first and the last stage of a pipeline with tied embeddings.",
-    "Failures of storage, several checkpoint levels at once, migration; writing a checkpoint slows only what crosses "
-    "nodes, by its share of their network cards, at most by half.",
+    "Failures of storage, moves away from slow nodes; writing a checkpoint slows only what crosses nodes, by its share "
+    "of their network cards, at most by half.",
     "Convergence: what batch size, precision, staleness or dropped tokens do to the loss.",
-    "Other jobs on the same links, where a training job meets faults, has parameter servers, streams its pipeline or "
-    "has steps of more than 400,000 operations: it has the network for itself then, and they do not feel it.",
+    "Other jobs on the same links, where a training job meets faults, saves on several levels, has parameter servers, "
+    "streams its pipeline or has steps of more than 400,000 operations: it has the network for itself then, and they "
+    "do not feel it.",
 ]
 
 CLAIMS = {
@@ -100,6 +101,7 @@ def assumptions_of(recording: Recording) -> list[Assumption]:
     for trained in recording.training:
         rows += _of_training_stack(trained)
         rows += _of_reliability(trained)
+        rows += _of_levels(trained)
     rows += _of_faults(recording)
     for job in recording.serving:
         rows += _of_replicas(job)
@@ -192,6 +194,19 @@ def _of_replicas(job: ServingRecording) -> list[Assumption]:
     source = "the scenario" if stated else "docs/model.md: ranges of published restarts"
     return [Assumption(name=f"{spec.name}: recovery of a replica", value=f"failover {spec.failover}, {', '.join(told)}",
                        origin="user" if stated else "judged", source=source)]  # fmt: skip
+
+
+def _of_levels(job: TrainingRecording) -> list[Assumption]:
+    """On which levels a job saves, where there are several."""
+    if job.reliability is None or job.reliability.terms.saving.then is None:
+        return []
+    found = [
+        f"every {format_seconds(level.interval)}, standing still for {format_seconds(level.blocking)}, durable "
+        f"{format_seconds(level.persist)} later"
+        for level in job.reliability.terms.saving.levels
+    ]
+    return [Assumption(name=f"{job.name}: levels of checkpoints", value="; then ".join(found), origin="user",
+                       source="the scenario, times over its links")]  # fmt: skip
 
 
 def _links(recording: Recording) -> list[Assumption]:

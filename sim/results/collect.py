@@ -82,7 +82,7 @@ def ledger_of(devices: list[DeviceClass]) -> dict[str, float]:
 
 #: What a job among failures is drawn as doing, and the stretches of its life that are that.
 STATES = {
-    "training": ("work", "checkpoint"), "recovery": ("detection", "restart", "stalled", "shrink", "grow"),
+    "training": ("work", "checkpoint"), "recovery": ("detection", "restart", "stalled", "shrink", "grow", "migrate"),
     "down": ("down",),
 }  # fmt: skip
 #: Buckets of the ledger in which a GPU draws what it draws idle.

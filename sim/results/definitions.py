@@ -114,6 +114,7 @@ LEDGER: dict[str, str] = {
     "restart": "replacing nodes, launching, connecting, loading the checkpoint",
     "waiting for repair": "no spare node was left",
     "elastic resizing": "going on without a replica, and taking it back",
+    "migration": "standing still while other nodes take over from those that will go",
     "start-up": "the first launch of the job",
     "waiting for work": "no request to work on, or the job is over",
     "spare": "GPUs that no job uses",

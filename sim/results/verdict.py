@@ -254,6 +254,12 @@ def training_warnings(job: TrainingRecording, metrics: TrainingMetrics, *, unche
         )
     if plan.parameter_server is not None and plan.parameter_server.staleness != 0:
         lines.append(f"{job.name}: workers use stale weights; what that does to convergence is not modelled")
+    helpless = job.reliability.without_checkpoint() if job.reliability is not None else []
+    if helpless and spec.policy != "elastic":
+        lines.append(
+            f"{job.name}: no checkpoint outlives {', '.join(helpless)}: each time the run begins anew; save to a store "
+            "too (checkpoint.then)"
+        )
     return lines
 
 

@@ -16,6 +16,8 @@ from sim.spec.hardware import Origin
 from sim.units import BytesPerSecond, Fraction, Seconds
 
 SomeTime = Annotated[Seconds, Field(gt=0)]
+#: Levels of checkpoints of one job.
+MOST_LEVELS = 4
 Unit = Literal["gpu", "node", "link", "switch", "job"]
 #: What becomes of the requests of a replica that dies.
 Failover = Literal["retry", "wait", "fail"]
@@ -191,11 +193,12 @@ class Checkpoint(Spec):
     """How a training job saves. ``every``: a time of work, ``auto`` (Daly's optimum), or a number of ``steps``.
 
     ``mode``: *sync* stands still until all is written; *async* copies to host memory, writes beside the work and is
-    durable only at the end; *memory* copies to a peer node's memory, which is taken to outlive every failure. ``to``:
-    a store of stated rates over the nodes' cards, or each node's own ``nvme``. ``sharded``: every rank writes its part,
+    durable only at the end; *memory* copies to a peer node's memory, which outlives the loss of one node, not of
+    several at once. ``to``: a store of stated rates over the nodes' cards, which outlives every failure, or each node's
+    own ``nvme``, which leaves with its node when that is replaced. ``sharded``: every rank writes its part,
     else one data-parallel rank of each group writes all. ``blocking``, ``persist`` and ``bytes_per_parameter`` replace
     what follows from links and the memory model. ``keep``: how many are kept; corruption older than all of them takes
-    the run back to its start.
+    the run back to its start. ``then``: the next level, for what the copies of this one do not outlive.
     """
 
     every: SomeTime | Literal["auto"] | None = None
@@ -207,6 +210,7 @@ class Checkpoint(Spec):
     persist: Seconds | None = None
     bytes_per_parameter: Annotated[float, Field(gt=0, le=100)] | None = None
     keep: Annotated[int, Field(ge=1, le=1000)] = 1000
+    then: Checkpoint | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Checkpoint:
@@ -218,7 +222,20 @@ class Checkpoint(Spec):
             raise ValueError("mode memory writes to a peer's memory: leave to out")
         if self.mode != "memory" and self.to is None and self.blocking is None:
             raise ValueError("say where checkpoints go (to: nvme, to: {write: 1 GB/s}) or how long one takes: blocking")
+        if len(self.levels) > MOST_LEVELS:
+            raise ValueError(f"{len(self.levels)} levels of checkpoints: {MOST_LEVELS} at most")
         return self
 
+    @property
+    def levels(self) -> tuple[Checkpoint, ...]:
+        """This level and those after it."""
+        return (self, *(self.then.levels if self.then is not None else ()))
 
-Policy = Literal["restart", "wait", "elastic"]
+    def outlives(self, nodes: int) -> bool:
+        """Whether its copies are left where ``nodes`` nodes have to be replaced at once."""
+        if self.to == "nvme":
+            return nodes == 0
+        return self.mode != "memory" or nodes <= 1
+
+
+Policy = Literal["restart", "wait", "elastic", "migrate"]

@@ -138,10 +138,26 @@ def test_where_to_save(to: dict[str, Any]) -> None:
         ({"to": "nvme", "steps": 0}, "steps"),
         ({"to": {"write": "0 GB/s"}}, "greater than 0"),
         ({"to": "nvme", "keep": 0}, "keep"),
+        ({"to": "nvme", "then": {"every": "1 h"}}, "say where checkpoints go"),
     ],
 )
 def test_checkpoints_that_cannot_be(said: dict[str, Any], why: str) -> None:
     assert why in refused(Checkpoint, {"steps": 10, **said})
+
+
+def test_a_handful_of_levels() -> None:
+    said: dict[str, Any] = {"steps": 10, "to": "nvme"}
+    for levels in range(2, 6):
+        said = {"steps": 10, "mode": "memory", "then": said}
+        if levels <= 4:
+            assert len(Checkpoint.model_validate(said).levels) == levels
+    assert "5 levels of checkpoints: 4 at most" in refused(Checkpoint, said)
+
+
+@pytest.mark.parametrize(("said", "most"), [({"mode": "memory"}, 1), ({"to": "nvme"}, 0), ({"blocking": "1 s"}, 999)])
+def test_copies_outlive_the_loss_of_so_many_nodes(said: dict[str, Any], most: int) -> None:
+    found = Checkpoint.model_validate({"steps": 10, **said})
+    assert [found.outlives(nodes) for nodes in (0, 1, 2, 99)] == [nodes <= most for nodes in (0, 1, 2, 99)]
 
 
 # ---- the catalogue

@@ -16,7 +16,8 @@ that another could hold up or corrupt; a planned stop and a machine that will go
 Nodes that need repair come from a pool of spares. Once the failure is known (its phases of detection) the run waits for
 a node if none is left (*restart*), for the failed node itself, spares or not (*wait*), or goes on without its replicas
 (*elastic*): a data-parallel job of dp replicas then runs at (dp - lost)/dp of its speed until a spare is ready or the
-node is repaired. It loses no work: the step under way is too short to count.
+node is repaired. It loses no work: the step under way is too short to count. *migrate* moves from machines that tell
+beforehand to spares: these are made ready beside the work, then the job stands still while they get the state.
 """
 
 from __future__ import annotations
@@ -39,8 +40,12 @@ from sim.jobs.reliability.progress import TINY, Progress, Saving
 Draw = Callable[[np.random.Generator], float]
 #: A part of a recovery: the ledger's bucket, and how long it takes.
 Phase = tuple[str, Draw]
-Policy = Literal["restart", "wait", "elastic"]
-What = Literal["spare", "replicas", "speed", "found", "gone"]
+Policy = Literal["restart", "wait", "elastic", "migrate"]
+What = Literal["spare", "replicas", "speed", "found", "gone", "move"]
+
+
+#: Kinds of stops that are told of beforehand.
+TOLD = ("save and stop", "notice")
 
 
 def always(seconds: float) -> Draw:
@@ -53,9 +58,10 @@ class Effect:
     """What a class of failures does.
 
     ``nodes`` need repair after it (0: the job only restarts). *save and stop*: a planned one, which saves first;
-    *notice*: a stop that tells of itself ``notice`` s before; *slow*: work takes ``factor`` times as long for
-    ``seconds``; *stall*: it stands still for ``seconds``, and stops if that is over ``timeout``; *corrupt*: found after
-    ``seconds``. ``phases`` are (bucket, time) of its recovery.
+    *notice*: a stop that tells of itself ``notice`` s before (of both, a job that migrates needs ``ready`` s for new
+    nodes, beside its work); *slow*: work takes ``factor`` times as long for ``seconds``; *stall*: it stands still for
+    ``seconds``, and stops if that is over ``timeout``; *corrupt*: found after ``seconds``. ``phases`` are (bucket,
+    time) of its recovery, after which the checkpoint is loaded; copies of levels that are ``lost`` went with the nodes.
     """
 
     kind: Literal["stop", "save and stop", "notice", "slow", "stall", "corrupt"]
@@ -65,6 +71,8 @@ class Effect:
     seconds: Draw = field(default=always(0.0))
     timeout: float = inf
     notice: float = 0.0
+    ready: Draw = field(default=always(0.0))
+    lost: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +80,8 @@ class Terms:
     """Everything a run depends on but the failures themselves.
 
     ``total`` useful seconds are to be done, for at most ``horizon`` s. ``replicas`` of ``nodes`` nodes together;
-    ``shrink`` and ``grow`` are what an elastic job takes to go on without, and to take back, a replica.
+    ``shrink`` and ``grow`` are what an elastic job takes to go on without, and to take back, a replica; ``move`` is
+    what a job that migrates takes to send a node's state to another and to connect.
     """
 
     saving: Saving
@@ -86,6 +95,7 @@ class Terms:
     replicas: int = 1
     shrink: float = 0.0
     grow: float = 0.0
+    move: float = 0.0
     startup: float = 0.0
 
 
@@ -136,9 +146,10 @@ class Life:
 
 
 class _Ahead(NamedTuple):
-    """Something that is due: a spare or a replica returns, a degradation ends, a corruption is found, a machine goes.
+    """Something that is due: a spare or a replica returns, a degradation ends, a corruption is found, a machine goes,
+    or what takes its place is ready.
 
-    ``value``: how many replicas, the degradation's factor, the work done when it was corrupted.
+    ``value``: how many replicas, the degradation's factor, the work done when it was corrupted, the machine's number.
     """
 
     time: float
@@ -163,6 +174,8 @@ class Run:
         self.away = 0
         self.slowness: list[float] = []
         self.told: list[_Ahead] = []
+        self.moving: set[int] = set()
+        self.along: list[_Ahead] | None = None
 
     def process(self) -> Generator[simpy.Event, object, Life]:
         """The run from its start-up to its end."""
@@ -220,13 +233,19 @@ class Run:
         """The job stands still and keeps its state; False where something stops it, which is then due."""
         return (yield from self._pass(bucket, seconds, lambda: self._settle(alive=True)))
 
-    def _save(self) -> Generator[simpy.Event, object, bool]:
+    def _save(self, effect: Effect) -> Generator[simpy.Event, object, bool]:
         """A checkpoint out of turn before a stop, which what else is planned then shares; False where one strikes."""
-        seconds = self.life.progress.time_to_save()
-        if not (yield from self._pass("checkpoint", seconds, lambda: self._settle(alive=True, leaving=True))):
-            return False
-        self.life.progress.save_now()
-        return True
+        saved, _ = yield from self._with_others("checkpoint", self.life.progress.time_to_save(effect.lost))
+        if saved:
+            self.life.progress.save_now(effect.lost)
+        return saved
+
+    def _with_others(self, bucket: str, seconds: float) -> Generator[simpy.Event, object, tuple[bool, list[_Ahead]]]:
+        """A pause during which machines that are ready to be moved to wait for its end, and those."""
+        self.along = []
+        kept = yield from self._pause(bucket, seconds)
+        along, self.along = self.along, None
+        return kept, along
 
     def _note(self, kind: str, start: float) -> None:
         self.life.stretches.append(Stretch(kind, start, self.clock.now))
@@ -252,9 +271,7 @@ class Run:
             self._slow(effect)
         elif effect.kind == "corrupt":
             self._corrupt(effect)
-        elif effect.kind == "save and stop":
-            yield from self._save_and_stop(effect)
-        elif effect.kind == "notice":
+        elif effect.kind in TOLD:
             self._tell(effect)
         elif effect.kind == "stall":
             seconds = effect.seconds(self.rng)
@@ -280,7 +297,8 @@ class Run:
 
     def _tell(self, effect: Effect) -> None:
         """A machine will go; what the job makes of that comes when it is at work."""
-        self.told.append(self._later(self.clock.now + effect.notice, "gone", effect=effect))
+        last = self.clock.now + effect.notice if effect.kind == "notice" else inf  # what is planned waits
+        self.told.append(self._later(last, "gone", effect=effect))
 
     def _later(self, time: float, what: What, value: float = 1.0, effect: Effect | None = None) -> _Ahead:
         item = _Ahead(time, next(self.numbers), what, value, effect)
@@ -293,6 +311,9 @@ class Run:
             return
         if item.what == "gone":
             yield from self._gone(item)
+            return
+        if item.what == "move":
+            yield from self._move(item)
             return
         self._quietly(item)
         if item.what == "replicas":
@@ -308,80 +329,111 @@ class Run:
             self.away -= int(item.value)
         self._set_speed()
 
-    def _settle(self, *, alive: bool, leaving: bool = False) -> bool:
+    def _settle(self, *, alive: bool) -> bool:
         """Take what is due while the job does not work; False where something stops it (it stays due).
 
-        ``alive``: the job stands still, but keeps its state; ``leaving``: to save it and stop.
+        ``alive``: the job stands still, but keeps its state.
         """
         while True:
             if self._is_ahead_due():
-                if self.ahead[0].what in ("found", "gone"):
+                if self.ahead[0].what == "move" and self.along is not None:
+                    self.along.append(heapq.heappop(self.ahead))
+                elif self.ahead[0].what in ("found", "gone", "move"):
                     return False
-                self._quietly(heapq.heappop(self.ahead))
+                else:
+                    self._quietly(heapq.heappop(self.ahead))
             elif self.next is not None and self.next.time <= self.clock.now:
                 effect = self.terms.effects[self.next.name]
-                if effect.kind == "stop" or (alive and not leaving and effect.kind == "save and stop"):
+                if effect.kind == "stop":
                     return False
                 self._take()
                 if effect.kind == "slow":
                     self._slow(effect)
                 elif effect.kind == "corrupt" and alive:
                     self._corrupt(effect)
-                elif effect.kind == "notice" and alive:
-                    self._tell(effect)
-                elif effect.kind in ("save and stop", "notice"):
-                    self._lose(effect.nodes)
+                elif effect.kind in TOLD:
+                    if alive:
+                        self._tell(effect)
+                    else:
+                        self._give_up(effect)
             else:
                 return True
 
     # ---- stopping and going on
 
-    def _save_and_stop(self, effect: Effect) -> Generator[simpy.Event, object, None]:
-        """A planned stop; a failure before the checkpoint is durable takes its place."""
-        if self.life.progress.saving.interval < inf and not (yield from self._save()):
-            self._lose(effect.nodes)
-            return
-        yield from self._stop(effect)
-
     def _make_ready(self, gone: _Ahead) -> Generator[simpy.Event, object, None]:
-        """A machine will go: save and stop where that is done by then, else work on (and so without a replica)."""
-        assert gone.effect is not None
-        nodes, progress = gone.effect.nodes, self.life.progress
-        if self.terms.policy == "elastic" and nodes and self._can_spare(nodes):
+        """A machine will go (what is planned when the job has stopped): move where there is somewhere to, else save and
+        stop where that is done by then, else work on, and so without a replica."""
+        effect, planned = gone.effect, gone.time == inf
+        assert effect is not None
+        if self.terms.policy == "elastic" and not planned and effect.nodes and self._can_spare(effect.nodes):
             return
-        in_time = self.clock.now + progress.time_to_save() < gone.time
-        if progress.saving.interval < inf and in_time and (yield from self._save()):
+        if self.terms.policy == "migrate" and self._find_place(gone, effect):
+            return
+        needed = self.life.progress.time_to_save(effect.lost)
+        nowhere = planned and needed == inf
+        if nowhere or (self.clock.now + needed < gone.time and (yield from self._save(effect))):
             self._forget(gone)
-            yield from self._stop(gone.effect)
+            yield from self._stop(effect)
+
+    def _find_place(self, gone: _Ahead, effect: Effect) -> bool:
+        """Whether there are spares to move to that are ready in time; they are taken."""
+        if not effect.nodes or self.spares < effect.nodes:
+            return False
+        ready = self.clock.now + effect.ready(self.rng)
+        if ready + self.terms.move >= gone.time:
+            return False
+        self._use_spares([ready + self.terms.repair(self.rng) for _ in range(effect.nodes)])
+        self.moving.add(gone.number)
+        self._later(ready, "move", gone.number)
+        return True
+
+    def _move(self, item: _Ahead) -> Generator[simpy.Event, object, None]:
+        """New nodes are ready: stand still while they get the state, and connect; those ready meanwhile come along."""
+        moved, along = yield from self._with_others("migrate", self.terms.move)
+        if moved:
+            numbers = {int(one.value) for one in (item, *along)}
+            left = [other for other in self.ahead if other.number in numbers]
+            self._forget(*left)
+            self.moving -= numbers
+            for gone in left:
+                assert gone.effect is not None
+                self.life.progress.forget(gone.effect.lost)
 
     def _gone(self, gone: _Ahead) -> Generator[simpy.Event, object, None]:
         """A machine goes that had told so."""
         self.told = [item for item in self.told if item.number != gone.number]
         assert gone.effect is not None
-        if self.terms.policy == "elastic" and gone.effect.nodes and self._can_spare(gone.effect.nodes):
+        if gone.number in self.moving:  # not yet moved, but its place is taken
+            self.moving.discard(gone.number)
+            self._forget(*(item for item in self.ahead if item.what == "move" and item.value == gone.number))
+            yield from self._stop(gone.effect, replaced=True)
+        elif self.terms.policy == "elastic" and gone.effect.nodes and self._can_spare(gone.effect.nodes):
             yield from self._shrink(gone.effect)
         else:
             yield from self._stop(gone.effect)
 
-    def _forget(self, item: _Ahead) -> None:
-        """It will not come due."""
-        self.ahead = [other for other in self.ahead if other.number != item.number]
+    def _forget(self, *items: _Ahead) -> None:
+        """They will not come due."""
+        numbers = {item.number for item in items}
+        self.ahead = [other for other in self.ahead if other.number not in numbers]
         heapq.heapify(self.ahead)
 
     def _hand_back(self) -> None:
         """A job that is down gives up the machines that will go, so that it need not stop again for them."""
-        self.told = []
-        for item in [item for item in self.ahead if item.what == "gone"]:
-            self._forget(item)
+        leaving = [item for item in self.ahead if item.what == "gone"]
+        self._forget(*leaving, *(item for item in self.ahead if item.what == "move"))
+        for item in leaving:
             assert item.effect is not None
-            self._lose(item.effect.nodes)
+            self._give_up(item.effect, replaced=item.number in self.moving)
+        self.told, self.moving = [], set()
 
-    def _stop(self, effect: Effect) -> Generator[simpy.Event, object, None]:
+    def _stop(self, effect: Effect, *, replaced: bool = False) -> Generator[simpy.Event, object, None]:
         """Back to the last durable state, and through recovery, however often it is hit."""
         self.life.stops += 1
         while True:
-            self._fall_back()
-            self._lose(effect.nodes)
+            self._give_up(effect, replaced=replaced)
+            replaced = False
             self._hand_back()
             if (yield from self._recover(effect)) or self.clock.now >= self.terms.horizon:
                 return
@@ -391,9 +443,14 @@ class Run:
             else:
                 effect = self.terms.effects[self._take().name]
 
-    def _fall_back(self) -> None:
-        """To the last durable state; a corruption from after it is undone, and nobody will find it."""
-        self.life.lost += self.life.progress.fall_back()
+    def _give_up(self, effect: Effect, *, replaced: bool = False) -> None:
+        """Nodes leave a job that does not run, and take copies with them; ``replaced``: spares were taken for them.
+
+        Back to the last durable state; a corruption from after it is undone, and nobody will find it.
+        """
+        if not replaced:
+            self._lose(effect.nodes)
+        self.life.lost += self.life.progress.fall_back(effect.lost)
         done = self.life.progress.done - TINY
         if self.corruptible and any(item.what == "found" and item.value >= done for item in self.ahead):
             self.ahead = [item for item in self.ahead if item.what != "found" or item.value < done]
@@ -401,13 +458,12 @@ class Run:
 
     def _found(self, item: _Ahead) -> Effect:
         """Checkpoints from after a corruption are worthless; its effect."""
-        durable = self.life.progress.durable
-        durable[:] = [done for done in durable if done <= item.value + TINY] or [0.0]
+        self.life.progress.distrust(item.value)
         assert item.effect is not None
         return item.effect
 
     def _recover(self, effect: Effect) -> Generator[simpy.Event, object, bool]:
-        """The phases of a recovery; False where the horizon or a failure that stops the job strikes first.
+        """The phases of a recovery, loading last; False where the horizon or what stops the job strikes first.
 
         Nodes are needed once the failure is known, and (for what broke meanwhile) at the end.
         """
@@ -419,6 +475,9 @@ class Run:
                     return False
             if not (yield from self._down(bucket, time(self.rng))):
                 return False
+        progress = self.life.progress
+        if not (yield from self._down("restart", progress.levels[progress.source].saving.load)):
+            return False
         return (yield from self._wait_for_nodes())
 
     def _wait_for_nodes(self) -> Generator[simpy.Event, object, bool]:
@@ -474,10 +533,12 @@ class Run:
         few, the nodes themselves after repair.
         """
         now = self.clock.now
+        self.life.progress.forget(effect.lost)
         times = [time(self.rng) for _, time in effect.phases]
         backs = [now + self.terms.repair(self.rng) for _ in range(effect.nodes)]
         spares = int(min(effect.nodes, max(0.0, self.spares)))
-        self._part_with(effect.nodes, max([now + max(0.0, sum(times) - effect.notice), *backs[spares:]]))
+        ready = sum(times) + self.life.progress.saving.load - effect.notice
+        self._part_with(effect.nodes, max([now + max(0.0, ready), *backs[spares:]]))
         self._use_spares(backs[:spares])
         noticed = times[0] if effect.phases and effect.phases[0][0] == "detection" else 0.0
         if (yield from self._pause("detection", noticed)):

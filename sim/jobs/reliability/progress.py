@@ -5,8 +5,12 @@ s while it takes a checkpoint, and goes on while that is written for ``persist``
 ``slowdown`` times as long (they share links). Only then is it durable: a failure falls back to the last durable one.
 The next checkpoint waits for the one before it. ``speed`` below 1 is a run on degraded or fewer GPUs.
 
-Everything between two events is arithmetic: whole cycles of work and saving are counted, not played. Time that passes
-in pieces gives the same, which is the twin in the tests.
+A run may save to several levels, the first often and cheaply, ``then`` others more rarely. Each has checkpoints of its
+own; where two are due at once they are taken one after the other. A failure takes the copies of some levels with it and
+falls back to the newest that is left.
+
+Everything between two events is arithmetic: whole cycles of work and saving to the first level are counted, not played.
+Time that passes in pieces gives the same, which is the twin in the tests.
 
 Each second is in one bucket: progress (work that was never done before), redone (work lost to a failure), checkpoint
 (saving, waiting for the last one, and what writing slows), degraded (what lower speed costs).
@@ -14,45 +18,116 @@ Each second is in one bucket: progress (work that was never done before), redone
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from math import floor, inf
+from math import floor, inf, prod
 
 TINY = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
 class Saving:
-    """How a run saves. ``interval`` in useful seconds (inf: never), the others in seconds."""
+    """How a run saves. ``interval`` in useful seconds (inf: never), the others in seconds; ``load``: of reading one.
+
+    ``then``: the next level, which outlives more.
+    """
 
     interval: float
     blocking: float = 0.0
     persist: float = 0.0
     slowdown: float = 1.0
     keep: int = 4
+    load: float = 0.0
+    then: Saving | None = None
+
+    @property
+    def levels(self) -> tuple[Saving, ...]:
+        """This level and those after it."""
+        return (self, *(self.then.levels if self.then is not None else ()))
+
+
+@dataclass(slots=True)
+class Level:
+    """Checkpoints of one level. ``since``: useful seconds from the last one; ``durable``: those of saved states, oldest
+    first."""
+
+    saving: Saving
+    since: float = 0.0
+    saving_left: float = 0.0
+    persist_left: float = 0.0
+    persisting: float | None = None
+    durable: list[float] = field(default_factory=lambda: [0.0])
+
+    @property
+    def due(self) -> bool:
+        """Whether the next checkpoint is to be taken."""
+        return self.saving.interval - self.since <= TINY * max(1.0, self.saving.interval) < inf
+
+    @property
+    def slowdown(self) -> float:
+        """What writing lengthens work by, now."""
+        return self.saving.slowdown if self.persisting is not None else 1.0
+
+    @property
+    def time_to_save(self) -> float:
+        """Seconds of standing still until a checkpoint out of turn is durable; inf: it never saves."""
+        if self.saving.interval == inf:
+            return inf
+        return self.persist_left + (self.saving_left or self.saving.blocking) + self.saving.persist
+
+    def drop(self) -> None:
+        """What is on its way is gone."""
+        self.saving_left, self.persist_left, self.persisting = 0.0, 0.0, None
+
+    def keep(self, states: Sequence[float]) -> None:
+        """States are durable."""
+        self.durable += states
+        del self.durable[: -self.saving.keep]
+
+    def taken(self, done: float) -> None:
+        """A state is copied: it is written from now on, or durable at once."""
+        if self.saving.persist > 0.0:
+            self.persisting, self.persist_left = done, self.saving.persist
+        else:
+            self.keep([done])
+
+    def written(self, seconds: float) -> None:
+        """Time passes for what is being written."""
+        if self.persisting is None:
+            return
+        self.persist_left -= seconds
+        if self.persist_left <= TINY * self.saving.persist:
+            self.keep([self.persisting])
+            self.persisting, self.persist_left = None, 0.0
 
 
 @dataclass(slots=True)
 class Progress:
-    """Where a run stands. ``done``: useful seconds in memory; ``durable``: those of saved states, oldest first."""
+    """Where a run stands. ``done``: useful seconds in memory; ``source``: the level that was last fallen back to."""
 
     saving: Saving
     total: float = inf
     speed: float = 1.0
     done: float = 0.0
     high: float = 0.0
-    since: float = 0.0
-    saving_left: float = 0.0
-    persist_left: float = 0.0
-    persisting: float | None = None
-    durable: list[float] = field(default_factory=lambda: [0.0])
+    levels: list[Level] = field(default_factory=list)
+    source: int = 0
     checkpoints: int = 0
     buckets: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.levels = [Level(saving) for saving in self.saving.levels]
+        self.source = len(self.levels) - 1
 
     @property
     def finished(self) -> bool:
         """Whether all work is done."""
         return self.done >= self.total - TINY
+
+    @property
+    def durable(self) -> list[float]:
+        """Useful seconds of all saved states, oldest first."""
+        return sorted({done for level in self.levels for done in level.durable})
 
     def advance(self, seconds: float) -> float:
         """Let time pass, at most until the work is done; the seconds that passed."""
@@ -68,29 +143,52 @@ class Progress:
             passed += piece
         return passed
 
-    def fall_back(self, copies: int = 1) -> float:
-        """A failure: what is in memory is gone, the ``copies``-th newest durable checkpoint counts.
+    def fall_back(self, lost: Collection[int] = ()) -> float:
+        """A failure: what is in memory is gone, and so are the copies of levels that are ``lost``; the newest one left
+        counts. A level's next checkpoint is due its interval after the newest state that it or a later one has.
 
         Useful seconds that are lost.
         """
-        place = max(0, len(self.durable) - copies)
-        target = self.durable[place]
-        del self.durable[place + 1 :]
-        lost = self.done - target
-        self.done, self.since, self.saving_left, self.persist_left, self.persisting = target, 0.0, 0.0, 0.0, None
-        return lost
+        self.forget(lost)
+        target = max(level.durable[-1] for level in self.levels)
+        having = [n for n, level in enumerate(self.levels) if level.durable[-1] == target]
+        self.source = having[0] if target > 0.0 else having[-1]
+        newest, gone = 0.0, self.done - target
+        for level in reversed(self.levels):
+            newest = max(newest, level.durable[-1])
+            level.since = target - newest
+            level.drop()
+        self.done = target
+        return gone
 
-    def time_to_save(self) -> float:
-        """Seconds of standing still until a checkpoint out of turn is durable, after the one that is being written."""
-        return self.persist_left + (self.saving_left or self.saving.blocking) + self.saving.persist
+    def forget(self, lost: Collection[int]) -> None:
+        """Copies of some levels are gone, but not what is in memory."""
+        for number in lost:
+            self.levels[number].durable = [0.0]
+            self.levels[number].persist_left, self.levels[number].persisting = 0.0, None
 
-    def save_now(self) -> None:
+    def distrust(self, after: float) -> None:
+        """Checkpoints of states beyond ``after`` are worthless."""
+        for level in self.levels:
+            level.durable = [done for done in level.durable if done <= after + TINY] or [0.0]
+
+    def time_to_save(self, lost: Collection[int] = ()) -> float:
+        """Seconds of standing still until a checkpoint out of turn is durable where it outlives what takes some levels;
+        inf: nowhere. The one that is being written there comes first."""
+        return min((self.levels[n].time_to_save for n in self._left(lost)), default=inf)
+
+    def save_now(self, lost: Collection[int] = ()) -> None:
         """A checkpoint out of turn, durable at once; whoever asks for it books :meth:`time_to_save`."""
-        if self.persisting is not None:
-            self._keep([self.persisting])
-        self.persisting, self.persist_left, self.saving_left, self.since = None, 0.0, 0.0, 0.0
+        level = min((self.levels[n] for n in self._left(lost)), key=lambda level: level.time_to_save)
+        if level.persisting is not None:
+            level.keep([level.persisting])
+        level.drop()
+        level.since = 0.0
         self.checkpoints += 1
-        self._keep([self.done])
+        level.keep([self.done])
+
+    def _left(self, lost: Collection[int]) -> list[int]:
+        return [n for n in range(len(self.levels)) if n not in lost]
 
     def book(self, bucket: str, seconds: float) -> None:
         """Seconds that went elsewhere."""
@@ -99,57 +197,50 @@ class Progress:
     # ---- time passing
 
     def _rate(self) -> float:
-        """Useful seconds a second."""
-        return self.speed / (self.saving.slowdown if self.persisting is not None else 1.0)
+        """Useful seconds a second; levels that are written at once each take their share of the links."""
+        return self.speed / prod(level.slowdown for level in self.levels)
 
     def _piece(self, most: float) -> float:
         """Time until the next change of state, at most ``most``."""
-        if self.saving_left > 0.0:
-            return self._save(min(most, self.saving_left))
-        left = self.saving.interval - self.since
-        if left <= TINY * max(1.0, self.saving.interval) < inf:
-            if self.persisting is not None:  # the next checkpoint waits for the one before it
-                return self._wait(min(most, self.persist_left))
-            self.saving_left = self.saving.blocking
-            self.since = 0.0
-            if not self.saving_left:
-                self._taken()
-            return 0.0
+        for level in self.levels:
+            if level.saving_left > 0.0:
+                return self._save(level, min(most, level.saving_left))
+        for level in self.levels:
+            if level.due:
+                if level.persisting is not None:  # the next checkpoint waits for the one before it
+                    return self._wait(min(most, level.persist_left))
+                level.saving_left = level.saving.blocking
+                level.since = 0.0
+                if not level.saving_left:
+                    self._taken(level)
+                return 0.0
         rate = self._rate()
         if rate <= 0.0:
             return self._stand(most)
-        step = min(most, left / rate, (self.total - self.done) / rate)
-        if self.persisting is not None:
-            step = min(step, self.persist_left)
+        step = min(most, (self.total - self.done) / rate)
+        for level in self.levels:
+            step = min(step, (level.saving.interval - level.since) / rate)
+            if level.persisting is not None:
+                step = min(step, level.persist_left)
         return self._work(step, rate)
 
-    def _save(self, seconds: float) -> float:
+    def _save(self, level: Level, seconds: float) -> float:
         self.book("checkpoint", seconds)
-        self.saving_left -= seconds
-        if self.saving_left <= TINY * self.saving.blocking:
-            self.saving_left = 0.0
-            self._taken()
+        for other in self.levels:
+            other.written(seconds)
+        level.saving_left -= seconds
+        if level.saving_left <= TINY * level.saving.blocking:
+            level.saving_left = 0.0
+            self._taken(level)
         return seconds
 
-    def _taken(self) -> None:
-        """The state is copied: it is written from now on, or durable at once."""
+    def _taken(self, level: Level) -> None:
         self.checkpoints += 1
-        if self.saving.persist > 0.0:
-            self.persisting, self.persist_left = self.done, self.saving.persist
-        else:
-            self._keep([self.done])
-
-    def _keep(self, states: Sequence[float]) -> None:
-        self.durable += states
-        del self.durable[: -self.saving.keep]
+        level.taken(self.done)
 
     def _written(self, seconds: float) -> None:
-        if self.persisting is None:
-            return
-        self.persist_left -= seconds
-        if self.persist_left <= TINY * self.saving.persist:
-            self._keep([self.persisting])
-            self.persisting, self.persist_left = None, 0.0
+        for level in self.levels:
+            level.written(seconds)
 
     def _wait(self, seconds: float) -> float:
         self.book("checkpoint", seconds)
@@ -166,7 +257,8 @@ class Progress:
         self._count(useful)
         self.book("degraded", seconds * (1.0 - self.speed))
         self.book("checkpoint", seconds * self.speed - useful)
-        self.since += useful
+        for level in self.levels:
+            level.since += useful
         self._written(seconds)
         return seconds
 
@@ -179,19 +271,27 @@ class Progress:
         self.high = max(self.high, self.done)
 
     def _jump(self, most: float) -> float:
-        """Whole cycles of work and saving at once, where a cycle has just begun; 0 where none fits."""
-        s = self.saving
-        begun = self.persisting is not None and self.persist_left == s.persist
-        aligned = self.since == 0.0 and self.saving_left == 0.0 and (begun or (s.persist == 0.0))
-        if not aligned or s.interval == inf or self.speed <= 0.0 or (s.persist == 0.0 and self.persisting is not None):
+        """Whole cycles of work and saving to the first level at once, where one has just begun and the other levels do
+        nothing new meanwhile; 0 where none fits."""
+        level, others = self.levels[0], self.levels[1:]
+        s = level.saving
+        begun = level.persisting is not None and level.persist_left == s.persist
+        aligned = level.since == 0.0 and level.saving_left == 0.0 and (begun or (s.persist == 0.0))
+        if not aligned or s.interval == inf or self.speed <= 0.0 or (s.persist == 0.0 and level.persisting is not None):
             return 0.0
-        slow = min(s.persist, s.interval * s.slowdown / self.speed)  # seconds of work beside the writing
-        useful_slow = slow * self.speed / s.slowdown
-        work = slow + (s.interval - useful_slow) / self.speed
+        if any(other.saving_left > 0.0 or other.due for other in others):
+            return 0.0
+        beside = prod(other.slowdown for other in others)
+        speed = self.speed / beside
+        slow = min(s.persist, s.interval * s.slowdown / speed)  # seconds of work beside the writing
+        useful_slow = slow * speed / s.slowdown
+        work = slow + (s.interval - useful_slow) / speed
         wait = max(0.0, s.persist - slow)
         cycle = work + wait + s.blocking
-        left = (self.total - self.done) / s.interval if self.total < inf else inf
-        many = min(most / cycle, left)
+        many = min(most / cycle, (self.total - self.done) / s.interval if self.total < inf else inf)
+        for other in others:
+            many = min(many, (other.saving.interval - other.since) / s.interval)
+            many = min(many, other.persist_left / cycle if other.persisting is not None else inf)
         if many == inf:
             raise ValueError("a run without an end cannot be played to its end")
         n = floor(many * (1 - 1e-12)) - 1
@@ -200,14 +300,18 @@ class Progress:
         first = self.done
         self._count(n * s.interval)
         self.book("degraded", n * work * (1.0 - self.speed))
-        self.book("checkpoint", n * (slow * self.speed - useful_slow + wait + s.blocking))
+        slowed = slow * self.speed - useful_slow * beside + (s.interval * (beside - 1.0))
+        self.book("checkpoint", n * (slowed + wait + s.blocking))
         self.checkpoints += n
         taken = [first + (i + 1) * s.interval for i in range(max(0, n - s.keep - 1), n)]
         if s.persist > 0.0:
-            if self.persisting is not None:
-                self._keep([self.persisting])
-            self._keep(taken[:-1])
-            self.persisting, self.persist_left = taken[-1], s.persist
+            if level.persisting is not None:
+                level.keep([level.persisting])
+            level.keep(taken[:-1])
+            level.persisting, level.persist_left = taken[-1], s.persist
         else:
-            self._keep(taken)
+            level.keep(taken)
+        for other in others:
+            other.since += n * s.interval
+            other.written(n * cycle)
         return n * cycle

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, erfc, inf, log, sqrt
 
@@ -18,8 +18,8 @@ from sim.laws.checkpointing import daly_interval, efficiency
 from sim.laws.topology import Topology
 from sim.laws.training.groups import GroupNetwork
 from sim.laws.training.ranks import Ranks
-from sim.laws.training.saving import SavingTimes, nodes_of, saving_times
-from sim.spec.reliability import Duration, FaultClass, Recovery, Spread
+from sim.laws.training.saving import SavingTimes, moving_time, nodes_of, saving_times
+from sim.spec.reliability import Checkpoint, Duration, FaultClass, Recovery, Spread
 from sim.spec.training import TrainingJob
 from sim.units import format_seconds
 
@@ -56,11 +56,19 @@ class Reliability:
             return iter([Failure(time, name, unit) for time, name, unit in self.recorded])
         return bounded(failures([u for u in self.units if u.rate > 0.0], seed))
 
+    def without_checkpoint(self) -> list[str]:
+        """Classes of faults that take the copies of every level with them."""
+        levels = len(self.terms.saving.levels) if self.saving is not None else 0
+        struck = {u.name for u in self.units if u.rate > 0.0}
+        return [name for name, e in self.terms.effects.items() if levels and len(e.lost) == levels and name in struck]
+
     def expected(self) -> float | None:
         """Share of wall time that is progress by Daly's law, for a job that restarts after mean recoveries and saves
         in one piece; None where the law does not apply."""
         plain = all(e.kind == "stop" for e in self.terms.effects.values()) and self.terms.policy == "restart"
-        whole = self.terms.saving.persist == 0.0 and self.recorded is None and self.terms.spares == inf
+        saving = self.terms.saving
+        kept = saving.then is None and not any(e.lost for e in self.terms.effects.values())
+        whole = kept and saving.persist == 0.0 and self.recorded is None and self.terms.spares == inf
         random = all(u.law == "exponential" for u in self.units)
         length = min(self.terms.total, self.terms.horizon)
         if not (plain and whole and random) or self.interval == inf or self.interval > length:
@@ -122,9 +130,9 @@ def units_of(resolved: Resolved, topology: Topology, gpus: Sequence[int]) -> tup
     )  # fmt: skip
 
 
-def mtbf_of(resolved: Resolved, units: tuple[Units, ...]) -> float:
-    """Mean seconds between faults that stop the job; inf where there are none, or only recorded ones."""
-    share = {c.name: _stopping(c) for c in resolved.faults}
+def mtbf_of(resolved: Resolved, units: tuple[Units, ...], names: Collection[str] | None = None) -> float:
+    """Mean seconds between faults (of some classes) that stop the job; inf: there are none, or only recorded ones."""
+    share = {c.name: _stopping(c) if names is None or c.name in names else 0.0 for c in resolved.faults}
     rate = sum(u.rate * share[u.name] for u in units)
     return 1.0 / rate if rate > 0.0 and resolved.fault_trace is None else inf
 
@@ -161,26 +169,33 @@ def reliability_of(
     spec, faults = job.spec, resolved.scenario.faults
     units = units_of(resolved, topology, (*ranks.gpus, *ranks.servers) if ranks.servers else ranks.gpus)
     mtbf = mtbf_of(resolved, units)
+    recovery, nodes = spec.recovery, len(nodes_of(topology, ranks.gpus))
+    lost = {c.name: _lost(spec, _nodes_lost(c, topology, nodes)) for c in resolved.faults}
+    scale = job.model.scale_to(resolved.scenario.assume.parameters)
     saving, saved = None, Saving(inf)
-    if spec.checkpoint is not None:
-        scale = job.model.scale_to(resolved.scenario.assume.parameters)
-        saving = saving_times(job.model, spec, ranks, topology, network, scale)
+    for number, level in reversed(list(enumerate(spec.checkpoint.levels if spec.checkpoint is not None else ()))):
+        saving = saving_times(job.model, spec, ranks, topology, network, scale, level)
         stretch = 1.0 + network_share * (saving.stretch - 1.0)
-        interval = _interval(spec, saving, mtbf, step)
-        saved = Saving(interval, saving.blocking, saving.persist, stretch, spec.checkpoint.keep)
-    nodes = len(nodes_of(topology, ranks.gpus))
-    load = saving.load if saving is not None else 0.0
-    recovery = spec.recovery
+        needed = [name for name, gone in lost.items() if gone.issuperset(range(number))]
+        interval = _interval(spec, level, saving, mtbf_of(resolved, units, needed), step)
+        load = saving.load if recovery.load is None and recovery.time is None else 0.0
+        then = saved if saved.interval < inf else None
+        saved = Saving(interval, saving.blocking, saving.persist, stretch, level.keep, load, then)
+    healing = saving.load if saving is not None else 0.0
     connect = recovery.connect + recovery.connect_per_rank * spec.plan.workers
-    phases = {c.name: recovery_phases(c, recovery, connect, load) for c in resolved.faults}
+    phases = {c.name: recovery_phases(c, recovery, connect) for c in resolved.faults}
     terms = Terms(
         saving=saved,
-        effects={c.name: _effect(c, phases[c.name], topology, nodes, network_share) for c in resolved.faults},
+        effects={
+            c.name: _effect(c, phases[c.name], _nodes_lost(c, topology, nodes), lost[c.name], network_share, recovery)
+            for c in resolved.faults
+        },
         total=_total(spec, step), horizon=spec.run.duration or inf, policy=spec.policy,
         spares=inf if faults is None or faults.spares is None else float(faults.spares),
         repair=drawn(faults.repair) if faults is not None else always(0.0),
         nodes=nodes, replicas=_replicas(spec, topology, ranks),
-        shrink=connect, grow=connect + load / max(1, spec.plan.dp), startup=recovery.startup or 0.0,
+        shrink=connect, grow=connect + healing / max(1, spec.plan.dp), startup=recovery.startup or 0.0,
+        move=connect + moving_time(job.model, spec, ranks, topology, scale),
     )  # fmt: skip
     expected = sum(u.rate for u in units) * min(terms.horizon, terms.total)
     if expected > MOST_FAULTS and resolved.fault_trace is None:
@@ -189,6 +204,8 @@ def reliability_of(
             "that are played: are the rates and the length meant?"
         )
     means = {name: sum(mean_of(time) for _, time in parts) for name, parts in phases.items()}
+    for name, gone in lost.items():
+        means[name] += next((level.load for n, level in enumerate(saved.levels) if n not in gone), 0.0)
     return Reliability(terms, units, means, saving, saved.interval, mtbf, resolved.fault_trace)
 
 
@@ -225,23 +242,23 @@ def _replicas(spec: TrainingJob, topology: Topology, ranks: Ranks) -> int:
     return dp
 
 
-def _interval(spec: TrainingJob, saving: SavingTimes, mtbf: float, step: float) -> float:
-    """Useful seconds between checkpoints: as stated, in whole steps, or Daly's optimum."""
-    checkpoint = spec.checkpoint
-    assert checkpoint is not None
+def _interval(spec: TrainingJob, checkpoint: Checkpoint, saving: SavingTimes, mtbf: float, step: float) -> float:
+    """Useful seconds between checkpoints: as stated, in whole steps, or Daly's optimum for ``mtbf`` between what needs
+    them."""
     if checkpoint.steps is not None:
         return checkpoint.steps * step
     if checkpoint.every == "auto":
         if mtbf == inf:
-            raise InfeasibleError(f"job {spec.name}: checkpoint.every auto: no rate of faults that stop it is known")
+            needs = "stop it" if checkpoint is spec.checkpoint else "take the copies of the levels before this one"
+            raise InfeasibleError(f"job {spec.name}: checkpoint.every auto: no rate of faults that {needs} is known")
         wanted = daly_interval(max(saving.blocking, 1e-3), mtbf)
         return max(1, round(wanted / step), ceil(saving.persist / step)) * step  # one is durable before the next
     assert checkpoint.every is not None
     return max(step, float(checkpoint.every))
 
 
-def recovery_phases(c: FaultClass, recovery: Recovery, connect: float, load: float) -> list[tuple[str, Duration]]:
-    """What comes between a fault of a class and the next step, by bucket."""
+def recovery_phases(c: FaultClass, recovery: Recovery, connect: float) -> list[tuple[str, Duration]]:
+    """What comes between a fault of a class and the next step, by bucket, but loading that follows from links."""
     if recovery.time is not None:
         return [("restart", recovery.time)]
     found: list[tuple[str, Duration]] = []
@@ -249,27 +266,45 @@ def recovery_phases(c: FaultClass, recovery: Recovery, connect: float, load: flo
         found += [("detection", recovery.detect), ("detection", recovery.diagnose)]
     if c.repair and c.per != "job":
         found.append(("restart", recovery.replace))
-    return [
-        *found, ("restart", recovery.launch), ("restart", connect),
-        ("restart", load if recovery.load is None else recovery.load),
-    ]  # fmt: skip
+    found += [("restart", recovery.launch), ("restart", connect)]
+    return found if recovery.load is None else [*found, ("restart", recovery.load)]
+
+
+def _ready(recovery: Recovery) -> Draw:
+    """Until a spare can take over from a node beside the work: replaced and launched; with one time for all, that."""
+    if recovery.time is not None:
+        return drawn(recovery.time)
+    replace, launch = drawn(recovery.replace), drawn(recovery.launch)
+    return lambda rng: replace(rng) + launch(rng)
+
+
+def _lost(spec: TrainingJob, nodes: int) -> frozenset[int]:
+    """Levels of checkpoints whose copies go where so many nodes have to be replaced at once."""
+    levels = spec.checkpoint.levels if spec.checkpoint is not None else ()
+    return frozenset(number for number, level in enumerate(levels) if not level.outlives(nodes))
+
+
+def _nodes_lost(c: FaultClass, topology: Topology, held: int) -> int:
+    """Nodes of a job of ``held`` nodes that have to be replaced after a fault of a class."""
+    if not c.repair or c.per == "job":
+        return 0
+    return min(held, _nodes_under_a_switch(topology)) if c.per == "switch" else 1
 
 
 def _effect(
-    c: FaultClass, phases: list[tuple[str, Duration]], topology: Topology, held: int, network_share: float
-) -> Effect:
-    """What a class does to the job, which holds ``held`` nodes and waits for links between them for a share of a step.
+    c: FaultClass, phases: list[tuple[str, Duration]], nodes: int, lost: frozenset[int], network_share: float,
+    recovery: Recovery,
+) -> Effect:  # fmt: skip
+    """What a class does to the job: takes ``nodes`` and levels of checkpoints that are ``lost`` with them.
 
-    Of slow links the slowest sets the pace: that share takes ``factor`` times as long.
+    Of slow links the slowest sets the pace: the share of a step that waits for links takes ``factor`` times as long.
     """
-    nodes = 0
-    if c.repair and c.per != "job":
-        nodes = min(held, _nodes_under_a_switch(topology)) if c.per == "switch" else 1
+    factor = 1.0 + network_share * (c.factor - 1.0) if c.per == "link" else c.factor
     return Effect(
         kind="save and stop" if c.planned else "notice" if c.notice is not None else c.effect,
         phases=tuple((bucket, drawn(time)) for bucket, time in phases),
-        nodes=nodes, factor=1.0 + network_share * (c.factor - 1.0) if c.per == "link" else c.factor,
-        seconds=drawn(c.lasts), timeout=c.timeout if c.timeout is not None else inf, notice=c.notice or 0.0,
+        nodes=nodes, factor=factor, seconds=drawn(c.lasts), timeout=c.timeout if c.timeout is not None else inf,
+        notice=c.notice or 0.0, lost=lost, ready=_ready(recovery),
     )  # fmt: skip
 
 

@@ -54,7 +54,10 @@ def _replaces(c: FaultClass) -> bool:
 def _kind(c: FaultClass, job: ResolvedServing, load: float) -> Kind:
     recovery, plan = job.spec.recovery, job.spec.plan
     connect = recovery.connect + recovery.connect_per_rank * plan.tp * plan.pp
-    phases = tuple((bucket, drawn(time)) for bucket, time in recovery_phases(c, recovery, connect, load))
+    times = recovery_phases(c, recovery, connect)
+    if recovery.time is None and recovery.load is None:
+        times.append(("restart", load))
+    phases = tuple((bucket, drawn(time)) for bucket, time in times)
     effect = Effect(
         kind="save and stop" if c.planned else c.effect, phases=phases, factor=c.factor, seconds=drawn(c.lasts),
         timeout=c.timeout if c.timeout is not None else inf,

@@ -45,6 +45,7 @@ BADPUT = {
     "redone": "lost work redone", "checkpoint": "checkpoint saving", "degraded": "degraded speed",
     "detection": "failure detection", "restart": "restart", "down": "waiting for repair", "stalled": "stalled",
     "startup": "start-up", "shrink": "elastic resizing", "grow": "elastic resizing",
+    "migrate": "migration",
 }  # fmt: skip
 KIND_OF = {"F": "forward", "B": "backward", "W": "weight gradient"}
 #: Operations of a step up to which messages that meet on a link are played out on it; beyond, each has it alone.

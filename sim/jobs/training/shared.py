@@ -54,10 +54,12 @@ def pieces_of(build: TrainingBuild) -> int:
 
 
 def can_share(build: TrainingBuild, *, faults: bool) -> bool:
-    """Whether a job's steps can be played one by one: not among failures, with parameter servers or in a pipeline that
-    is never emptied, nor where a single one has too many operations."""
+    """Whether a job's steps can be played one by one: not among failures, with checkpoints on several levels, with
+    parameter servers or in a pipeline that is never emptied, nor where a single one has too many operations."""
     streamed = build.job.spec.plan.schedule_name == "stream"
-    return not faults and not streamed and can_be_asked(build)
+    checkpoint = build.job.spec.checkpoint
+    levels = checkpoint is not None and checkpoint.then is not None
+    return not faults and not streamed and not levels and can_be_asked(build)
 
 
 def can_be_asked(build: TrainingBuild) -> bool:
@@ -308,12 +310,14 @@ class SharedRun:
         else:
             saving = found.terms.saving
             since = min(saving.interval, self.since_steps * length if self._by_steps else self.since)
-            progress = Progress(saving, inf if duration else useful, since=since)
+            progress = Progress(saving, inf if duration else useful)
+            level = progress.levels[0]
+            level.since = since
             yield self.clock.timeout(progress.advance((duration or inf) - began))
             useful, saved = progress.high, float(progress.checkpoints)
             self.checkpoints += progress.checkpoints
-            if progress.persisting is not None:
-                saved -= progress.persist_left / saving.persist
+            if level.persisting is not None:
+                saved -= level.persist_left / saving.persist
             for bucket, spent in progress.buckets.items():
                 if bucket != "progress":
                     self._book(bucket, spent)

@@ -42,9 +42,12 @@ class SavingTimes:
     load: float
 
 
-def checkpoint_bytes(model: Transformer, job: TrainingJob, scale: float = 1.0) -> float:
+def checkpoint_bytes(
+    model: Transformer, job: TrainingJob, scale: float = 1.0, checkpoint: Checkpoint | None = None
+) -> float:
     """Bytes of the whole job's state: trained weights, their master copies and optimizer state."""
-    stated = job.checkpoint.bytes_per_parameter if job.checkpoint is not None else None
+    checkpoint = checkpoint or job.checkpoint
+    stated = checkpoint.bytes_per_parameter if checkpoint is not None else None
     precision, plan = job.precision, job.plan
     each = stated or precision.weight_bytes + precision.state_bytes(job.optimizer)
     trained = 0.0
@@ -63,12 +66,16 @@ def nodes_of(topology: Topology, gpus: Sequence[int]) -> Sequence[int]:
 
 
 def saving_times(
-    model: Transformer, job: TrainingJob, ranks: Ranks, topology: Topology, network: GroupNetwork, scale: float = 1.0
-) -> SavingTimes:
-    """Times of the job's checkpoints. Raises InfeasibleError for a place that there is not."""
-    checkpoint = job.checkpoint
+    model: Transformer, job: TrainingJob, ranks: Ranks, topology: Topology, network: GroupNetwork, scale: float = 1.0,
+    checkpoint: Checkpoint | None = None,
+) -> SavingTimes:  # fmt: skip
+    """Times of the job's checkpoints, of one of their levels (left out: the first).
+
+    Raises InfeasibleError for a place that there is not.
+    """
+    checkpoint = checkpoint or job.checkpoint
     assert checkpoint is not None
-    size = checkpoint_bytes(model, job, scale)
+    size = checkpoint_bytes(model, job, scale, checkpoint)
     nodes = len(nodes_of(topology, ranks.gpus))
     replica = job.plan.tp * job.plan.pp * job.plan.cp
     writers = nodes if checkpoint.sharded else max(1, ceil(replica * nodes / len(ranks.gpus)))
@@ -89,6 +96,22 @@ def saving_times(
     if persist > 0.0 and cards < inf and checkpoint.to != "nvme":
         share = min(0.5, size / writers / persist / cards)
     return SavingTimes(size, blocking, persist, 1.0 / (1.0 - share), size / read if read < inf else 0.0)
+
+
+def moving_time(
+    model: Transformer, job: TrainingJob, ranks: Ranks, topology: Topology, scale: float = 1.0
+) -> float:
+    """Seconds in which a node's state gets to another node over its cards: what its GPUs hold of trained weights and
+    optimizer state, the mean over stages (ZeRO 1 and 2 shard the state, 3 both)."""
+    plan, precision = job.plan, job.precision
+    shards = plan.dp * plan.cp
+    weight = precision.weight_bytes / (shards if plan.zero == 3 else 1)
+    state = precision.state_bytes(job.optimizer) / (shards if plan.zero else 1)
+    stages = chunks_of(model, plan)
+    held = [held_by(model, job, chunks, scale) for chunks in stages]
+    each = (weight + state) * sum(h.trained_dense + h.trained_expert for h in held) / len(held)
+    gpus = ceil(len(ranks.gpus) / len(nodes_of(topology, ranks.gpus)))
+    return each * gpus / card_rate(topology, ranks.gpus[0])
 
 
 def _rates(

@@ -48,7 +48,7 @@ MAX_LINES: Final = 8
 LOST: Final[dict[str, tuple[int, str]]] = {
     "redone": (0, RED), "checkpoint": (1, BLUE), "degraded": (2, YELLOW), "detection": (3, PURPLE),
     "restart": (4, ORANGE), "down": (5, GREY), "stalled": (6, TEAL), "startup": (7, SKY), "shrink": (8, LILAC),
-    "grow": (9, TAN),
+    "grow": (9, TAN), "migrate": (1, PURPLE),
 }  # fmt: skip
 
 

@@ -53,6 +53,7 @@ STYLES: Final[dict[str, tuple[int, str]]] = {
     "restart": (7, RED),
     "waiting for repair": (5, BRICK),
     "elastic resizing": (6, LILAC),
+    "migration": (1, PALE),
     "start-up": (2, GREEN),
     "waiting for work": (5, GREY),
     "spare": (6, PALE),

@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.engine.clock import Clock
-from sim.jobs.reliability.faults import Failure
+from sim.jobs.reliability.faults import Failure, Units, failures
 from sim.jobs.reliability.life import Draw, Effect, Life, Run, Terms, always, live
 from sim.jobs.reliability.progress import Progress, Saving
+from sim.laws.checkpointing import efficiency
 
 SYNC = Saving(100, 10)  # saved at 110, 220, 330, ...
 ASYNC = Saving(100, 10, 50)
@@ -56,7 +57,7 @@ def sound(life: Life) -> None:
     if edges:
         assert edges[0][0] == 0.0
         assert edges[-1][1] == life.end
-    for bucket in ("startup", "detection", "restart", "down", "stalled", "shrink", "grow"):
+    for bucket in ("startup", "detection", "restart", "down", "stalled", "shrink", "grow", "migrate"):
         length = sum(s.end - s.start for s in life.stretches if s.kind == bucket)
         assert length == pytest.approx(life.buckets.get(bucket, 0.0), rel=1e-9, abs=1e-6)
 
@@ -221,6 +222,53 @@ def test_an_elastic_job_works_through_a_notice_and_goes_on_without_the_replica()
     assert lived([(150.0, "spot")], Saving(inf), noticed(60), **four).buckets["degraded"] == 0.0
     alone = lived([(150.0, "spot")], Saving(inf), noticed(60), **FOUR)  # until it is back, 400 s after it went
     assert alone.buckets["degraded"] == pytest.approx(400 / 4)
+
+
+# ---- migration
+
+MOVE: dict[str, Any] = {"policy": "migrate", "move": 6.0, "spares": 1, "repair": always(300)}
+
+
+def test_a_job_moves_to_a_spare_that_is_ready_in_time() -> None:
+    """Ready after 15 s, in which it works on; moved in 6 more."""
+    life = lived([(150.0, "spot")], effects=noticed(22, ready=always(15)), horizon=200.0, **MOVE)
+    assert (life.stops, life.lost, life.spares_least) == (0, 0.0, 0)
+    assert spent(life) == {"progress": 200 - 10 - 6, "checkpoint": 10, "migrate": 6}
+
+
+def test_a_spare_that_would_be_late_or_is_not_there_leaves_a_restart() -> None:
+    late = lived([(150.0, "spot")], effects=noticed(20, ready=always(17)), horizon=200.0, **MOVE)
+    none = lived([(150.0, "spot")], effects=noticed(20), horizon=200.0, **MOVE | {"spares": 0, "repair": always(0)})
+    for life in (late, none):
+        assert (life.stops, life.lost, life.buckets["restart"]) == (1, 0.0, 20)
+        assert "migrate" not in life.buckets
+
+
+def test_what_is_planned_is_moved_away_from_too_and_waits() -> None:
+    planned = {"planned": Effect("save and stop", BACK, nodes=1, ready=always(100))}
+    life = lived([(150.0, "planned")], effects=planned, horizon=300.0, **MOVE)
+    assert (life.stops, life.buckets["migrate"]) == (0, 6)
+    software = {"planned": Effect("save and stop", BACK)}
+    assert lived([(150.0, "planned")], effects=software, horizon=300.0, **MOVE).stops == 1  # no node to move from
+
+
+def test_two_that_are_ready_together_move_together() -> None:
+    two = MOVE | {"spares": 2}
+    life = lived([(150.0, "spot"), (152.0, "spot")], effects=noticed(20, ready=always(10)), horizon=200.0, **two)
+    assert (life.stops, life.buckets["migrate"], life.spares_least) == (0, 6, 0)
+
+
+def test_a_failure_before_it_has_moved_restarts_on_the_node_it_would_have_moved_to() -> None:
+    for second in (155.0, 163.0):  # made ready, moving
+        hit = [(150.0, "spot"), (second, "stop")]
+        life = lived(hit, effects=noticed(30, ready=always(10)), **MOVE)
+        assert (life.stops, life.lost, life.spares_least) == (1, min(second, 160.0) - 110, 0)
+        assert life.buckets["restart"] == 20
+        assert "down" not in life.buckets
+
+
+def test_sudden_failures_are_restarted_from() -> None:
+    assert spent(lived([(150.0, "broken")], **MOVE)) == spent(lived([(150.0, "broken")], spares=1, repair=always(300)))
 
 
 # ---- slow and stalled
@@ -407,9 +455,64 @@ def test_a_replica_that_returns_during_a_recovery_is_there_after_it() -> None:
     assert life.buckets["degraded"] == pytest.approx(395 / 4)  # back at 500, and at work at 515
 
 
+# ---- levels of checkpoints
+
+STORE = Saving(400, 20, load=50)
+BOTH = Saving(100, 10, load=5, keep=10, then=STORE)  # saved at 110, 220, 330, 440 (and 460 to the store), 570, ...
+TAKEN = {"taken": Effect("stop", BACK, nodes=1, lost=frozenset({0}))}
+
+
+def test_software_goes_back_to_the_nearest_copy_and_a_lost_node_to_one_that_outlives_it() -> None:
+    life = lived([(600.0, "stop")], BOTH, horizon=625.0)
+    assert (life.lost, life.progress.done, life.buckets["restart"]) == (30.0, 500.0, 20 + 5)
+    life = lived([(600.0, "taken")], BOTH, TAKEN, horizon=670.0)
+    assert (life.lost, life.progress.done, life.buckets["restart"]) == (130.0, 400.0, 20 + 50)
+
+
+def test_a_node_lost_during_a_recovery_takes_what_would_have_been_loaded() -> None:
+    life = lived([(600.0, "stop"), (610.0, "taken")], BOTH, TAKEN, horizon=680.0)
+    assert (life.lost, life.progress.done, life.buckets["restart"]) == (130.0, 400.0, 10 + 20 + 50)
+    shared = {"planned": Effect("save and stop", BACK, nodes=1, lost=frozenset({0}))}
+    life = lived([(600.0, "stop"), (610.0, "planned")], BOTH, shared, horizon=665.0)
+    assert (life.lost, life.buckets["restart"]) == (130.0, 15 + 50)
+
+
+def test_what_is_planned_is_saved_where_it_outlives_the_stop() -> None:
+    for lost, seconds, load in ((frozenset({0}), 20, 50), (frozenset[int](), 10, 5)):
+        planned = {"planned": Effect("save and stop", BACK, nodes=1, lost=lost)}
+        life = lived([(150.0, "planned")], BOTH, planned, horizon=250.0)
+        assert (life.lost, life.progress.buckets["checkpoint"]) == (0.0, 10 + seconds)
+        assert life.buckets["restart"] == 20 + load
+
+
+def test_an_elastic_job_that_lost_copies_goes_back_further_at_the_next_stop() -> None:
+    hit = [(600.0, "taken"), (605.0, "stop")]
+    four = FOUR | {"horizon": 700.0}
+    assert lived(hit, BOTH, TAKEN, **four).lost == pytest.approx(130 + 5 * 0.75)
+    assert lived([(600.0, "broken"), (605.0, "stop")], BOTH, **four).lost == pytest.approx(30 + 5 * 0.75)
+
+
+def test_lost_nodes_alone_cost_what_daly_says_of_the_level_that_outlives_them() -> None:
+    """2,000 stops: R = 20 s and 30 s of loading, C = 20 s, tau = 300 s, M = 2000 s; the other level is free."""
+    two = Saving(50, then=Saving(300, 20, load=30))
+    faults = failures([Units("taken", 1, 2000.0)], np.random.SeedSequence(1))
+    life, _ = live(Terms(two, TAKEN, horizon=4e6), faults, np.random.default_rng(0))
+    assert life.stops == pytest.approx(2000, rel=0.1)
+    assert life.ettr == pytest.approx(efficiency(300, 20, 50, 2000.0), abs=0.005)
+
+
+def test_corruption_is_in_all_levels() -> None:
+    late = {"sdc": Effect("corrupt", BACK, seconds=always(500))}
+    life = lived([(150.0, "sdc")], BOTH, late, horizon=675.0)
+    assert [level.durable for level in life.progress.levels] == [[0, 100], [0]]
+
+
 # ---- laws
 
 KINDS = ("stop", "broken", "switch", "planned", "spot", "slow", "stall", "hang", "sdc", "late sdc")
+
+
+LOST = st.sampled_from([frozenset[int](), frozenset({0})])
 
 
 @st.composite
@@ -429,19 +532,22 @@ def terms(draw: st.DrawFn) -> Terms:
 
     effects = {
         "stop": Effect("stop", phases()),
-        "broken": Effect("stop", phases(), nodes=1),
-        "switch": Effect("stop", phases(), nodes=3),
-        "planned": Effect("save and stop", phases(), nodes=draw(st.integers(0, 1))),
-        "spot": Effect("notice", phases(), nodes=draw(st.integers(0, 2)), notice=draw(st.floats(1.0, 200.0))),
+        "broken": Effect("stop", phases(), nodes=1, lost=draw(LOST)),
+        "switch": Effect("stop", phases(), nodes=3, lost=draw(LOST)),
+        "planned": Effect("save and stop", phases(), nodes=draw(st.integers(0, 1)), lost=draw(LOST)),
+        "spot": Effect("notice", phases(), nodes=draw(st.integers(0, 2)), notice=draw(st.floats(1.0, 200.0)),
+                       lost=draw(LOST), ready=draw(draws(200.0))),
         "slow": Effect("slow", factor=draw(st.floats(1.1, 5.0)), seconds=draw(draws(300.0))),
         "stall": Effect("stall", phases(), seconds=draw(draws(60.0))),
         "hang": Effect("stall", phases(), nodes=1, seconds=draw(draws(90.0)), timeout=30.0),
         "sdc": Effect("corrupt", phases(), seconds=draw(draws(100.0))),
         "late sdc": Effect("corrupt", phases(), nodes=1, seconds=draw(draws(900.0))),
     }
+    store = Saving(draw(st.floats(20.0, 900.0)), draw(st.floats(0.0, 40.0)), draw(st.floats(0.0, 400.0)), load=9.0)
     saving = Saving(
         draw(st.one_of(st.just(inf), st.floats(5.0, 300.0))), draw(st.one_of(st.just(0.0), st.floats(0.1, 40.0))),
         draw(st.one_of(st.just(0.0), st.floats(0.1, 400.0))), draw(st.floats(1.0, 2.0)), draw(st.integers(1, 5)),
+        draw(st.floats(0.0, 30.0)), store,
     )  # fmt: skip
     total, horizon = draw(
         st.one_of(
@@ -450,9 +556,9 @@ def terms(draw: st.DrawFn) -> Terms:
         )
     )  # fmt: skip
     return Terms(
-        saving, effects, total, horizon, draw(st.sampled_from(["restart", "wait", "elastic"])),
+        saving, effects, total, horizon, draw(st.sampled_from(["restart", "wait", "elastic", "migrate"])),
         float(draw(st.one_of(st.just(inf), st.integers(0, 4)))), draw(draws(500.0)), draw(st.sampled_from([1, 4, 12])),
-        draw(st.sampled_from([1, 2, 4])), *(draw(st.floats(0.0, 20.0)) for _ in range(3)),
+        draw(st.sampled_from([1, 2, 4])), *(draw(st.floats(0.0, 20.0)) for _ in range(4)),
     )  # fmt: skip
 
 
@@ -533,6 +639,27 @@ def test_more_failures_never_raise_goodput(
     )
     assert least.progress.high >= most.progress.high * (1 - 1e-9) - 1e-6
     assert least.progress.durable[-1] >= most.progress.durable[-1] - interval * 1e-6
+
+
+@given(st.lists(st.floats(0.0, 3000.0), max_size=20), st.lists(st.floats(0.0, 3000.0), max_size=20),
+       st.floats(0.0, 40.0))  # fmt: skip
+def test_two_levels_lie_between_the_fast_and_the_durable_one(soft: list[float], hard: list[float], load: float) -> None:
+    """The fast level costs nothing, so with software faults alone two are as good as a durable one as frequent, with
+    lost nodes alone as the store; with both they lie between."""
+    store = Saving(300, 20, load=load)
+    two, best = Saving(50, load=load, then=store), Saving(50, load=load, then=store)
+    taken = {"taken": Effect("stop", BACK, nodes=1, lost=frozenset({0}))}
+    durable = {"taken": Effect("stop", BACK, nodes=1)}
+    faults = [(t, name) for name, times in (("stop", apart(soft)), ("taken", apart(hard))) for t in times]
+
+    def done(chosen: Faults, saving: Saving, effects: dict[str, Effect]) -> float:
+        return lived(chosen, saving, effects, horizon=3000.0).progress.high
+
+    only_soft, only_hard = ([f for f in faults if f[1] == name] for name in ("stop", "taken"))
+    assert done(only_soft, two, taken) == pytest.approx(done(only_soft, best, durable))
+    assert done(only_hard, two, taken) == pytest.approx(done(only_hard, store, taken | {"taken": BROKEN}))
+    both, low = done(faults, two, taken), done(faults, store, taken | {"taken": BROKEN})
+    assert low - 20 - 1e-6 <= both <= done(faults, best, durable) + 20 + 1e-6
 
 
 @given(st.lists(st.floats(0.0, 3000.0), max_size=15), st.integers(0, 5), st.floats(0.0, 800.0))

@@ -22,7 +22,14 @@ SAVINGS = st.builds(
     persist=st.one_of(st.just(0.0), st.floats(0.1, 1000)),
     slowdown=st.floats(1, 3),
     keep=st.integers(1, 6),
-)
+    then=st.one_of(
+        st.none(),
+        st.builds(
+            Saving, interval=st.floats(20, 3000), blocking=st.floats(0, 50),
+            persist=st.one_of(st.just(0.0), st.floats(0.1, 1000)), slowdown=st.floats(1, 3), keep=st.integers(1, 3),
+        ),
+    ),
+)  # fmt: skip
 
 
 def after(saving: Saving, seconds: float, **keys: Any) -> Progress:
@@ -96,7 +103,8 @@ def test_failures_in_a_row_lose_nothing_more() -> None:
     found = after(SYNC, 250)
     found.fall_back()
     assert found.fall_back() == 0
-    assert found.fall_back(copies=2) == 100  # as it is found worthless
+    found.distrust(150)
+    assert found.fall_back() == 100
     assert found.durable == [0, 100]
 
 
@@ -154,6 +162,71 @@ def test_without_failures_goodput_is_interval_over_cycle() -> None:
     assert found.done / (110 * 1000) == pytest.approx(100 / 110)
 
 
+# ---- two levels
+
+STORE = Saving(400, 20, 100)  # beside SYNC: saved at 440 and 460, durable at 560
+BOTH = replace(SYNC, keep=10, then=STORE)
+
+
+def test_two_levels_each_save_at_their_time() -> None:
+    found = after(BOTH, 559)
+    fast, store = found.levels
+    assert (fast.durable, store.durable, found.done) == ([0, 100, 200, 300, 400], [0], 499)
+    assert found.buckets["checkpoint"] == 4 * 10 + 20
+    found.advance(2)
+    assert store.durable == [0, 400]
+    assert found.checkpoints == 5
+
+
+def test_a_failure_falls_back_to_the_newest_that_is_left() -> None:
+    found = after(BOTH, 700)  # 600 at 680
+    assert (found.fall_back(), found.done, found.source) == (20, 600, 0)
+    found = after(BOTH, 700)
+    assert (found.fall_back({0}), found.done, found.source) == (220, 400, 1)
+    assert found.levels[0].durable == [0]
+    found.advance(109)
+    assert found.fall_back({0}) == 100  # not saved anew before its interval is over
+    found.advance(111)
+    assert (found.fall_back(), found.done) == (1, 500)
+    assert after(BOTH, 500).fall_back({0}) == 440  # the store has nothing before 560
+    assert after(BOTH, 700).fall_back({0, 1}) == 620
+
+
+def test_a_level_that_lost_what_it_wrote_begins_again_at_once() -> None:
+    """400 was being written to the store when the job fell back to 400 in memory."""
+    found = after(BOTH, 500)
+    assert (found.fall_back(), found.levels[1].durable) == (40, [0])
+    found.advance(120)
+    assert found.levels[1].durable == [0, 400]
+
+
+def test_levels_that_are_written_at_once_share_the_links() -> None:
+    found = after(Saving(100, 0, 50, 1.25, then=Saving(100, 0, 50, 2.0)), 120)
+    assert found.done == 100 + 20 / 2.5
+    assert found.buckets["checkpoint"] == pytest.approx(20 - 8)
+
+
+def test_saving_out_of_turn_goes_to_the_quickest_level_that_outlives_it() -> None:
+    found = after(BOTH, 50)
+    assert (found.time_to_save(), found.time_to_save({0}), found.time_to_save({0, 1})) == (10, 120, inf)
+    found.save_now({0})
+    assert (found.levels[0].durable, found.levels[1].durable) == ([0], [0, 50])
+    assert Progress(Saving(inf)).time_to_save() == inf
+
+
+@given(st.floats(1, 3e4), st.lists(st.floats(0, 3000), max_size=5))
+def test_a_second_level_that_costs_nothing_and_is_never_needed_changes_nothing(
+    seconds: float, hits: list[float]
+) -> None:
+    one, two = Progress(SYNC), Progress(replace(SYNC, then=Saving(700)))
+    for piece in [seconds, *hits]:
+        for found in (one, two):
+            found.advance(piece)
+            found.fall_back()
+        assert two.done == pytest.approx(one.done)
+        assert two.buckets == {name: pytest.approx(spent, abs=1e-6) for name, spent in one.buckets.items()}
+
+
 # ---- laws
 
 
@@ -167,24 +240,32 @@ def test_in_one_go_as_in_pieces(saving: Saving, seconds: float, pieces: int, spe
     while went < seconds * (1 - 1e-12) and not slow.finished:
         went += slow.advance(min(step, seconds - went))
     assert went == pytest.approx(passed, rel=1e-9)
-    at_an_edge = min(abs(slow.since), abs(slow.since - saving.interval), slow.saving_left or inf) < 1e-5
-    if not at_an_edge and (slow.persisting is None) == (once.persisting is None):
+    edges = [
+        min(abs(level.since), abs(level.since - level.saving.interval), level.saving_left or inf) < 1e-5
+        or (level.persisting is None) != (other.persisting is None)
+        for level, other in zip(slow.levels, once.levels, strict=True)
+    ]
+    if not any(edges):
         same(once, slow)
     else:  # rounding decides on which side of a checkpoint it stopped
         assert once.done == pytest.approx(slow.done, rel=1e-9, abs=1e-4)
 
 
-@given(SAVINGS, st.lists(st.tuples(st.floats(0, 3000), st.floats(0.1, 1), st.booleans()), max_size=12))
-def test_each_second_is_in_one_bucket(saving: Saving, acts: list[tuple[float, float, bool]]) -> None:
+@given(SAVINGS, st.lists(st.tuples(st.floats(0, 3000), st.floats(0.1, 1), st.sampled_from(["", "job", "node"])),
+                         max_size=12))  # fmt: skip
+def test_each_second_is_in_one_bucket(saving: Saving, acts: list[tuple[float, float, str]]) -> None:
     found = Progress(saving)
     passed = lost = 0.0
     for seconds, speed, hit in acts:
         found.speed = speed
         passed += found.advance(seconds)
-        lost += found.fall_back() if hit else 0.0
-        assert found.durable == sorted(found.durable)
-        assert found.durable[-1] <= found.done <= found.high
-        assert 1 <= len(found.durable) <= max(1, saving.keep)
+        if hit:
+            lost += found.fall_back({0} if hit == "node" else ())
+            assert found.done == max(level.durable[-1] for level in found.levels)
+        for level in found.levels:
+            assert level.durable == sorted(level.durable)
+            assert level.durable[-1] <= found.done <= found.high
+            assert 1 <= len(level.durable) <= max(1, level.saving.keep)
     assert passed == pytest.approx(sum(seconds for seconds, _, _ in acts))
     assert sum(found.buckets.values()) == pytest.approx(passed, rel=1e-9, abs=1e-9)
     assert all(spent >= 0.0 for spent in found.buckets.values())

@@ -9,6 +9,7 @@ import pytest
 
 from sim.errors import InfeasibleError, InputError, RunError
 from sim.jobs.reliability.replicas import prepare, replica
+from sim.laws.checkpointing import daly_interval
 from sim.results.schema import Result, TrainingMetrics
 from sim.run import run, run_recorded
 
@@ -159,6 +160,55 @@ def test_a_checkpoint_takes_the_links_it_has():
     assert sizes[0] == sizes[1] == pytest.approx(14 * (16 * 12 * 1024 * 1024 + 1024), rel=0.01)
 
 
+STORE = {"to": {"write": "100 MB/s"}}  # 28 s
+MEMORY = {"mode": "memory", "every": "2 min", "keep": 4}
+SOFT, NODE, LEAF = (
+    {"name": "soft", "per": "job", "mtbf": "20 h"}, {"name": "node", "per": "node", "mtbf": "160 h"},
+    {"name": "leaf", "per": "switch", "mtbf": "40 h"},
+)  # fmt: skip
+
+
+def saved(checkpoint: dict[str, Any], *classes: dict[str, Any]) -> TrainingMetrics:
+    recovery = {"time": "5 min"}
+    return metrics(
+        answer({"classes": list(classes)}, checkpoint=checkpoint, run={"duration": "60 days"}, recovery=recovery)
+    )
+
+
+def test_each_fault_goes_back_to_what_outlives_it():
+    """Memory every 2 minutes, a store every 5 hours: software and lost nodes cost minutes, a switch hours."""
+    both = {**MEMORY, "then": {"every": "5 h", **STORE}}
+    lost = {c["name"]: saved(both, c).lost_work_s for c in (SOFT, NODE, LEAF)}
+    assert 30 < lost["soft"] < 90
+    assert 30 < lost["node"] < 90
+    assert lost["leaf"] == pytest.approx(2.5 * HOUR, rel=0.3)
+
+
+def test_memory_alone_is_gone_with_a_switch():
+    assert saved(MEMORY, NODE).ettr > 0.98
+    assert saved(MEMORY, LEAF).ettr < 0.5  # from the beginning each time
+    both = {**MEMORY, "then": {"every": "5 h", **STORE}}
+    for checkpoint, warned in ((MEMORY, ["j: no checkpoint outlives leaf: each time the run begins anew"]), (both, [])):
+        result = answer({"classes": [NODE, LEAF]}, checkpoint=checkpoint)
+        assert [line.partition(";")[0] for line in result.verdict.warnings if "outlives" in line] == warned
+    levels = [a.value for a in result.assumptions if a.name == "j: levels of checkpoints"]
+    assert len(levels) == 1
+    assert levels[0].startswith("every 2 min, standing still for")
+    assert "; then every 5 h, standing still for 28" in levels[0]
+
+
+def test_auto_of_the_second_level_goes_by_what_needs_it():
+    both = {**MEMORY, "then": {"every": "auto", **STORE}}
+    found = prepare(resolved(described({"classes": [SOFT, NODE, LEAF]}, checkpoint=both)))
+    blocking, store = 28.2, found.saving.then
+    assert store is not None
+    assert store.blocking == pytest.approx(blocking, rel=0.01)
+    assert store.interval == pytest.approx(daly_interval(store.blocking, 40 * HOUR), rel=0.01)
+    assert found.mtbf == pytest.approx(HOUR / (1 / 20 + 8 / 160 + 1 / 40))
+    with pytest.raises(InfeasibleError, match="take the copies of the levels before this one"):
+        prepare(resolved(described({"classes": [SOFT, NODE]}, checkpoint=both)))
+
+
 # ---- what is refused
 
 
@@ -176,6 +226,13 @@ def test_auto_needs_faults():
     found = _without_recovery()
     found["jobs"][0]["checkpoint"] = {"every": "auto", "blocking": "60 s"}
     assert "this scenario has none" in problems(found)
+
+
+def test_auto_needs_a_rate_which_a_trace_does_not_have(tmp_path):
+    (tmp_path / "faults.csv").write_text("time,class\n3 h,xid\n")
+    trace = {"trace": str(tmp_path / "faults.csv")}
+    for auto in ({"every": "auto", "blocking": "60 s"}, {**MEMORY, "then": {"every": "auto", **STORE}}):
+        assert problems(described(trace, checkpoint=auto)).endswith("and a trace has none: give a time")
 
 
 def test_an_unknown_preset_is_named_with_its_neighbour():
@@ -243,14 +300,14 @@ def links(dp: int, rate: str = "8 GB/s", **fault: Any) -> dict[str, Any]:
 
 def test_a_slow_link_slows_what_waits_for_it():
     """Hardly ever repaired: a step is 1 + s (factor - 1) times as long, as if all links had that rate."""
-    fault = {"effect": "slow", "factor": 4.0, "lasts": "1000 days", "mtbf": "1 min"}
+    fault = {"effect": "slow", "factor": 4.0, "lasts": "1000 days", "mtbf": "4 h"}
     prepared = prepare(resolved(links(8, **fault)))
     slow = prepare(resolved(links(8, "2 GB/s")))
     assert prepared.network_share > 0.1
     factor = prepared.terms.effects["card"].factor
     assert factor == pytest.approx(1 + 3 * prepared.network_share)
     assert factor == pytest.approx(slow.step / prepared.step, rel=1e-3)
-    assert metrics(run(resolved(links(8, **fault)), effects=False)).ettr == pytest.approx(1 / factor, rel=1e-3)
+    assert metrics(run(resolved(links(8, **fault)), effects=False)).ettr == pytest.approx(1 / factor, rel=5e-3)
     free = prepare(resolved(links(8, "1e6 GB/s", **fault)))
     assert free.terms.effects["card"].factor == pytest.approx(1.0, abs=1e-3)
 
@@ -276,6 +333,23 @@ def test_machines_that_tell_beforehand_cost_less():
     assert sudden.ettr < short.ettr < enough.ettr
     assert short.lost_work_s > 300
     assert enough.lost_work_s == 0.0
+
+
+def test_a_job_that_migrates_loses_moments_where_a_restart_loses_minutes():
+    """A card holds 14 bytes of each of its 201 M weights; its link takes 1 GB/s, then the job connects."""
+    spot = {"name": "spot", "per": "node", "mtbf": "40 h", "notice": "5 min"}
+    said: dict[str, Any] = {"run": {"duration": "20 days"}, "checkpoint": {"every": "10 min", "blocking": "60 s"}}
+    ettr = {}
+    for policy in ("restart", "migrate"):
+        found = described({"classes": [spot]}, policy=policy, recovery={}, link={"bandwidth": "1 GB/s"}, **said)
+        result = run(resolved(found), effects=False)
+        ettr[policy] = metrics(result).ettr
+        assert metrics(result).lost_work_s in (0.0, None)
+        moved = result.ledger.get("migration", 0.0) / result.gpus
+    assert moved / metrics(result).failures == pytest.approx(14 * 12.58e6 * 16 / 1e9 + 5.008, rel=0.05)
+    assert ettr["migrate"] > ettr["restart"] + 0.01
+    late = described({"classes": [{**spot, "notice": "4 min"}]}, policy="migrate", recovery={}, **said)
+    assert "migration" not in run(resolved(late), effects=False).ledger  # 4 minutes to replace and launch
 
 
 def test_parameter_servers_fail_too():
