@@ -353,6 +353,10 @@ class Health:
         slow = [s.compute for s in spells if stage in s.stages and s.start <= time < s.end]
         return time, max(slow, default=1.0)
 
+    def quiet(self, until: float) -> bool:
+        """Whether everything has its own speed from now until then."""
+        return not self._told(until)
+
     def link(self, stages: frozenset[int], time: float) -> float:
         """How many times as long bytes take that leave or enter the nodes of these stages."""
         slow = [s.link for s in self._told(time) if s.stages & stages and s.start <= time < s.end]

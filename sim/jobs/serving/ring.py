@@ -114,13 +114,11 @@ class _Ring:
         sizes = tuple([hop.size(batch) for hop in self.ways])
         wires = tuple([size / hop.cap for size, hop in zip(sizes, self.ways, strict=True)])
         delays = [hop.delay(size) for size, hop in zip(sizes, self.ways, strict=True)]
+        before = (self.free.copy(), self.link_free.copy()) if self.replica.health is not None else None
         free, link_free = self.free, self.link_free
         times: list[float] = []
-        arrival, end = start, 0.0
-        slow = None if self.replica.health is None else self._walk(start, costs, wires, delays, times)
-        if slow is not None:
-            end, arrival = slow.ends[-1], times[-1] + self.plan[-1][3] + delays[self.plan[-1][2]]
-        for i, law, way, overhead in self.plan if slow is None else ():
+        arrival, end, slow = start, 0.0, None
+        for i, law, way, overhead in self.plan:
             begin = free[i]
             if arrival > begin:
                 begin = arrival
@@ -133,6 +131,10 @@ class _Ring:
             arrival = released + delays[way]
             times.append(begin)
             times.append(sent)
+        if before is not None and self.replica.health is not None and not self.replica.health.quiet(arrival):
+            self.free, self.link_free = before
+            slow, times = self._walk(start, costs, wires, delays)
+            end, arrival = slow.ends[-1], times[-1] + self.plan[-1][3] + delays[self.plan[-1][2]]
         kind = KINDS.index(batch.kind)
         self.passes.append(
             _Pass(
@@ -145,11 +147,12 @@ class _Ring:
             self.book()
 
     def _walk(
-        self, start: float, costs: tuple[Pass, ...], wires: tuple[float, ...], delays: list[float], times: list[float]
-    ) -> _Slow:
+        self, start: float, costs: tuple[Pass, ...], wires: tuple[float, ...], delays: list[float]
+    ) -> tuple[_Slow, list[float]]:
         """The same recursion where stages and links have a speed of their own at every instant."""
         replica, free, link_free, arrival = self.replica, self.free, self.link_free, start
         health, slow = replica.health, _Slow([], [], [], [], [])
+        times: list[float] = []
         assert health is not None
         for i, law, way, overhead in self.plan:
             stage, hop, cost, ready = replica.stages[i], self.hops[i], costs[law], max(arrival, free[i])
@@ -166,7 +169,13 @@ class _Ring:
             slow.stalled.append(begin - ready)
             slow.degraded.append(cost.busy * (factor - 1.0))
             slow.talked.append(talk - cost.communication)
-        return slow
+        return slow, times
+
+    def _at_speed(self, kept: _Pass) -> _Slow:
+        """The same of a pass that nothing slowed."""
+        n = len(self.plan)
+        ends = [kept.times[2 * i] + kept.costs[law].total for i, law, _, _ in self.plan]
+        return _Slow(ends, [kept.wires[way] for _, _, way, _ in self.plan], [0.0] * n, [0.0] * n, [0.0] * n)
 
     def book(self) -> None:
         """Hand the passes kept so far to the tracks; of a replica that fails those that are back."""
@@ -175,16 +184,17 @@ class _Ring:
         if not done:
             return
         del self.passes[: len(done)]
-        *columns, slows = zip(*done, strict=True)
+        *columns, slow = zip(*done, strict=True)
         starts, backs, transit, idle, kinds, sequences, tokens, slots, cached, costs, wires, sizes, times = (
             np.array(column) for column in columns
         )
         begins, sents = times[:, 0::2], times[:, 1::2]
         totals = costs[:, :, :4].sum(axis=2)
         wires = wires[:, self.way_of]
-        if self.replica.health is None:
+        if not any(slow):
             ends, reached = begins + totals[:, self.law_of], begins
         else:
+            slows = [kept.slow or self._at_speed(kept) for kept in done]
             ends, wires, stalled, degraded, talked = (np.array(column) for column in zip(*slows, strict=True))
             reached = begins - stalled
             for i, stage in enumerate(self.replica.stages):
@@ -246,8 +256,7 @@ class _Ring:
         replica = self.replica
         idle = [at - self.idle_since if self.idle_since is not None else 0.0] * len(replica.stages)
         for kept, (_, _, slot, batch) in zip(self.passes, self.moving, strict=True):
-            transit, slow = kept.transit, kept.slow
-            assert slow is not None
+            transit, slow = kept.transit, kept.slow or self._at_speed(kept)
             for i, stage in enumerate(replica.stages):
                 begin, end, sent = kept.times[2 * i], slow.ends[i], kept.times[2 * i + 1]
                 reached = begin - slow.stalled[i]
@@ -262,7 +271,7 @@ class _Ring:
                 replica.other(stage, STALLED, min(begin, at) - reached)
                 self.booked[i] = min(end, at)
                 if begin < at:
-                    self._book_cut(i, kept, slot, batch, at)
+                    self._book_cut(i, kept, slow, slot, batch, at)
                 if i + 1 < len(replica.stages):
                     transit = kept.times[2 * i + 2] - slow.stalled[i + 1] - end
                 hop, size = self.hops[i], kept.sizes[self.way_of[i]]
@@ -281,11 +290,10 @@ class _Ring:
         self.moving.clear()
         self.ready.clear()
 
-    def _book_cut(self, i: int, kept: _Pass, slot: Slot, batch: Batch, at: float) -> None:
+    def _book_cut(self, i: int, kept: _Pass, slow: _Slow, slot: Slot, batch: Batch, at: float) -> None:
         """A stage's part of a pass that is cut off: work if it was done, else lost."""
         replica, stage, begin = self.replica, self.replica.stages[i], kept.times[2 * i]
-        slow, cost = kept.slow, kept.costs[self.law_of[i]]
-        assert slow is not None
+        cost = kept.costs[self.law_of[i]]
         end = min(slow.ends[i], at)
         stage.track.bins.add(begin, end, end - begin)
         stage.track.spans.add(batch.kind, begin, end, kept.sequences, kept.tokens, slot.number)
