@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from sim.report.figures.common import (
     MAX_POINTS,
+    RED,
     Figure,
     Names,
     Trace,
@@ -27,7 +28,7 @@ from sim.report.figures.common import (
     table,
 )
 from sim.report.values import DAY
-from sim.results.schema import Result
+from sim.results.schema import Incident, Result
 from sim.units import format_count, format_percent, format_seconds
 
 MAX_LINES: Final = 4
@@ -45,6 +46,7 @@ PANEL_NAMES: Final = {
     "down": "waiting for repair",
 }
 _TABLE_BINS: Final = 20
+MAX_BANDS: Final = 100
 LONG_RUN: Final = 3 * DAY
 """Runs that last longer have their time axes in days."""
 
@@ -83,7 +85,8 @@ def _shares_figure(
     unit = _unit(result)
     traces, changes, size = make(names, result.timeline.bin_s / unit.seconds, verb, unit.symbol)
     averages = {name: mean(values) for name, values in kept.items()}
-    notes = (note, some(len(names), len(kept), "classes"), _bin_note(size, result.timeline.bin_s))
+    bins = _bin_note(size, result.timeline.bin_s)
+    notes = (note, some(len(names), len(kept), "classes"), bins, _band_note(result))
     return Figure(
         id=id_,
         title=title,
@@ -91,12 +94,33 @@ def _shares_figure(
         alt=f"{title}: mean share {verb} of "
         + ", ".join(f"{name} {format_percent(value)}" for name, value in list(averages.items())[:20]),
         traces=traces,
-        layout=layout(xaxis=_time(unit), **changes),
+        layout=layout(xaxis=_time(unit), shapes=_bands(result, unit), **changes),
         columns=("class", "from", "to", f"mean share {verb}"),
         rows=_share_rows(kept, result.timeline.bin_s),
         height=300 if few else rows_height(len(names), 26, 110),
         note=" ".join(filter(None, notes)),
     )
+
+
+def _outages(result: Result, job: str | None) -> list[Incident]:
+    """The outages of a job, or of all."""
+    return [incident for one in result.jobs if job in (None, one.name) for incident in one.incidents]
+
+
+def _bands(result: Result, unit: _Unit, job: str | None = None) -> list[dict[str, Any]]:
+    """A shaded band for each outage of a replica."""
+    return [
+        {
+            "type": "rect", "xref": "x", "x0": one.start_s / unit.seconds, "x1": one.up_s / unit.seconds,
+            "yref": "paper", "y0": 0, "y1": 1, "layer": "below", "line": {"width": 0}, "fillcolor": RED, "opacity": 0.15,
+        }
+        for one in _outages(result, job)[:MAX_BANDS]
+    ]  # fmt: skip
+
+
+def _band_note(result: Result, job: str | None = None) -> str:
+    found = len(_outages(result, job))
+    return "Shaded: a replica is down." + (f" The first {MAX_BANDS}." if found > MAX_BANDS else "") if found else ""
 
 
 class _Unit(NamedTuple):
@@ -218,10 +242,14 @@ def _job_figure(result: Result, number: int, job: str, series: Mapping[str, Sequ
         takeaway=sentence("; ".join(words)) + ".",
         alt=f"Panels over simulated time for job {job}: " + "; ".join(words),
         traces=traces,
-        layout=layout(xaxis=_time(unit, anchor=traces[-1]["yaxis"]), showlegend=False, dragmode="zoom", **changes),
+        layout=layout(
+            xaxis=_time(unit, anchor=traces[-1]["yaxis"]), showlegend=False, dragmode="zoom",
+            shapes=_bands(result, unit, job), **changes,
+        ),
         columns=("series", "from", "mean"),
         rows=_job_rows(series, result.timeline.bin_s),
         height=80 + 130 * len(series),
+        note=_band_note(result, job),
     )
 
 
