@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from sim.engine.timeline import SpanLog
@@ -19,6 +21,10 @@ COLUMNS = (
 
 #: Spans a device in the trace: viewers slow down beyond a hundred thousand events.
 SPANS = 2000
+#: Requests of a job in the trace.
+REQUESTS = 1000
+
+Span = tuple[str, str, float, float, dict[str, Any]]
 
 
 def requests_csv(recording: Recording) -> str:
@@ -50,16 +56,17 @@ class TraceTables:
     """What a trace viewer shows: tracks in order, spans (track, kind, start, end, facts), and counters."""
 
     tracks: list[tuple[str, str]]
-    spans: list[tuple[str, str, float, float, dict[str, Any]]]
+    spans: list[Span]
     counters: list[tuple[str, float, list[float]]]
 
 
 def trace_tables(recording: Recording, begin: float) -> TraceTables:
-    """Spans of each device class and hop (the first ``SPANS`` after ``begin``) and counters of links and queues."""
+    """Spans of each device class and hop (the first ``SPANS`` after ``begin``), of requests and of faults, and counters
+    of links and queues."""
     tables = [Table.of(job.table) for job in recording.serving]
     line = timeline_of(recording, tables, begin)
     tracks: list[tuple[str, str]] = []
-    spans: list[tuple[str, str, float, float, dict[str, Any]]] = []
+    spans: list[Span] = []
     logs: list[tuple[str, str, SpanLog]] = []
     for job in recording.jobs:
         logs += [(track.name, f"GPUs of {job.name}", track.spans) for track, _, _ in job.tracks]
@@ -69,7 +76,47 @@ def trace_tables(recording: Recording, begin: float) -> TraceTables:
         for s in log.after(begin, SPANS):
             facts = {"sequences": s.batch, "tokens": s.tokens, "micro_batch": s.micro_batch, "chunk": s.chunk}
             spans.append((track, s.kind, s.start, s.end, facts))
+    for name, found in [*_requests(recording, begin), *_faults(recording)]:
+        tracks += [(track, name) for track in dict.fromkeys(span[0] for span in found)]
+        spans += found
     counters = [(f"link {name}", line.bin_s, values) for name, values in link_classes(recording)[1].items()]
     for name, series in line.jobs.items():
         counters += [(f"{name} {what}", line.bin_s, values) for what, values in series.items() if values]
     return TraceTables(tracks, spans, counters)
+
+
+def _requests(recording: Recording, begin: float) -> Iterator[tuple[str, list[Span]]]:
+    """Each job's requests that were there after ``begin``, in as many lanes as were there at once."""
+    for job in recording.serving:
+        table, lanes, spans = job.table, list[float](), list[Span]()
+        there = [r for r in range(len(table)) if table.finish[r] > begin]
+        for r in sorted(there, key=lambda r: table.arrival[r])[:REQUESTS]:
+            lane = next((n for n, end in enumerate(lanes) if end <= table.arrival[r]), len(lanes))
+            lanes[lane:] = [table.finish[r], *lanes[lane + 1 :]]
+            facts = {
+                "request": r, "prompt": table.prompt[r], "output": table.output[r], "replica": table.replica[r],
+                "preemptions": table.preempted[r], "restarts": table.restarts[r],
+            }  # fmt: skip
+            edges = (table.arrival[r], table.scheduled[r], table.first[r], table.finish[r])
+            for kind, (start, end) in zip(("queue", "prefill", "decode"), pairwise(edges), strict=True):
+                if end > start:
+                    spans.append((f"{job.name} {lane + 1}", kind, start, end, facts))
+        yield f"requests of {job.name}", spans
+
+
+def _faults(recording: Recording) -> Iterator[tuple[str, list[Span]]]:
+    """Outages of replicas by what they were spent on, and what a training run did but work."""
+    for served in recording.serving:
+        if served.incidents is not None:
+            yield f"faults of {served.name}", [
+                (f"{served.name} replica {replica}", piece.bucket, piece.start, min(piece.end, recording.end),
+                 {"cause": outage.cause})
+                for replica, outages in enumerate(served.incidents.outages)
+                for outage in outages
+                for piece in outage.pieces
+                if piece.start < recording.end
+            ]  # fmt: skip
+    for trained in recording.training:
+        if trained.life is not None:
+            stretches = [s for s in trained.life.stretches if s.kind not in ("work", "checkpoint")][:SPANS]
+            yield f"faults of {trained.name}", [(trained.name, s.kind, s.start, s.end, {}) for s in stretches]

@@ -112,7 +112,8 @@ def _bands(result: Result, unit: _Unit, job: str | None = None) -> list[dict[str
     return [
         {
             "type": "rect", "xref": "x", "x0": one.start_s / unit.seconds, "x1": one.up_s / unit.seconds,
-            "yref": "paper", "y0": 0, "y1": 1, "layer": "below", "line": {"width": 0}, "fillcolor": RED, "opacity": 0.15,
+            "yref": "paper", "y0": 0, "y1": 1, "layer": "below",
+            "line": {"width": 0}, "fillcolor": RED, "opacity": 0.15,
         }
         for one in _outages(result, job)[:MAX_BANDS]
     ]  # fmt: skip
