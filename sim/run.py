@@ -125,6 +125,8 @@ def _mean(parts: Sequence[Model]) -> Model:
         first = values[0]
         if any(value is None for value in values):
             return first
+        if isinstance(first, list):
+            return [average(list(entries)) for entries in zip(*values, strict=True)]
         if isinstance(first, dict):
             return {key: average([value.get(key) for value in values]) for key in first}
         if any(isinstance(value, bool) or not isinstance(value, (int, float)) for value in values):

@@ -280,6 +280,8 @@ INPUTS: dict[str, dict[str, type[BaseModel]]] = {
         "jobs.run": training.TrainingLength,
         "cost": economics.CostSpec,
         "cost.capital": economics.CapitalItem,
+        "cost.capital.unit_price": economics.Between,
+        "cost.hosting": economics.Hosting,
         "cost.power": economics.Power,
         "cost.rental": economics.Rental,
         "faults": reliability.Faults,

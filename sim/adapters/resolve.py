@@ -5,7 +5,7 @@ After this nothing refers to a file or an id: a ``Resolved`` scenario can be sim
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -76,7 +76,7 @@ class Resolved:
     fabrics: tuple[Fabric, ...]
     default_kernels: KernelConstants
     jobs: tuple[ResolvedJob, ...]
-    rental_price: Price | None
+    prices: Mapping[str, Price]
     faults: tuple[FaultClass, ...] = ()
     fault_trace: tuple[tuple[float, str, int], ...] | None = None
     fault_preset: FaultPreset | None = None
@@ -190,9 +190,7 @@ class _Resolver:
                 if (link := self._of_topology(name, self.library.link)) is not None:
                     links[name] = link
         jobs = [self._job(i, job) for i, job in enumerate(scenario.jobs)]
-        rent = None
-        if scenario.cost is not None and scenario.cost.rental is not None and scenario.cost.rental.price:
-            rent = self._rent(scenario.cost.rental.price)
+        prices = self._prices()
         faults, recorded, preset = self._faults()
         self._check_lives()
         if topology is not None:
@@ -212,7 +210,7 @@ class _Resolver:
             fabrics=fabrics,
             default_kernels=self.library.default_kernels(),
             jobs=tuple(job for job in jobs if job is not None),
-            rental_price=rent,
+            prices=prices,
             faults=faults,
             fault_trace=recorded,
             fault_preset=preset,
@@ -365,14 +363,30 @@ class _Resolver:
         path = self._path(("faults", "trace"), trace)
         return self._try(("faults", "trace"), lambda: read_fault_trace(path)) or ()
 
-    def _rent(self, name: str) -> Price | None:
-        where: KeyPath = ("cost", "rental", "price")
-        price = self._try(where, lambda: self.library.price(name))
-        if price is not None and (price.usd is None or "GPU-h" not in price.unit):
-            self.problems.append(self.source.problem(where, f"{name} is priced in {price.unit}, not by the GPU-hour"))
-        return price
+    def _prices(self) -> dict[str, Price]:
+        """The catalogue's prices that the scenario names, by id."""
+        cost, found = self.scenario.cost, dict[str, Price]()
+        if cost is None:
+            return found
+        named: list[tuple[KeyPath, str, str]] = []
+        if cost.rental is not None and cost.rental.price:
+            named.append((("cost", "rental", "price"), cost.rental.price, "GPU-hour"))
+        items = cost.capital if isinstance(cost.capital, tuple) else ()
+        named += [(("cost", "capital", i, "price"), item.price, "piece") for i, item in enumerate(items) if item.price]
+        for where, name, unit in named:
+            price = self._try(where, partial(self.library.price, name))
+            if price is None:
+                continue
+            found[name] = price
+            fits = "GPU-h" in price.unit if unit == "GPU-hour" else price.unit in PIECES
+            if price.usd is None or not fits:
+                text = f"{name} is priced in {price.unit}, not by the {unit}"
+                self.problems.append(self.source.problem(where, text))
+        return found
 
 
+#: Units of catalogue prices of things that can be bought.
+PIECES = ("USD/unit", "USD/GPU", "USD/rack")
 #: Keys of a topology (and the place in a cable) whose value names a GPU or a link.
 _NAMING = ("type", "gpu", "link", "uplink", "socket_link", "pcie", 2)
 

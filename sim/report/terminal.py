@@ -153,6 +153,9 @@ def _latency_facts(metrics: ServingMetrics) -> list[str]:
 
 def _cost_facts(cost: Cost, which: str) -> list[str]:
     facts = [f"{write('usd_per_million_tokens', cost.usd_per_million_tokens)} {which}"]
+    if cost.usd_per_million_tokens_range is not None:
+        ends = [write("usd_per_million_tokens", end).split(" ")[0] for end in cost.usd_per_million_tokens_range]
+        facts[0] += f" ({' to '.join(ends)} by prices)"
     if cost.saturation is not None:
         full = write("usd_per_million_tokens", cost.saturation.usd_per_million_tokens)
         facts.append(f"{full} at saturation")

@@ -24,7 +24,7 @@ from sim.results.schema import (
     TrainingMetrics,
 )
 from sim.results.training import priced, training_metrics, window_of
-from sim.results.verdict import state_of, training_warnings, verdict_of, warnings_of
+from sim.results.verdict import licence_warnings, state_of, training_warnings, verdict_of, warnings_of
 from sim.spec.training import TrainingPlan
 from sim.units import format_bandwidth
 
@@ -144,7 +144,7 @@ def assemble(recording: Recording, effects: list[Effect], resolved: dict[str, An
         for job, result in zip(recording.jobs, jobs, strict=True)
         if isinstance(job, ServingRecording) and isinstance(result.metrics, ServingMetrics)
     ]
-    warn = warnings_of(recording, served)
+    warn = [*warnings_of(recording, served), *licence_warnings(recording)]
     trained = [
         (job, result.metrics)
         for job, result in zip(recording.jobs, jobs, strict=True)

@@ -15,7 +15,8 @@ from sim.engine.timeline import Bins, ChannelTrack
 from sim.jobs.play import JobRecording, Recording, ServingRecording
 from sim.jobs.reliability.life import Life
 from sim.jobs.training.run import TrainingRecording
-from sim.laws.pricing import HourlyCost, PowerDraw, hourly_cost, usd_per_million_tokens
+from sim.laws.pricing import Counts, HourlyCost, PowerDraw, hourly_cost, usd_per_million_tokens
+from sim.laws.pricing import Span as PriceSpan
 from sim.results.incidents import down_time
 from sim.results.metrics import Table, sums_at
 from sim.results.schema import (
@@ -119,7 +120,9 @@ def cost_of(
     others = sum(len(j.gpus) for j in recording.jobs)
     # GPUs that no job uses still cost money: the jobs carry them in proportion.
     share = mine / others
-    hour: HourlyCost = hourly_cost(spec, draws_of(recording, devices), total, recording.resolved.rental_price)
+    cluster = recording.resolved.topology
+    counts = Counts(total, cluster.node_count, cluster.switch_count)
+    hour: HourlyCost = hourly_cost(spec, draws_of(recording, devices), counts, recording.resolved.prices)
     per_hour = hour.total * share
     tokens = tokens_per_s
     usd = usd_per_million_tokens(per_hour, tokens)
@@ -132,7 +135,15 @@ def cost_of(
         capital_usd=None if hour.capital is None else hour.capital * share,
         power_w=power,
         kwh_per_million_tokens=power / tokens / 3600 / 1000 * 1e6 if tokens else None,
+        usd_per_million_tokens_range=_range(hour.span, share, tokens),
     )
+
+
+def _range(span: PriceSpan, share: float, tokens_per_s: float) -> list[float] | None:
+    """USD per million tokens at the lowest and the highest prices; None where prices have no bounds."""
+    if span.low == span.high or tokens_per_s <= 0.0:
+        return None
+    return [end * share / (tokens_per_s * 3600.0) * 1e6 for end in (span.low, span.high)]
 
 
 def memory_stages(recording: Recording) -> list[MemoryStage]:

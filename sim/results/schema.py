@@ -133,6 +133,7 @@ class Cost(Part):
     capital_usd: float | None
     power_w: float | None
     kwh_per_million_tokens: float | None
+    usd_per_million_tokens_range: list[float] | None = None
     saturation: Saturation | None = None
 
 

@@ -65,7 +65,8 @@ class Flops(Spec):
 
 
 class Gpu(Spec):
-    """One accelerator. ``usable_memory`` is what the driver shows a program, ``memory`` the box's number."""
+    """One accelerator. ``usable_memory`` is what the driver shows a program, ``memory`` the box's number;
+    ``datacenter``: whether the driver's licence allows data centres."""
 
     id: Name
     name: Prose
@@ -81,6 +82,7 @@ class Gpu(Spec):
     scale_up_domain: Annotated[int, Field(ge=1)] = 1
     pcie: Name | None = None
     p2p: bool = True
+    datacenter: bool = True
     kernels: KernelConstants | None = None
     source: Prose
     sources: dict[str, Prose] = Field(default_factory=dict)

@@ -344,6 +344,19 @@ class TopologySpec(Spec):
         return len(named) + sum(node.count for node in self.nodes)
 
     @property
+    def switch_count(self) -> int:
+        """Switches in the whole cluster; the spine of a leaf-spine network counts as one."""
+        plan, nodes = self.network, self.node_count
+        if self.explicit:
+            return sum(vertex.kind == "switch" for vertex in self.vertices)
+        if plan.leaf_spine is not None:
+            leaves = -(-nodes // plan.leaf_spine.nodes_per_leaf)
+            return leaves + (leaves > 1)
+        if plan.switches or nodes == 1 or plan.cables:
+            return len(plan.switches)
+        return 1
+
+    @property
     def gpu_types(self) -> dict[str, int]:
         """GPUs by catalogue id, in the order first named."""
         types: Counter[str] = Counter()

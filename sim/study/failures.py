@@ -32,7 +32,7 @@ from sim.jobs.reliability.progress import Saving
 from sim.jobs.reliability.replicas import Prepared, prepare, replica
 from sim.jobs.reliability.terms import Reliability
 from sim.laws.checkpointing import daly_interval, young_interval
-from sim.laws.pricing import PowerDraw, hourly_cost
+from sim.laws.pricing import Counts, PowerDraw, hourly_cost
 from sim.results.intervals import t_interval
 from sim.study.executors import Hear, OpenExecutor
 from sim.study.failures_points import Axes, Point, at, check, job_of, with_length
@@ -420,7 +420,8 @@ def _usd_per_hour(plan: Plan, prepared: Prepared) -> float | None:
     for name, count in topology.gpu_types.items():
         card = plan.resolved.gpus[name]
         draws.append(PowerDraw(name, count, card.idle_power, card.tdp, 1.0))
-    hour = hourly_cost(spec, draws, topology.gpus, plan.resolved.rental_price).total
+    counts = Counts(topology.gpus, topology.node_count, topology.switch_count)
+    hour = hourly_cost(spec, draws, counts, plan.resolved.prices).total
     held = sum(job.spec.plan.gpus for job in plan.resolved.jobs)
     return hour * prepared.gpus / held
 

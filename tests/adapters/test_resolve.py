@@ -71,7 +71,7 @@ def test_hardware_is_looked_up_once_a_type(write):
     found = resolve_file(write())
     assert list(found.gpus) == ["rtx4090", "rtx3090"]
     assert list(found.links) == ["ethernet-10g", "pcie4-x16"]  # the second is the cards' own
-    assert found.rental_price is None
+    assert found.prices == {}
 
 
 def test_overrides_win_over_the_file_and_the_seed_over_both(write):
@@ -245,7 +245,7 @@ def test_a_resolved_scenario_can_be_sent_to_another_process(path):
 def test_a_price_by_the_gpu_hour(write):
     rent = "seed: 1\ncost: {rental: {price: runpod-community-rtx4090-on-demand}}\njobs:"
     found = resolve_file(write(("jobs:", rent)))
-    assert found.rental_price.usd == 0.64
+    assert found.prices["runpod-community-rtx4090-on-demand"].usd == 0.64
     (text,) = lines(write(("jobs:", rent.replace("runpod-community-rtx4090-on-demand", "reference-elec"))))
     assert text == "two.yaml:5:24: cost.rental.price: reference-elec is priced in USD/kWh, not by the GPU-hour"
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from sim.laws.pricing import PowerDraw, capital_of, cluster_power, hourly_cost, usd_per_million_tokens
+from sim.laws.pricing import Counts, PowerDraw, capital_of, cluster_power, hourly_cost, usd_per_million_tokens
 from sim.spec.economics import CostSpec, Price
+
+#: Eight GPUs in one machine.
+BOX = Counts(8, 1, 0)
 
 
 def bought(**keys: Any) -> CostSpec:
@@ -37,11 +41,11 @@ def test_stated_power_replaces_the_parts_weighted_by_what_they_could_draw() -> N
 
 
 def test_bought_cluster_pays_capital_electricity_and_hosting() -> None:
-    hour = hourly_cost(bought(hosting="365 USD/month"), [gpus(1.0)], 8, None)
+    hour = hourly_cost(bought(hosting="365 USD/month"), [gpus(1.0)], BOX, {})
     assert hour.parts == pytest.approx({"capital": 20000 / 26280, "electricity": 0.36, "hosting": 0.5})
     assert hour.total == pytest.approx(20000 / 26280 + 0.86)
     assert (hour.capital, hour.power) == (20000, 3600)
-    assert list(hourly_cost(bought(), [gpus(1.0)], 8, None).parts) == ["capital", "electricity"]
+    assert list(hourly_cost(bought(), [gpus(1.0)], BOX, {}).parts) == ["capital", "electricity"]
 
 
 @pytest.mark.parametrize(
@@ -50,10 +54,75 @@ def test_bought_cluster_pays_capital_electricity_and_hosting() -> None:
 )  # fmt: skip
 def test_rent_is_all_there_is(rental: dict[str, str], per_hour: float) -> None:
     listed = Price(id="listed", item="GPU", kind="rental", unit="USD/GPU-h", usd=2.5, as_of="2026", source="test")
-    hour = hourly_cost(CostSpec.model_validate({"rental": rental}), [gpus(1.0)], 8, listed)
+    hour = hourly_cost(CostSpec.model_validate({"rental": rental}), [gpus(1.0)], BOX, {"listed": listed})
     assert hour.parts == {"rent": pytest.approx(per_hour)}
     assert hour.capital is None
     assert hour.power == 3600  # still drawn, and reported
+
+
+def test_parts_are_counted_on_the_cluster_and_carry_their_bounds() -> None:
+    card = Price(id="card", item="card", kind="capex", unit="USD/unit", usd=1600, usd_low=1500, usd_high=1900,
+                 as_of="2026", source="test")  # fmt: skip
+    items = [
+        {"what": "card", "per": "gpu", "price": "card"},
+        {"what": "desktop", "per": "node", "unit_price": {"low": "600 USD", "high": "800 USD"}},
+        {"what": "switch", "per": "switch", "count": 0.5, "unit_price": "1000 USD"},
+        {"what": "cables", "unit_price": "100 USD"},
+    ]
+    spec, home = bought(capital=items), Counts(gpus=16, nodes=8, switches=2)
+    assert capital_of(spec, home, {"card": card}) == (
+        16 * 1500 + 8 * 600 + 1100, 16 * 1600 + 8 * 700 + 1100, 16 * 1900 + 8 * 800 + 1100
+    )  # fmt: skip
+    hour = hourly_cost(spec, [gpus(0.5)], home, {"card": card})
+    assert hour.span.mid == pytest.approx(hour.total)
+    assert hour.span.high - hour.span.low == pytest.approx((16 * 400 + 8 * 200) / 26280)
+
+
+def test_resale_and_interest_are_capital_recovery() -> None:
+    def hour(**keys: Any) -> float:
+        return hourly_cost(bought(**keys), [gpus(0.0)], BOX, {}).parts["capital"]
+
+    assert hour(resale="25%") == pytest.approx(0.75 * hour())
+    # A loan paid back in three instalments: what is left after each year's interest and payment.
+    yearly, owed = hour(interest="8%", resale="20%") * 8760, 20000.0
+    for _ in range(3):
+        owed = owed * 1.08 - yearly
+    assert owed == pytest.approx(0.20 * 20000)
+    assert hour(interest="0.0001%") == pytest.approx(hour(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("hosting", "per_hour"),
+    [({"per_kw": "73 USD/month"}, 3.6 * 0.1), ({"per_rack": "730 USD/month", "nodes_per_rack": 4}, 3.0)],
+)
+def test_a_place_is_paid_by_the_kilowatt_or_the_rack(hosting: dict[str, Any], per_hour: float) -> None:
+    counts = Counts(8, 9, 1)
+    hour = hourly_cost(bought(hosting=hosting), [gpus(0.0)], counts, {})
+    assert hour.parts["hosting"] == pytest.approx(per_hour)
+    assert hour.parts["electricity"] > 0
+    paid = CostSpec.model_validate({"capital": "1 USD", "hosting": {**hosting, "power_included": True}})
+    assert list(hourly_cost(paid, [gpus(0.0)], counts, {}).parts) == ["capital", "hosting"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"capital": [{"what": "x"}]}, "give either unit_price or price"),
+        ({"capital": [{"what": "x", "unit_price": {"low": "2 USD", "high": "1 USD"}}]}, "low is above high"),
+        ({"hosting": {"per_rack": "1 USD/h"}}, "nodes_per_rack belongs to per_rack"),
+        ({"hosting": {}}, "give either per_kw or per_rack"),
+        ({"hosting": {"per_kw": "1 USD/h", "power_included": True}}, "leave electricity out"),
+        ({"resale": "100%"}, "less than 1"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(keys: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        bought(**keys)
+
+
+def test_rent_is_not_owned() -> None:
+    with pytest.raises(ValidationError, match="resale and interest belong to capital"):
+        CostSpec.model_validate({"rental": {"per_gpu": "1 USD/h"}, "resale": "10%"})
 
 
 def test_cost_per_token() -> None:
@@ -69,7 +138,7 @@ def bill(capital: float, kilowatts: float, machines_in_a_rack: int) -> dict[str,
     hosting = 1500 / 720 / machines_in_a_rack
     power = {"idle": f"{kilowatts} kW", "busy": f"{kilowatts} kW"}
     spec = bought(capital=f"{capital} USD", power=power, hosting=f"{hosting} USD/h")
-    return hourly_cost(spec, [gpus(1.0)], 8, None).parts
+    return hourly_cost(spec, [gpus(1.0)], BOX, {}).parts
 
 
 def test_8x4090_server_costs_two_and_a_half_dollars_an_hour() -> None:
@@ -98,5 +167,5 @@ def test_home_design_is_20350_dollars_item_by_item() -> None:
         {"what": "desktop", "count": 8, "unit_price": "700 USD"},
     ]
     spec = bought(capital=items)
-    assert capital_of(spec) == 20350
-    assert hourly_cost(spec, [gpus(1.0)], 8, None).parts["capital"] == pytest.approx(0.774, abs=0.001)
+    assert capital_of(spec, BOX, {}) == (20350, 20350, 20350)
+    assert hourly_cost(spec, [gpus(1.0)], BOX, {}).parts["capital"] == pytest.approx(0.774, abs=0.001)
