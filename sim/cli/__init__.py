@@ -22,6 +22,7 @@ VERBS = {
     "check": "Say whether a scenario fits, without simulating: memory, routes, plan, assumptions.",
     "sweep": "Simulate a scenario at many values: Pareto front, what each axis moves, resumable.",
     "failures": "Live a training job through failures: goodput by size, MTBF, checkpoints and policy.",
+    "explain": "Derive one number of a run: formula, inputs, sources.",
     "show": "Draw the report of a result.json again.",
     "scaling": "Parameters, tokens and loss for a budget, by Kaplan, Chinchilla and 20x.",
     "catalog": "List what is known - GPUs, links, models, stacks, prices, lengths - with sources.",

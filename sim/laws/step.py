@@ -89,7 +89,8 @@ class StageLaw:
         heads, kv = m.heads / shape.tp, max(m.kv_heads / shape.tp, 1.0)
         self._heads_width = heads * m.head_dim
         self._kv_width = kv * m.head_dim
-        self._weights = (
+        #: weights of a layer on one rank
+        self.layer_weights = (
             m.hidden * (self._heads_width + 2 * self._kv_width)
             + self._heads_width * m.hidden
             + (3 if m.gated else 2) * m.hidden * m.intermediate / shape.tp
@@ -120,9 +121,9 @@ class StageLaw:
         s, r, m = self.shape, self.shape.rates, self.shape.model
         ff = m.intermediate / s.tp
         matrices = 3 if m.gated else 2
-        arithmetic = 2.0 * tokens * self._weights
+        arithmetic = 2.0 * tokens * self.layer_weights
         widths = 4 * m.hidden + 2 * self._heads_width + 2 * self._kv_width + matrices * ff
-        moved = s.weight_bytes * self._weights + (0.0 if s.on_chip else 2.0 * tokens * widths)
+        moved = s.weight_bytes * self.layer_weights + (0.0 if s.on_chip else 2.0 * tokens * widths)
         tc, tm = arithmetic / r.matmul, moved / r.weights
         dense = r.knee(tc, tm) * s.layers
         element_bytes = 0.0 if s.on_chip else 16.0 * tokens * m.hidden + 6.0 * tokens * ff

@@ -1,0 +1,60 @@
+"""``sim explain``: where a number comes from."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from sim.cli.common import load, scenario_options
+
+if TYPE_CHECKING:
+    from sim.study.explain import Explanation
+
+WIDTH = 100
+
+
+@click.command("explain")
+@scenario_options
+@click.argument("path", metavar="NUMBER")
+@click.option("--job", "number", type=click.IntRange(0), default=0, show_default=True, help="Which job, from 0.")
+def command(
+    scenario: Path, overrides: tuple[str, ...], seed: int | None, as_json: bool, path: str, number: int
+) -> None:
+    """Simulate SCENARIO and derive NUMBER: formula, inputs, sources.
+
+    NUMBER is a path of the result, such as metrics.tpot_s.p50, metrics.step_time_s or cost.usd_per_million_tokens;
+    tpot, ttft, throughput, mfu, step and cost are short for the usual ones.
+    """
+    import json
+    from dataclasses import asdict
+
+    from sim.study.explain import explain
+
+    found = explain(load(scenario, overrides, seed), path, number)
+    if as_json:
+        click.echo(json.dumps(asdict(found), indent=1, ensure_ascii=False))
+        return
+    click.echo(_text(found), nl=False)
+
+
+def _text(found: Explanation) -> str:
+    """The derivation as a table of lines, sources below each."""
+    from sim.report.values import NONE, write
+
+    metric = found.path.split(".")[1]
+    lines = [f"{found.path} = {NONE if found.value is None else write(metric, found.value)}"]
+    lines += textwrap.wrap(found.definition, WIDTH - 2, initial_indent="  ", subsequent_indent="  ")
+    if not found.steps:
+        lines += ["", "It is counted as defined; no formula stands behind it."]
+    name = max((len(step.name) for step in found.steps), default=0)
+    value = max((len(step.value) for step in found.steps), default=0)
+    indent = " " * (name + value + 6)
+    for step in found.steps:
+        head = f"  {step.name.ljust(name)}  {step.value.rjust(value)}  "
+        told = [step.formula, *([f"[{step.source}]"] if step.source else [])]
+        rows = [row for text in told for row in textwrap.wrap(text, max(40, WIDTH - len(indent)))]
+        lines += ["", head + rows[0], *(indent + row for row in rows[1:])]
+    return "\n".join(lines) + "\n"
