@@ -202,7 +202,15 @@ def shortened(resolved: Resolved, recording: Recording) -> Resolved:
         elif load.requests is not None and load.requests > most:
             job = _with_load(job, load.model_copy(update={"requests": most}))
         jobs.append(job)
-    return replace(resolved, jobs=tuple(jobs))
+    return _undisturbed(replace(resolved, jobs=tuple(jobs)))
+
+
+def _undisturbed(resolved: Resolved) -> Resolved:
+    """Without faults where nobody trains: a short run meets an outage or not, which says nothing of the hardware."""
+    if any(isinstance(job, ResolvedTraining) for job in resolved.jobs):
+        return resolved
+    scenario = resolved.scenario.model_copy(update={"faults": None})
+    return replace(resolved, scenario=scenario, faults=(), fault_trace=None)
 
 
 def _with_load(job: ResolvedServing, load: Load) -> ResolvedServing:
@@ -317,7 +325,7 @@ def _saturated(resolved: Resolved, recording: Recording) -> Resolved:
         if job.trace is not None:
             job = replace(job, trace=job.trace.cycled(requests))
         jobs.append(_with_load(job, job.spec.load.model_copy(update=update)))
-    return replace(resolved, jobs=tuple(jobs))
+    return _undisturbed(replace(resolved, jobs=tuple(jobs)))
 
 
 def _service_time(recording: ServingRecording) -> float:

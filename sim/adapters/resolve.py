@@ -194,7 +194,7 @@ class _Resolver:
         faults, recorded, preset = self._faults()
         self._check_lives()
         if topology is not None:
-            self._check_listed(topology)
+            self._check_recorded(topology, recorded)
         self._check_defined()
         fabrics = self._try(("define", "fabrics"), self.library.fabrics)
         if self.problems:
@@ -336,25 +336,35 @@ class _Resolver:
         assert faults.rate is not None
         return (_any_fault("any", "node", 1000 * 86_400.0 / faults.rate),), None, None
 
-    def _check_listed(self, topology: TopologySpec) -> None:
-        """Faults that stand in the scenario name a class beside them, and units that there are."""
+    def _check_recorded(self, topology: TopologySpec, recorded: Sequence[tuple[float, str, int]] | None) -> None:
+        """Recorded faults name a class that stands beside them, if any do, and (of serving jobs) units there are.
+
+        Of a file the first such fault is told.
+        """
         faults = self.scenario.faults
-        if faults is None or faults.trace is None or isinstance(faults.trace, str):
+        if faults is None or recorded is None or faults.trace is None:
             return
+        listed = not isinstance(faults.trace, str)
         classes = {c.name: c for c in faults.classes or ()}
-        units = {"gpu": topology.gpus, "node": topology.node_count, "link": topology.node_count}
-        for i, fault in enumerate(faults.trace):
-            where: KeyPath = ("faults", "trace", i)
-            if classes and fault.name not in classes:
-                near = did_you_mean(fault.name, list(classes))
-                text = f"no class is called {fault.name}"
-                self.problems.append(self.source.problem((*where, "name"), text, near))
+        serving = [job.plan.dp for job in self.scenario.jobs if isinstance(job, ServingJob)]
+        units = {
+            "gpu": topology.gpus, "node": topology.node_count, "link": topology.node_count,
+            "switch": max(1, topology.switch_count), "job": max(serving, default=0),
+        }  # fmt: skip
+        told = [(f.time, f.name, f.unit) for f in faults.trace] if not isinstance(faults.trace, str) else recorded
+        for i, (_, name, unit) in enumerate(told):
+            where: KeyPath = ("faults", "trace", *((i,) if listed else ()))
+            per = classes[name].per if name in classes else "node"
+            if classes and name not in classes:
+                text, near = f"no class is called {name}", did_you_mean(name, list(classes))
+                self.problems.append(self.source.problem((*where, *(("name",) if listed else ())), text, near))
+            elif serving and unit >= units[per]:
+                text = f"there is no {per} {unit}: there are 0 to {units[per] - 1}"
+                self.problems.append(self.source.problem((*where, *(("unit",) if listed else ())), text))
+            else:
                 continue
-            per = classes[fault.name].per if classes else "node"
-            if fault.unit >= units.get(per, fault.unit + 1):
-                last = units[per] - 1
-                text = f"there is no {per} {fault.unit}: the cluster's are 0 to {last}"
-                self.problems.append(self.source.problem((*where, "unit"), text))
+            if not listed:
+                return
 
     def _recorded(self, trace: str | tuple[RecordedFault, ...]) -> tuple[tuple[float, str, int], ...]:
         """(time, class, unit) of recorded faults, in order of time."""

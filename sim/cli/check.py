@@ -74,7 +74,19 @@ def _job(resolved: Resolved, job: ResolvedServing, layout: Layout, topology: Top
         "pp": spec.plan.pp, "dp": spec.plan.dp, "kv_checked": not unchecked,
         "kv_tokens_per_replica": max(0, min(layout.tokens)),
         "context": job.model.context, "memory": list(stages.values()), "routes": _routes(layout, topology),
+        "reliability": _outlook(resolved, job, layout, topology),
     }  # fmt: skip
+
+
+def _outlook(
+    resolved: Resolved, job: ResolvedServing, layout: Layout, topology: Topology
+) -> dict[str, float | str | None] | None:
+    """What is known of a serving job's failures; None where nothing fails."""
+    if resolved.scenario.faults is None:
+        return None
+    from sim.jobs.serving.reliability import outlook
+
+    return outlook(resolved, job, topology, layout)
 
 
 def _routes(layout: Layout, topology: Topology) -> list[dict[str, Any]]:
@@ -253,7 +265,19 @@ def _text(job: dict[str, Any]) -> str:
     least = "at least " if len({s["gpu"] for s in job["memory"]}) > 1 else ""
     lines.append(f"KV cache    {least}{tokens:,} tokens a replica, {requests}{checked}")
     lines += [f"route       {row['what']}: {row['way']}" for row in job["routes"]]
+    lines += _outlook_text(job["reliability"] or {})
     return "\n".join(lines)
+
+
+def _outlook_text(found: dict[str, Any]) -> list[str]:
+    """What is known of a serving job's failures, as lines."""
+    from sim.units import format_seconds
+
+    if not found:
+        return []
+    often = f"one outage every {format_seconds(found['mtbf_s'])} expected, " if found["mtbf_s"] else ""
+    again, anew = format_seconds(found["load_s"]), format_seconds(found["load_on_new_nodes_s"])
+    return [f"failures    {often}weights load in {again}, on new nodes in {anew}; failover {found['failover']}"]
 
 
 def _merged(rows: list[tuple[str, ...]]) -> list[tuple[str, ...]]:

@@ -18,14 +18,14 @@ WIDTH = 100
 
 @click.command("explain")
 @scenario_options
-@click.argument("path", metavar="NUMBER")
+@click.argument("path")
 @click.option("--job", "number", type=click.IntRange(0), default=0, show_default=True, help="Which job, from 0.")
 def command(
     scenario: Path, overrides: tuple[str, ...], seed: int | None, as_json: bool, path: str, number: int
 ) -> None:
-    """Simulate SCENARIO and derive NUMBER: formula, inputs, sources.
+    """Simulate SCENARIO and derive the number at PATH: formula, inputs, sources.
 
-    NUMBER is a path of the result, such as metrics.tpot_s.p50, metrics.step_time_s or cost.usd_per_million_tokens;
+    PATH is one of the result, such as metrics.tpot_s.p50, metrics.step_time_s or cost.usd_per_million_tokens;
     tpot, ttft, throughput, mfu, step and cost are short for the usual ones.
     """
     import json

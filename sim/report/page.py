@@ -34,7 +34,7 @@ from sim.report.values import (
 from sim.results.schema import Incident, JobResult, Result, ServingMetrics, TrainingMetrics
 from sim.units import format_count, format_percent, format_seconds
 
-STATES: Final = {"stable": "✓", "saturated": "▲", "overloaded": "✕"}
+STATES: Final = {"stable": "✓", "saturated": "▲", "overloaded": "✕", "disrupted": "⚡"}
 """The sign beside each state, so that colour is not the only carrier."""
 
 SECTIONS: Final = {
@@ -219,8 +219,8 @@ def _serving_cards(result: Result, job: JobResult, m: ServingMetrics) -> list[Ca
 
 
 INCIDENT: Final = (
-    "from", "cause", "replica", "noticed after", "down for", "requests hit", "KV tokens lost", "given up", "throughput",
-    "objectives attained", "first tokens of all after",
+    "from", "cause", "replica", "noticed after", "down for", "requests held", "KV tokens lost", "given up",
+    "throughput", "objectives attained", "queue gone after",
 )  # fmt: skip
 """Columns of the table of outages."""
 

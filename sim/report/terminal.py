@@ -31,7 +31,7 @@ LABEL: Final = 12
 NEGLIGIBLE: Final = 0.005
 """Shares below this are not printed."""
 _BOLD, _RESET = "\x1b[1m", "\x1b[0m"
-_STATES: Final = {"stable": "\x1b[32m", "saturated": "\x1b[33m", "overloaded": "\x1b[31m"}
+_STATES: Final = {"stable": "\x1b[32m", "saturated": "\x1b[33m", "overloaded": "\x1b[31m", "disrupted": "\x1b[31m"}
 
 
 def render_text(result: Result, width: int = 100, colour: bool = False) -> str:

@@ -24,7 +24,7 @@ from sim.results.schema import (
     TrainingMetrics,
 )
 from sim.results.training import priced, training_metrics, window_of
-from sim.results.verdict import licence_warnings, state_of, training_warnings, verdict_of, warnings_of
+from sim.results.verdict import disrupted, licence_warnings, state_of, training_warnings, verdict_of, warnings_of
 from sim.spec.training import TrainingPlan
 from sim.units import format_bandwidth
 
@@ -45,20 +45,22 @@ def job_results(
         mine = [d for d in devices if d.job == spec.name]
         gpus = sum(d.count for d in mine)
         busy = sum(d.busy * d.count for d in mine) / gpus
-        failed = failure_metrics(job, recording.end)
+        failed = failure_metrics(job)
         metrics, window, table = serving_metrics(job, recording.end, busy, failed)
-        plan = spec.plan
+        plan, told = spec.plan, incidents_of(job, table)
+        state = state_of(table, window, spec.load.closed_loop is not None, _idle(mine, recording.end))
         results.append(JobResult(
             name=spec.name, kind="serving", model=job.job.model.id, stack=job.job.stack.id,
             plan=_plan_text(plan.tp, plan.pp, plan.dp), gpus=gpus,
-            state=state_of(table, window, spec.load.closed_loop is not None, _idle(mine, recording.end)),
+            state=disrupted(state, told, metrics, window),
             metrics=metrics, cost=collect.cost_of(recording, job, metrics.output_tokens_per_s, devices), window=window,
-            objectives=check_objectives(metrics, spec.objectives),
+            objectives=check_objectives(metrics, spec.objectives, table, window),
             cdf=collect.latency_cdf(table, window.start_s, window.end_s), notes=[],
-            incidents=incidents_of(job, table, recording.end),
+            incidents=told,
         ))  # fmt: skip
         tables.append(table)
-        for name, interval in batch_means(table, window).items():
+        # One life with outages says nothing of how much lives differ.
+        for name, interval in ({} if told else batch_means(table, window)).items():
             intervals[f"jobs.{i}.metrics.{name}"] = interval
             if single:
                 intervals[f"metrics.{name}"] = interval

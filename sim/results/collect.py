@@ -43,13 +43,14 @@ def device_classes(recording: Recording) -> list[DeviceClass]:
         for track, peak, bandwidth in job.tracks:
             used += track.count
             busy = track.busy / end if end else 0.0
-            working = busy + (sum(track.communication.values()) / end if end else 0.0)
+            ledger = track.ledger(end)
+            working = 1.0 - sum(ledger.get(bucket, 0.0) for bucket in IDLE) / end if end else 0.0
             found.append(DeviceClass(
                 name=track.name, job=track.job, stage=track.stage, gpu=track.gpu, count=track.count,
                 busy=busy, pass_s=track.busy / track.passes if track.passes else None,
                 flops_utilisation=track.flops / (peak * end) if end else 0.0,
                 bandwidth_utilisation=track.bytes / (bandwidth * end) if end else 0.0,
-                ledger={k: v * track.count for k, v in track.ledger(end).items()},
+                ledger={k: v * track.count for k, v in ledger.items()},
                 energy_j=_watts(recording, track.gpu, working) * track.count * end,
             ))  # fmt: skip
     spare: dict[str, int] = {}

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from sim.engine.timeline import Bins
 from sim.jobs.play import ServingRecording
+from sim.jobs.serving.incidents import START_UP
 from sim.results.metrics import Table, attains
 from sim.results.schema import Incident
 
@@ -16,10 +17,10 @@ from sim.results.schema import Incident
 MOST = 100
 
 
-def down_time(recording: ServingRecording, end: float) -> Bins:
-    """Seconds of replicas down over time."""
-    bins = Bins()
-    bins.add(end, end, 0.0)  # they grow to their width once
+def down_time(recording: ServingRecording, whole: float) -> Bins:
+    """Seconds of replicas down over the ``whole`` of a simulation, as long as the job has requests."""
+    bins, end = Bins(), ended(recording)
+    bins.add(whole, whole, 0.0)  # they grow to their width once
     if recording.incidents is not None:
         for outages in recording.incidents.outages:
             for outage in outages:
@@ -28,21 +29,25 @@ def down_time(recording: ServingRecording, end: float) -> Bins:
     return bins
 
 
-def failure_metrics(recording: ServingRecording, end: float) -> dict[str, Any]:
-    """The numbers of :class:`ServingMetrics` that jobs have whose replicas can fail."""
-    incidents, table = recording.incidents, recording.table
+def ended(recording: ServingRecording) -> float:
+    """When the job's last request was settled; what befalls its replicas later is nobody's."""
+    return max(replica.tally.ended for replica in recording.replicas)
+
+
+def failure_metrics(recording: ServingRecording) -> dict[str, Any]:
+    """The numbers of :class:`ServingMetrics` that jobs have whose replicas can fail, over the job's own life."""
+    incidents, table, end = recording.incidents, recording.table, ended(recording)
     if incidents is None:
         return {}
     met = [name for time, name in incidents.met if time <= end]
-    lasted = [
-        min(outage.up, end) - outage.start for outages in incidents.outages for outage in outages if outage.start < end
-    ]
+    down = [(o, min(o.up, end) - o.start) for outages in incidents.outages for o in outages if o.start < end]
+    lasted = [seconds for outage, seconds in down if outage.cause != START_UP]
     replicas = len(recording.replicas)
     return {
         "failures": len(met),
         "failures_by_class": {name: met.count(name) for name in dict.fromkeys(met)},
         "outages": len(lasted),
-        "availability": 1.0 - sum(lasted) / (replicas * end) if end > 0.0 else 1.0,
+        "availability": 1.0 - sum(seconds for _, seconds in down) / (replicas * end) if end > 0.0 else 1.0,
         "outage_s": sum(lasted) / len(lasted) if lasted else None,
         "restarted_requests": sum(count > 0 for count in table.restarts),
         "failed_requests": len(table.failed),
@@ -51,43 +56,42 @@ def failure_metrics(recording: ServingRecording, end: float) -> dict[str, Any]:
     }
 
 
-def incidents_of(recording: ServingRecording, table: Table, end: float) -> list[Incident]:
+def incidents_of(recording: ServingRecording, table: Table) -> list[Incident]:
     """The job's outages in order of time, the first hundred."""
-    incidents, requests = recording.incidents, recording.table
+    incidents, requests, end = recording.incidents, recording.table, ended(recording)
     if incidents is None:
         return []
     ok = attains(table, recording.job.spec.objectives)
-    arrival = np.array(requests.arrival)
-    gone = np.array(sorted(requests.failed), dtype=np.int64)
-    given_up = np.array([requests.failed[r] for r in gone.tolist()])
-    first = np.array(requests.first)
+    arrival, first = np.array(requests.arrival), np.array(requests.first)
+    refused = arrival[np.array(requests.rejected, dtype=np.int64)]
     found = [
         (outage, replica, number)
         for replica, outages in enumerate(incidents.outages)
         for number, outage in enumerate(outages)
-        if outage.start < end
+        if outage.start < end and outage.cause != START_UP
     ]
     told = []
-    for outage, replica, number in sorted(found)[:MOST]:
+    for outage, replica, number in sorted(found, key=lambda one: (one[0].start, one[1]))[:MOST]:
         up = min(outage.up, end)
         held, lost_kv = incidents.losses.get((replica, number), (0, 0))
-        failed = int(((arrival[gone] <= up) & (given_up >= outage.start)).sum())
+        failed = incidents.given_up.get((replica, number), 0)
+        lost = failed + int(((refused >= outage.start) & (refused <= up)).sum())
         made = table.output_tokens(outage.start, up) / (up - outage.start) if up > outage.start else 0.0
         came = first[(arrival >= outage.start) & (arrival <= up)]
         came = came[~np.isnan(came)]
         told.append(Incident(
             cause=outage.cause, replica=replica, start_s=outage.start, known_s=min(outage.known, up), up_s=up,
             held_requests=held, lost_kv_tokens=lost_kv, failed_requests=failed, output_tokens_per_s=made,
-            slo_attainment=_attained(table, ok, outage.start, up, failed),
+            slo_attainment=_attained(table, ok, outage.start, up, lost),
             first_tokens_s=max(0.0, float(came.max()) - up) if len(came) else None,
         ))  # fmt: skip
     return told
 
 
-def _attained(table: Table, ok: NDArray[np.bool_] | None, start: float, up: float, failed: int) -> float | None:
-    """Share of the requests that were there during an outage and attained the objectives."""
+def _attained(table: Table, ok: NDArray[np.bool_] | None, start: float, up: float, lost: int) -> float | None:
+    """Share of the requests that were there during an outage and attained the objectives; ``lost`` ones did not."""
     if ok is None:
         return None
     there = (table.arrival <= up) & (table.finish >= start)
-    asked = int(there.sum()) + failed
+    asked = int(there.sum()) + lost
     return float(ok[there].sum()) / asked if asked else None

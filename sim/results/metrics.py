@@ -13,7 +13,7 @@ within the window; all of them were answered, for the run goes on until they are
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,11 @@ PERCENTILES = (50, 90, 99)
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The request table as arrays, answered requests only, in order of arrival."""
+    """The request table as arrays, answered requests only, in order of arrival.
+
+    ``lost`` are arrivals of requests that were given up, and beside them when that was; ``parts`` first token, last
+    token and tokens of each stretch in which tokens came, where those are not just one a request.
+    """
 
     arrival: Floats
     scheduled: Floats
@@ -40,18 +44,29 @@ class Table:
     finish: Floats
     prompt: Floats
     output: Floats
+    lost: Floats = field(default_factory=lambda: np.empty((0, 2)))
+    parts: Floats | None = None
 
     @classmethod
     def of(cls, table: RequestTable) -> Table:
-        """Arrays of the answered requests."""
+        """Arrays of the answered requests: a stretch of tokens each, or several where replicas died under it."""
         finish = np.array(table.finish)
         done = np.flatnonzero(~np.isnan(finish))
         arrival = np.array(table.arrival)[done]
         order = done[np.argsort(arrival, kind="stable")]
-        pick = [np.array(column, dtype=float)[order] for column in (
-            table.arrival, table.scheduled, table.first, table.finish, table.prompt, table.output,
-        )]  # fmt: skip
-        return cls(*pick)
+        columns = (table.arrival, table.scheduled, table.first, table.finish, table.prompt, table.output)
+        pick = tuple(np.array(column, dtype=float)[order] for column in columns)
+        lost = np.array([(table.arrival[r], at) for r, at in sorted(table.failed.items())]).reshape(-1, 2)
+        parts = None
+        if table.parts:
+            parts = np.column_stack((pick[2], pick[3], pick[5]))
+            went_on = np.array([table.resumed.get(r, (table.first[r], 0)) for r in order.tolist()]).reshape(-1, 2)
+            parts[:, 0], parts[:, 2] = went_on[:, 0], parts[:, 2] - went_on[:, 1]
+            answered = set(order.tolist())
+            earlier = [part[1:] for part in table.parts if part[0] in answered and part[3] > 0]
+            parts = np.vstack((parts, np.array(earlier).reshape(-1, 3)))
+        arrived, scheduled, first, finished, prompt, output = pick
+        return cls(arrived, scheduled, first, finished, prompt, output, lost, parts)
 
     def __len__(self) -> int:
         return len(self.finish)
@@ -64,13 +79,14 @@ class Table:
             return np.where(gaps > 0, (self.finish - self.first) / gaps, np.nan)
 
     def output_tokens(self, start: float, end: float) -> float:
-        """Generated tokens that fall into [start, end)."""
-        firsts = (self.first >= start) & (self.first < end)
-        span = self.finish - self.first
-        overlap = np.minimum(self.finish, end) - np.maximum(self.first, start)
+        """Generated tokens of answered requests that fall into [start, end)."""
+        first, last, tokens = (self.first, self.finish, self.output) if self.parts is None else self.parts.T
+        firsts = (first >= start) & (first < end)
+        span = last - first
+        overlap = np.minimum(last, end) - np.maximum(first, start)
         with np.errstate(divide="ignore", invalid="ignore"):
             share = np.where(span > 0, np.clip(overlap, 0, None) / span, firsts.astype(float))
-        return float(firsts.sum() + (share * (self.output - 1)).sum())
+        return float(firsts.sum() + (share * (tokens - 1)).sum())
 
     def prompt_tokens(self, start: float, end: float) -> float:
         """Prompt tokens of requests whose first token falls into [start, end)."""
@@ -91,21 +107,23 @@ def sums_at(times: Floats, begin: Floats, end: Floats, weights: Floats) -> Float
 
 def measured_window(load: Load, table: Table) -> Window:
     """The measured part of the run, and the rule in words."""
-    n = len(table)
-    whole_end = float(table.finish.max()) if n else 0.0
-    if n == 0:
-        return Window(start_s=0.0, end_s=0.0, rule="no request was answered")
-    end = float(table.arrival.max())
+    arrival = np.sort(np.concatenate((table.arrival, table.lost[:, 0])))
+    over = np.sort(np.concatenate((table.finish, table.lost[:, 1])))
+    n = len(arrival)
+    whole_end = float(over.max()) if n else 0.0
+    if len(table) == 0:
+        return Window(start_s=0.0, end_s=whole_end, rule="no request was answered")
+    end = float(arrival.max())
     if load.closed_loop is not None:
         share = load.warm_up if load.warm_up is not None else min(load.closed_loop.clients / n, 0.5)
-        start = float(np.sort(table.finish)[min(n - 1, max(0, int(share * n) - 1))])
+        start = float(over[min(n - 1, max(0, int(share * n) - 1))])
         why = "as stated" if load.warm_up is not None else "every client once, at most half"
         opens = f"opens when {int(share * n)} requests are answered ({why})"
     else:
         share = load.warm_up if load.warm_up is not None else 0.1
-        start = float(table.arrival[min(n - 1, int(share * n))])
+        start = float(arrival[min(n - 1, int(share * n))])
         opens = f"opens with request {int(share * n) + 1} of {n}"
-    inside = int(((table.arrival >= start) & (table.arrival <= end)).sum())
+    inside = int(((arrival >= start) & (arrival <= end)).sum())
     service = float(np.median(table.finish - table.scheduled))
     if inside < FEWEST or end - start < service:
         rule = (
@@ -152,15 +170,20 @@ def attains(table: Table, objectives: Objectives) -> NDArray[np.bool_] | None:
     return ok
 
 
-def check_objectives(metrics: ServingMetrics, objectives: Objectives) -> list[dict[str, object]]:
-    """Each stated objective with the measured percentile and whether it is met."""
+def check_objectives(
+    metrics: ServingMetrics, objectives: Objectives, table: Table, window: Window
+) -> list[dict[str, object]]:
+    """Each stated objective with the measured percentile and whether it is met. A request that was given up takes
+    longer than any limit."""
     rows: list[dict[str, object]] = []
     spreads = {"ttft": metrics.ttft_s, "tpot": metrics.tpot_s, "latency": metrics.latency_s}
+    lost = int(((table.lost[:, 0] >= window.start_s) & (table.lost[:, 0] <= window.end_s)).sum())
+    asked = metrics.measured_requests + lost
     for kind, values in spreads.items():
         for p in PERCENTILES:
             limit = getattr(objectives, f"{kind}_p{p}")
             if limit is not None:
-                got = getattr(values, f"p{p}")
+                got = getattr(values, f"p{p}") if lost <= asked * (1.0 - p / 100.0) else None
                 rows.append({
                     "name": f"{kind}_p{p}", "limit_s": limit, "measured_s": got,
                     "met": got is not None and got <= limit,

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 SCHEMA_VERSION = 1
 
-State = Literal["stable", "saturated", "overloaded"]
+State = Literal["stable", "saturated", "overloaded", "disrupted"]
 
 
 class Part(BaseModel):

@@ -1,8 +1,10 @@
 """The verdict: is it stable, what binds, what does not, and what to beware of.
 
 State, over the time in which requests come, its first tenth left out (closed loops: the measured window).
-*Overloaded*: fewer than 95% of the arrivals were answered and the queue grew. *Saturated*: a request waited to be
-let in for more than half of the time, though the GPUs had work for four fifths of it. *Stable* otherwise.
+*Overloaded*: fewer than 95% of the arrivals were answered and the queue grew. *Disrupted*: an outage of replicas fell
+into it, and left more than a hundredth of the requests unanswered, or a queue as too much load would. *Saturated*: a
+request waited to be let in for more than half of the time, though the GPUs had work for four fifths of it. *Stable*
+otherwise.
 
 What binds is read off the ledger and ranked by what relieving it was found to give; what does not bind is found
 by running again with one resource improved.
@@ -10,15 +12,19 @@ by running again with one resource improved.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from sim.jobs.play import Recording, ServingRecording
 from sim.jobs.training.run import TrainingRecording
 from sim.laws.topology_parts import NETWORK
 from sim.results.metrics import Table, sums_at
-from sim.results.schema import Effect, ServingMetrics, State, TrainingMetrics, Verdict, Window
+from sim.results.schema import Effect, Incident, ServingMetrics, State, TrainingMetrics, Verdict, Window
 from sim.units import format_count, format_percent, format_seconds
 
+#: Share of requests given up above which a run is disrupted.
+LOST = 0.01
 # A change below this share is no change.
 NOTHING = 0.01
 #: Error of the memory model that a reader should keep in mind.
@@ -40,6 +46,9 @@ BINDS = {
     "degraded speed": "degraded speed",
     "stalled": "stalls",
     "cut off": "passes cut off by failures",
+    "elastic resizing": "resizing the job",
+    "migration": "moves to other nodes",
+    "start-up": "start-up",
     "failure detection": "failure detection",
     "restart": "restarts",
     "waiting for repair": "repair of nodes",
@@ -72,6 +81,14 @@ def state_of(table: Table, window: Window, closed: bool, idle: float) -> State:
     if idle < 0.2 and _covered(table, a, b) > 0.5 * (b - a):
         return "saturated"
     return "stable"
+
+
+def disrupted(state: State, incidents: Sequence[Incident], metrics: ServingMetrics, window: Window) -> State:
+    """The same, or *disrupted* where outages, not the load, explain it."""
+    met = any(one.start_s < window.end_s and one.up_s > window.start_s for one in incidents)
+    asked = metrics.completed_requests + (metrics.failed_requests or 0)
+    lost = (metrics.failed_requests or 0) > LOST * asked
+    return "disrupted" if met and (state != "stable" or lost) else state
 
 
 def _covered(table: Table, a: float, b: float) -> float:
@@ -141,7 +158,9 @@ def _shares(ledger: dict[str, float]) -> dict[str, float]:
 
 def _name(bucket: str) -> str:
     """A bucket of the ledger as something that binds."""
-    return BINDS.get(bucket) or "network: " + bucket.removeprefix("communication").removeprefix(": ")
+    if bucket.startswith("communication"):
+        return "network: " + bucket.removeprefix("communication").removeprefix(": ")
+    return BINDS.get(bucket, bucket)
 
 
 def _is_nothing(effect: Effect) -> bool:
@@ -213,6 +232,13 @@ def warnings_of(recording: Recording, jobs: list[tuple[ServingRecording, Serving
                 f"{spec.name}: overloaded: requests come {_ratio(job, metrics)} as fast as they are answered; "
                 "latencies grow with the length of the run and say nothing else"
             )
+        if state == "disrupted":
+            lines.append(
+                f"{spec.name}: outages left a queue or requests unanswered; latencies hang on when they fell, and what "
+                "the load alone does is told by the same run without faults"
+            )
+        if unmet := _unmet(job):
+            lines.append(unmet)
         if spec.plan.pp >= 4:
             lines.append(f"{spec.name}: pipelines of four and more stages are not validated for decode-heavy loads")
         chunk = spec.batching.prefill_chunk or spec.batching.max_batched_tokens or job.job.stack.max_batched_tokens
@@ -228,6 +254,20 @@ def warnings_of(recording: Recording, jobs: list[tuple[ServingRecording, Serving
                 "(4-12 GB/s), not a measurement"
             )
     return lines
+
+
+def _unmet(job: ServingRecording) -> str:
+    """Recorded faults that met no replica."""
+    if job.incidents is None or not job.incidents.recorded:
+        return ""
+    end = max(replica.tally.ended for replica in job.replicas)
+    met, all_ = sum(time <= end for time, _ in job.incidents.met), job.incidents.recorded
+    if met == all_:
+        return ""
+    return (
+        f"{job.name}: {all_ - met:,} of {all_:,} recorded faults met no replica: they came after the last answer, or "
+        "struck what the job does not use"
+    )
 
 
 def _ratio(job: ServingRecording, metrics: ServingMetrics) -> str:
@@ -281,7 +321,7 @@ def verdict_of(
     effects: list[Effect], warn: list[str],
 ) -> Verdict:  # fmt: skip
     """The answer in a few lines."""
-    order: list[State] = ["stable", "saturated", "overloaded"]
+    order: list[State] = ["stable", "saturated", "overloaded", "disrupted"]
     state = max(states, key=order.index)
     binds = ranked(binding(ledger, metrics, states), effects, _shares(ledger))
     facts = []

@@ -15,7 +15,7 @@ from typing import Any, Final
 from sim.results.intervals import t_interval
 from sim.study.sweep_points import Answer
 
-STATES: Final = ("stable", "saturated", "overloaded")
+STATES: Final = ("stable", "saturated", "overloaded", "disrupted")
 Figures = dict[str, float | None]
 
 
@@ -53,6 +53,8 @@ HEADLINE: Final[dict[str, Callable[[Sequence[Mapping[str, Any]]], float | None]]
     "usd_per_million_tokens": _money,
     "usd_per_hour": _of(sum, "usd_per_hour"),
     "slo_attainment": _of(min, "slo_attainment"),
+    "availability": _of(min, "availability"),
+    "failed_requests": _of(sum, "failed_requests"),
     "tokens_per_s": _trained,
     "ettr": _of(min, "ettr"),
     "step_time_s": _of(max, "step_time_s"),

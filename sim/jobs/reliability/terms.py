@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, erfc, inf, log, sqrt
 
@@ -19,7 +19,7 @@ from sim.laws.topology import Topology
 from sim.laws.training.groups import GroupNetwork
 from sim.laws.training.ranks import Ranks
 from sim.laws.training.saving import SavingTimes, moving_time, nodes_of, saving_times
-from sim.spec.reliability import Checkpoint, Duration, FaultClass, Recovery, Spread
+from sim.spec.reliability import Checkpoint, Duration, FaultClass, Recovery, Spread, Unit
 from sim.spec.training import TrainingJob
 from sim.units import format_seconds
 
@@ -81,13 +81,14 @@ class Reliability:
         return efficiency(self.interval, self.terms.saving.blocking, recovery, 1.0 / total)
 
 
-def bounded(stream: Iterator[Failure]) -> Iterator[Failure]:
+def bounded(
+    stream: Iterator[Failure], advice: str = "it makes hardly any progress between them; save more often, or shorten it"
+) -> Iterator[Failure]:
     """The same. Raises RunError where a run meets more faults than anyone would sit through."""
     for number, failure in enumerate(stream):
         if number >= MOST_FAULTS:
             raise RunError(
-                f"{MOST_FAULTS:,} faults in {format_seconds(failure.time)} and the run is not done: it makes hardly "
-                "any progress between them; save more often, or shorten it"
+                f"{MOST_FAULTS:,} faults in {format_seconds(failure.time)} and the run is not done: {advice}"
             )
         yield failure
 
@@ -114,12 +115,19 @@ def units_of(resolved: Resolved, topology: Topology, gpus: Sequence[int]) -> tup
     A switch takes all nodes under it, so every switch with one of the job's nodes counts; links are the nodes' ways to
     the network, which a job on one node does not use; software is one unit.
     """
+    nodes = nodes_of(topology, gpus)
+    links = len(nodes) if len(nodes) > 1 else 0
+    counts: dict[Unit, int] = {
+        "gpu": len(gpus), "node": len(nodes), "link": links, "switch": _switches(topology, nodes), "job": 1,
+    }  # fmt: skip
+    return units_among(resolved, counts)
+
+
+def units_among(resolved: Resolved, counts: Mapping[Unit, int]) -> tuple[Units, ...]:
+    """The units of each class of faults where a job has so many of each kind, and their rates."""
     faults = resolved.scenario.faults
     if faults is None:
         return ()
-    nodes = nodes_of(topology, gpus)
-    links = len(nodes) if len(nodes) > 1 else 0
-    counts = {"gpu": len(gpus), "node": len(nodes), "link": links, "switch": _switches(topology, nodes), "job": 1}
     lemons = faults.lemons
     return tuple(
         Units(
@@ -258,12 +266,16 @@ def _interval(spec: TrainingJob, checkpoint: Checkpoint, saving: SavingTimes, mt
 
 
 def recovery_phases(c: FaultClass, recovery: Recovery, connect: float) -> list[tuple[str, Duration]]:
-    """What comes between a fault of a class and the next step, by bucket, but loading that follows from links."""
+    """What comes between a fault of a class and the next step, by bucket, but loading that follows from links.
+
+    A stall that stops a job was noticed by the watchdog, whose timeout has passed.
+    """
     if recovery.time is not None:
         return [("restart", recovery.time)]
     found: list[tuple[str, Duration]] = []
     if not c.planned and c.notice is None:
-        found += [("detection", recovery.detect), ("detection", recovery.diagnose)]
+        found += [] if c.effect == "stall" else [("detection", recovery.detect)]
+        found.append(("detection", recovery.diagnose))
     if c.repair and c.per != "job":
         found.append(("restart", recovery.replace))
     found += [("restart", recovery.launch), ("restart", connect)]
@@ -299,7 +311,7 @@ def _effect(
 
     Of slow links the slowest sets the pace: the share of a step that waits for links takes ``factor`` times as long.
     """
-    factor = 1.0 + network_share * (c.factor - 1.0) if c.per == "link" else c.factor
+    factor = 1.0 + network_share * (c.factor - 1.0) if c.per in ("link", "switch") else c.factor
     return Effect(
         kind="save and stop" if c.planned else "notice" if c.notice is not None else c.effect,
         phases=tuple((bucket, drawn(time)) for bucket, time in phases),

@@ -225,6 +225,8 @@ class Scheduler:
             table.first[r] = now
         else:
             self.gaps.add(now - table.paused[r], 1)
+            if table.restarts[r]:
+                table.resumed.setdefault(r, (now, generated - 1))
         if generated >= table.length[r]:
             self._leave(slot, r, now, self.blocks(table.prompt[r] + generated - 1))
             return
@@ -264,27 +266,32 @@ class Scheduler:
         table.finish[r] = now
         self.feed.finished(r, now)
 
-    def evict(self) -> list[int]:
+    def evict(self, now: float) -> list[int]:
         """The replica is lost, and the KV cache with it: all its requests, those that waited last.
 
-        They keep the tokens that they have got; what was computed for the others is gone.
+        They keep the tokens that they have got; the rest of what was computed is gone. Who has all tokens and only
+        waited for the others of a static batch is answered.
         """
-        table, held = self.table, []
+        table = self.table
+        held: list[int] = []
+        answered: list[int] = []
         for slot in self.slots:
             for r in slot.members:
                 if r in slot.prefills:
                     table.lost_kv += slot.prefills[r][0]
                 else:
-                    table.generated[r] = slot.passes - slot.base[r]
-                    table.paused[r] = slot.returned
+                    table.stopped(r, slot.passes - slot.base[r], slot.returned)
                     table.lost_kv += table.prompt[r] + table.generated[r] - 1
-                held.append(r)
+                (answered if table.generated[r] >= table.output[r] else held).append(r)
             slot.clear()
         held += self.waiting
         self.waiting.clear()
         self.free, self.running, self.blocked = self.limits.blocks, 0, False
         for r in held:
             table.restarts[r] += 1
+        for r in answered:
+            table.length[r], table.finish[r] = table.generated[r], table.paused[r]
+            self.feed.finished(r, now)
         return held
 
     def _push_out(self, slot: Slot) -> None:

@@ -38,14 +38,24 @@ class Piece(NamedTuple):
     end: float
 
 
-class Outage(NamedTuple):
+@dataclass(slots=True)
+class Outage:
     """A replica is down from ``start`` to ``up``; it is known outside from ``known`` on."""
 
     cause: str
     start: float
     known: float
     up: float
-    pieces: tuple[Piece, ...]
+    pieces: list[Piece]
+
+    def start_over(self, now: float, up: float, pieces: list[Piece]) -> None:
+        """Its recovery is hit at ``now`` and starts over."""
+        while self.pieces and self.pieces[-1].start >= now:
+            self.pieces.pop()
+        if self.pieces and self.pieces[-1].end > now:
+            self.pieces[-1] = self.pieces[-1]._replace(end=now)
+        self.pieces += pieces
+        self.up = up
 
 
 class Spell(NamedTuple):
@@ -60,6 +70,10 @@ class Spell(NamedTuple):
     stalled: bool = False
 
 
+#: The cause of an outage that no fault began: the first launch.
+START_UP = "start-up"
+
+
 class Hit(NamedTuple):
     """What of a replica a fault strikes."""
 
@@ -69,12 +83,14 @@ class Hit(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A class of faults: the units it strikes and what it does; ``replaces`` nodes, ``notice`` s ahead of a stop."""
+    """A class of faults: the units it strikes and what it does; ``replaces`` nodes, ``notice`` s ahead of a stop,
+    ``detects``: whether its recovery begins with the time until somebody notices."""
 
     per: Unit
     effect: Effect
     replaces: bool = False
     notice: float | None = None
+    detects: bool = True
 
 
 class Places:
@@ -102,25 +118,25 @@ class Places:
         """Units of a kind that the job depends on."""
         return len(self._units[per])
 
-    def struck(self, per: Unit, unit: int, *, whole: bool) -> tuple[list[Hit], int]:
-        """The parts of replicas that a fault of a unit takes, and how many nodes; ``whole``: a GPU takes its node."""
+    def struck(self, per: Unit, unit: int, *, whole: bool) -> tuple[list[Hit], list[int]]:
+        """The parts of replicas that a fault of a unit strikes, and on which nodes; ``whole``: a GPU takes its node."""
         units = self._units[per]
         if self.recorded:
             if unit not in units:
-                return [], 0
+                return [], []
         else:
             unit = units[unit]
         if per == "job":
-            return [Hit(unit, frozenset(range(len(self.layout.replicas[unit]))))], 0
+            return [Hit(unit, frozenset(range(len(self.layout.replicas[unit]))))], []
         if per == "gpu" and not whole:
             replica, stage = self.gpus[unit]
-            return [Hit(replica, frozenset({stage}))], 0
+            return [Hit(replica, frozenset({stage}))], [self.topology.gpus[unit].node]
         nodes = self.under[unit] if per == "switch" else [self.topology.gpus[unit].node if per == "gpu" else unit]
         found: dict[int, set[int]] = {}
         for node in nodes:
             for replica, stages in self.at[node].items():
                 found.setdefault(replica, set()).update(stages)
-        return [Hit(replica, frozenset(stages)) for replica, stages in sorted(found.items())], len(nodes)
+        return [Hit(replica, frozenset(stages)) for replica, stages in sorted(found.items())], nodes
 
 
 class Pool:
@@ -152,17 +168,18 @@ class Pool:
 @dataclass(slots=True)
 class _Later:
     hits: list[Hit]
-    nodes: int
+    nodes: list[int]
     name: str
-    announced: bool
 
 
 @dataclass(slots=True)
 class Incidents:
     """The history of a job's replicas, as far as it has been told: ``clear`` is the next instant that is not.
 
-    ``met`` are (time, class) of the faults, ``handovers`` the outages whose requests wait to be sent elsewhere:
-    (known, replica, number), and ``losses`` the requests and the tokens of KV cache that an outage took, by its number.
+    ``recorded`` faults were given by name. ``met`` are (time, class) of those that struck, ``handovers`` the outages
+    whose requests wait to be sent elsewhere: (known, replica, number), ``losses`` the requests and the tokens of KV
+    cache that an outage took, by its number, and ``given_up`` the requests it cost. ``away``: until when a node that
+    was lost cannot fail again.
     """
 
     failures: Iterator[Failure]
@@ -171,12 +188,16 @@ class Incidents:
     pool: Pool
     rng: np.random.Generator
     startup: float = 0.0
+    recorded: int = 0
     outages: list[list[Outage]] = field(default_factory=list)
     notices: list[list[tuple[float, float]]] = field(default_factory=list)
     spells: list[list[Spell]] = field(default_factory=list)
     met: list[tuple[float, str]] = field(default_factory=list)
     handovers: list[tuple[float, int, int]] = field(default_factory=list)
     losses: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
+    given_up: dict[tuple[int, int], int] = field(default_factory=dict)
+    away: dict[int, float] = field(default_factory=dict)
+    _longest_notice: float = 0.0
     _next: Failure | None = None
     _later: list[tuple[float, int, _Later]] = field(default_factory=list)
     _numbers: Iterator[int] = field(default_factory=count)
@@ -188,9 +209,9 @@ class Incidents:
         self.spells = [[] for _ in range(replicas)]
         self._next = next(self.failures, None)
         if self.startup > 0.0:
-            piece = (Piece("start-up", 0.0, self.startup),)
             for replica in range(replicas):
-                self._down(replica, Outage("start-up", 0.0, 0.0, self.startup, piece))
+                piece = [Piece("start-up", 0.0, self.startup)]
+                self._down(replica, Outage(START_UP, 0.0, 0.0, self.startup, piece))
 
     @property
     def clear(self) -> float:
@@ -215,25 +236,43 @@ class Incidents:
             self.reach(self.clear)
         return self.outages[replica][number].up
 
-    def seems_up(self, replica: int, time: float) -> bool:
-        """Whether a router takes the replica for one that serves: it is up, or nobody has noticed yet."""
+    def seems_up(self, replica: int, time: float, *, leaving: bool = False) -> bool:
+        """Whether a router takes the replica for one that serves: it is up, or nobody has noticed yet.
+
+        One whose machine has announced that it goes does only if ``leaving`` ones do.
+        """
         self.reach(time)
         number = self._last(replica, time)
         down = number >= 0 and self.outages[replica][number].known <= time < self.outages[replica][number].up
-        return not down and not any(announced <= time < start for announced, start in self.notices[replica])
+        return not down and (leaving or not self._goes(replica, time))
+
+    def _goes(self, replica: int, time: float) -> float:
+        """When a replica goes that has announced it by then; 0 if none has."""
+        notices, latest = self.notices[replica], 0.0
+        for n in range(bisect_right(notices, time, key=lambda notice: notice[0]) - 1, -1, -1):
+            announced, start = notices[n]
+            if announced < time - self._longest_notice:
+                break
+            if time < start:
+                latest = max(latest, start)
+        return latest
 
     def back_at(self, replica: int, time: float) -> float:
         """When a replica that is down, or about to be, serves again."""
         while True:
             self.reach(time)
-            ahead = [start for announced, start in self.notices[replica] if announced <= time < start]
-            time = max(ahead, default=time)
+            ahead = self._goes(replica, time)
+            time = max(time, ahead)
             self.reach(time)
             number = self._last(replica, time)
             if number >= 0 and time < self.outages[replica][number].up:
                 return self.up(replica, number)
             if not ahead:
                 return time
+
+    def outage_at(self, replica: int, time: float) -> int:
+        """The number of the outage that a replica is in, or was in last; -1 if it was in none."""
+        return self._last(replica, time)
 
     def _last(self, replica: int, time: float) -> int:
         """The number of the last outage that began by then, -1 if none did."""
@@ -245,10 +284,11 @@ class Incidents:
         kind, now = self.kinds[failure.name], failure.time
         effect = kind.effect
         hits, nodes = self.places.struck(kind.per, failure.unit, whole=kind.replaces or kind.per != "gpu")
-        if not hits:
+        gone = kind.per != "job" and nodes and all(self.away.get(node, 0.0) > now for node in nodes)
+        if not hits or gone:
             return
         self.met.append((now, failure.name))
-        stop = _Later(hits, nodes if kind.replaces else 0, failure.name, False)
+        stop = _Later(hits, nodes if kind.replaces else [], failure.name)
         if effect.kind == "slow":
             end = now + effect.seconds(self.rng)
             link = kind.per in ("link", "switch")
@@ -264,12 +304,11 @@ class Incidents:
         elif effect.kind == "corrupt":
             self._put_off(now + effect.seconds(self.rng), stop)
         elif kind.notice is not None:
+            self._longest_notice = max(self._longest_notice, kind.notice)
             for replica, _ in hits:
                 self.notices[replica].append((now, now + kind.notice))
-            stop.announced = True
             self._put_off(now + kind.notice, stop)
         else:
-            stop.announced = effect.kind == "save and stop"
             self._stop(now, stop)
 
     def _put_off(self, time: float, stop: _Later) -> None:
@@ -286,32 +325,39 @@ class Incidents:
         for replica, _ in stop.hits:
             held = self.outages[replica]
             if held and now < held[-1].up:
-                before = tuple(p._replace(end=min(p.end, now)) for p in held[-1].pieces if p.start < now)
-                held[-1] = held[-1]._replace(up=up, pieces=before + pieces)
+                held[-1].start_over(now, up, list(pieces))
             else:
-                self._down(replica, Outage(stop.name, now, known, up, pieces))
+                self._down(replica, Outage(stop.name, now, known, up, list(pieces)))
 
     def _down(self, replica: int, outage: Outage) -> None:
         heapq.heappush(self.handovers, (outage.known, replica, len(self.outages[replica])))
         self.outages[replica].append(outage)
 
-    def _recovery(self, now: float, stop: _Later) -> tuple[float, tuple[Piece, ...]]:
-        """When a stop is known, and the phases until the replica is up."""
-        pieces, known = [], None
-        start = now
-        for bucket, time in self.kinds[stop.name].effect.phases:
-            if bucket == "detection" and stop.announced:
-                continue
-            if bucket != "detection" and known is None:
-                known = now
-                ready = self.pool.take(start, now, stop.nodes, self.rng)
-                if ready > now:
-                    pieces.append(Piece("waiting for repair", now, ready))
-                    now = ready
+    def _recovery(self, now: float, stop: _Later) -> tuple[float, list[Piece]]:
+        """When a stop is known, and the phases until the replica is up.
+
+        It is known when it is noticed; what is wrong, and which node has to be replaced, takes a diagnosis more.
+        """
+        pieces: list[Piece] = []
+        kind, start, known, replaced = self.kinds[stop.name], now, now, False
+        for number, (bucket, time) in enumerate(kind.effect.phases):
+            if bucket != "detection" and not replaced:
+                replaced = True
+                now = self._replace(start, now, stop.nodes, pieces)
             seconds = time(self.rng)
             pieces.append(Piece("failure detection" if bucket == "detection" else bucket, now, now + seconds))
             now += seconds
-        return now if known is None else known, tuple(pieces)
+            if number == 0 and kind.detects and bucket == "detection":
+                known = now
+        return known, pieces
+
+    def _replace(self, failed: float, now: float, nodes: list[int], pieces: list[Piece]) -> float:
+        """When nodes are there for those that failed; until then these do not fail again."""
+        ready = self.pool.take(failed, now, len(nodes), self.rng)
+        if ready > now:
+            pieces.append(Piece("waiting for repair", now, ready))
+        self.away |= dict.fromkeys(nodes, ready)
+        return ready
 
 
 class Health:
@@ -320,6 +366,7 @@ class Health:
     def __init__(self, clock: Clock, incidents: Incidents, replica: int) -> None:
         self.clock, self.incidents, self.replica = clock, incidents, replica
         self.number = 0
+        self.many = 8
 
     def down(self, by: float) -> Outage | None:
         """The next outage, if it begins by then."""
@@ -355,7 +402,7 @@ class Health:
 
     def quiet(self, until: float) -> bool:
         """Whether everything has its own speed from now until then."""
-        return not self._told(until)
+        return not any(s.end > self.clock.now for s in self._told(until))
 
     def link(self, stages: frozenset[int], time: float) -> float:
         """How many times as long bytes take that leave or enter the nodes of these stages."""
@@ -371,7 +418,8 @@ class Health:
         """The spells up to ``time``, without those that are over."""
         self.incidents.reach(time)
         spells = self.incidents.spells[self.replica]
-        if spells and spells[0].end < self.clock.now:
+        if len(spells) > self.many:
             spells[:] = [s for s in spells if s.end >= self.clock.now]
+            self.many = 2 * len(spells) + 8
         return spells
 

@@ -9,14 +9,16 @@ import numpy as np
 
 from sim.adapters.resolve import Resolved, ResolvedServing
 from sim.errors import InfeasibleError
-from sim.jobs.reliability.faults import Failure, Units, failures
+from sim.jobs.reliability.faults import Failure, failures
 from sim.jobs.reliability.life import Effect
-from sim.jobs.reliability.terms import bounded, drawn, recovery_phases
+from sim.jobs.reliability.terms import bounded, drawn, mtbf_of, recovery_phases, units_among
 from sim.jobs.serving.incidents import Incidents, Kind, Places, Pool
 from sim.laws.layout import Layout
 from sim.laws.topology import Topology
 from sim.laws.training.saving import card_rate
-from sim.spec.reliability import FaultClass
+from sim.spec.reliability import FaultClass, Unit
+
+UNITS: tuple[Unit, ...] = ("gpu", "node", "link", "switch", "job")
 
 
 def incidents_of(
@@ -34,17 +36,25 @@ def incidents_of(
     if resolved.fault_trace is not None:
         stream = iter([Failure(time, name, unit) for time, name, unit in resolved.fault_trace])
     else:
-        lemons = faults.lemons
-        units = [
-            Units(
-                c.name, places.count(c.per), c.mtbf / faults.scale, c.law, c.shape,
-                lemons.share if lemons and c.per != "job" else 0.0, lemons.factor if lemons else 1.0,
-            )
-            for c in resolved.faults
-        ]  # fmt: skip
-        stream = bounded(failures([u for u in units if u.rate > 0.0], drawing))
+        units = units_among(resolved, {per: places.count(per) for per in UNITS})
+        advice = "a replica is hit again before it has recovered; fewer faults, or a shorter recovery"
+        stream = bounded(failures([u for u in units if u.rate > 0.0], drawing), advice)
     pool = Pool(inf if faults.spares is None else float(faults.spares), drawn(faults.repair))
-    return Incidents(stream, kinds, places, pool, np.random.default_rng(durations), job.spec.recovery.startup or 0.0)
+    startup, recorded = job.spec.recovery.startup or 0.0, len(resolved.fault_trace or ())
+    return Incidents(stream, kinds, places, pool, np.random.default_rng(durations), startup, recorded)
+
+
+def outlook(
+    resolved: Resolved, job: ResolvedServing, topology: Topology, layout: Layout
+) -> dict[str, float | str | None]:
+    """What is known of a job's failures before anything is simulated: mean seconds between faults that stop a replica,
+    seconds until the weights are loaded again (on the same nodes, and on new ones), and what becomes of requests."""
+    places = Places(topology, layout)
+    mtbf = mtbf_of(resolved, units_among(resolved, {per: places.count(per) for per in UNITS}))
+    return {
+        "mtbf_s": mtbf if mtbf < inf else None, "load_s": load_seconds(topology, layout, replaced=False),
+        "load_on_new_nodes_s": load_seconds(topology, layout, replaced=True), "failover": job.spec.failover,
+    }  # fmt: skip
 
 
 def _replaces(c: FaultClass) -> bool:
@@ -62,7 +72,8 @@ def _kind(c: FaultClass, job: ResolvedServing, load: float) -> Kind:
         kind="save and stop" if c.planned else c.effect, phases=phases, factor=c.factor, seconds=drawn(c.lasts),
         timeout=c.timeout if c.timeout is not None else inf,
     )  # fmt: skip
-    return Kind(c.per, effect, _replaces(c), c.notice)
+    detects = not c.planned and c.notice is None and c.effect != "stall" and recovery.time is None
+    return Kind(c.per, effect, _replaces(c), c.notice, detects)
 
 
 def load_seconds(topology: Topology, layout: Layout, *, replaced: bool) -> float:

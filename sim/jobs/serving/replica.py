@@ -200,7 +200,7 @@ class Replica:
         number = health.number
         self.tally.formed(outage.start, False)
         before = self.scheduler.table.lost_kv
-        held = self.scheduler.evict()
+        held = self.scheduler.evict(outage.start)
         health.incidents.losses[self.number, number] = len(held), self.scheduler.table.lost_kv - before
         feed.router.lost(self.number, number, outage, held)
         yield from feed.rest(health.incidents.up(self.number, number))

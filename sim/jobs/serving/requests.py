@@ -23,12 +23,14 @@ class RequestTable:
 
     ``length`` is the number of tokens the engine generates, at least ``output`` (a static batch generates
     until its longest answer is done). ``restarts`` counts replicas that died under a request, ``failed`` has the
-    instants of those given up then; ``lost_kv`` are the tokens whose KV cache died with its replica.
+    instants of those given up then; ``lost_kv`` are the tokens whose KV cache died with its replica. ``parts`` are
+    (request, first token, last token, tokens) that came before a replica died, ``resumed`` (first token, tokens before
+    it) of those that went on since.
     """
 
     __slots__ = (
-        "arrival", "failed", "finish", "first", "generated", "length", "lost_kv", "output", "paused", "preempted",
-        "prompt", "recomputed", "rejected", "replica", "restarts", "scheduled",
+        "arrival", "failed", "finish", "first", "generated", "length", "lost_kv", "output", "parts", "paused",
+        "preempted", "prompt", "recomputed", "rejected", "replica", "restarts", "resumed", "scheduled",
     )  # fmt: skip
 
     def __init__(self, prompt: Sequence[int], output: Sequence[int], arrival: Sequence[float]) -> None:
@@ -46,6 +48,14 @@ class RequestTable:
         self.restarts = [0] * n
         self.failed: dict[int, float] = {}
         self.lost_kv = 0
+        self.parts: list[tuple[int, float, float, int]] = []
+        self.resumed: dict[int, tuple[float, int]] = {}
+
+    def stopped(self, r: int, generated: int, at: float) -> None:
+        """The replica of a request died that had ``generated`` tokens, the last of them ``at``."""
+        start, before = self.resumed.pop(r, (self.first[r], 0))
+        self.generated[r], self.paused[r] = generated, at
+        self.parts.append((r, start, at, generated - before))
 
     def __len__(self) -> int:
         return len(self.prompt)

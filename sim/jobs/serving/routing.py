@@ -1,11 +1,13 @@
 """Sending the requests of one job to its replicas, and again where a replica dies.
 
-A request goes to its own replica: requests take turns, and a client stays with one. While that is known to be down it
-goes to the others in turn. What happens to the requests that a dead replica held is the job's ``failover``:
+A request goes to its own replica: requests take turns, and a client stays with one. While that is known to be down,
+or has announced that it goes, it goes to the others in turn. What happens to the requests that a dead replica held is
+the job's ``failover``:
 
 - *retry*: once the outage is known they are sent to replicas that are up, or wait for the first that is;
 - *wait*: they, and all that come for it, wait for their own replica;
-- *fail*: they are given up once the outage is known, and so is whoever comes while no replica is up.
+- *fail*: they are given up once the outage is known, and so is whoever comes while no replica is up. A client who was
+  given up calls again when the first one is.
 
 A request that is sent again keeps the tokens its user has got: its prompt and these are computed once more. Requests
 that come before the outage is known share the fate of those that the replica held.
@@ -82,7 +84,7 @@ class Router:
         if self._tickets is not None:
             at = now + self._think
             if self.failover == "fail" and not self._up(at):  # nobody calls again at once where nobody answers
-                at = max(at, min(self.incidents.back_at(k, at) for k in range(len(self.feeds))))
+                at = max(at, self._first_back(at)[0])
             r_next = self._tickets.draw()
             if r_next is not None:
                 self.table.arrival[r_next] = at
@@ -92,7 +94,15 @@ class Router:
             self.over.succeed()
 
     def _up(self, at: float) -> list[int]:
-        return [k for k in range(len(self.feeds)) if self.incidents.seems_up(k, at)]
+        """Replicas that serve; those whose machines have announced that they go only where there are no others."""
+        for leaving in (False, True):
+            if found := [k for k in range(len(self.feeds)) if self.incidents.seems_up(k, at, leaving=leaving)]:
+                return found
+        return []
+
+    def _first_back(self, at: float) -> tuple[float, int]:
+        """When the first replica is up again, and which."""
+        return min((self.incidents.back_at(k, at), k) for k in range(len(self.feeds)))
 
     def _route(self, r: int, at: float, near: int) -> None:
         home = self.home[r]
@@ -101,18 +111,18 @@ class Router:
             return
         up = self._up(at)
         if not up and self.failover == "fail":
-            self._give_up(r, at)
+            self._give_up(r, at, (home, self.incidents.outage_at(home, at)))
         elif not up:
-            back = [self.incidents.back_at(k, at) for k in range(len(self.feeds))]
-            self.feeds[back.index(min(back))].put(at, r)
+            self.feeds[self._first_back(at)[1]].put(at, r)
         elif near in up:
             self.feeds[near].put(at, r)
         else:
             self.feeds[up[self.turn % len(up)]].put(at, r)
             self.turn += 1
 
-    def _give_up(self, r: int, at: float) -> None:
+    def _give_up(self, r: int, at: float, outage: tuple[int, int]) -> None:
         self.table.failed[r] = at
+        self.incidents.given_up[outage] = self.incidents.given_up.get(outage, 0) + 1
         if at > self.clock.now:
             self.clock.process(self._later(at - self.clock.now, lambda: self.settle(r, at)))
         else:
@@ -145,7 +155,7 @@ class Router:
         handovers.sort()
         for r in held:
             if self.failover == "fail":
-                self._give_up(r, known)
+                self._give_up(r, known, (replica, number))
             else:
                 self._route(r, known, replica)
         moved, self.moved = self.moved, self.clock.event()

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from sim.errors import InputError
+from sim.errors import InputError, RunError
 from sim.jobs.play import ServingRecording
 from sim.jobs.reliability.faults import Units, failures
 from sim.jobs.reliability.life import Effect, always
@@ -240,6 +240,94 @@ def test_with_notice_nothing_new_is_sent_and_short_answers_survive() -> None:
     assert {warned.table.replica[r] for r in gone} == {0}
 
 
+def test_what_was_given_up_stays_in_the_numbers() -> None:
+    """Half of the requests come while the only replica is down: they are asked for, and none attains."""
+    load = {"deterministic": {"rate": "20 req/s"}, "requests": 200, "prompt_tokens": 50, "output_tokens": 5}
+    case = failing(NODE, load=load, faults={**at("5 s"), "spares": 0, "repair": "1 h"}, failover="fail",
+                   objectives={"ttft_p99": "10 s"}, recovery={**SECOND, "detect": "10 ms"})  # fmt: skip
+    outcome = simulate(case)
+    job = only(outcome.result)
+    metrics = job.metrics
+    assert metrics.failed_requests == pytest.approx(100, abs=3)
+    assert metrics.slo_attainment == pytest.approx((metrics.completed_requests - 20) / 180, abs=0.02)  # warm-up: 20
+    assert job.window.end_s == pytest.approx(10.0)
+    assert job.state == "disrupted"
+    assert [row["met"] for row in job.objectives] == [False]
+    (incident,) = job.incidents
+    assert incident.failed_requests == metrics.failed_requests
+    assert incident.output_tokens_per_s == 0.0
+
+    case["faults"]["trace"][0]["time"] = "0 s"
+    nothing = only(simulate(case).result)
+    assert (nothing.metrics.completed_requests, nothing.metrics.slo_attainment) == (0, 0.0)
+
+
+def test_no_tokens_come_while_the_only_replica_is_down() -> None:
+    outcome = simulate(failing(NODE, load={**ONE, "requests": 3}, faults=at("1.3 s")))
+    (incident,) = only(outcome.result).incidents
+    assert incident.output_tokens_per_s == 0.0
+    table = job_of(outcome).table
+    assert sum(tokens for *_, tokens in table.parts) == table.lost_kv - 499
+
+
+def test_a_replica_under_notice_serves_where_there_is_no_other() -> None:
+    load = {"deterministic": {"rate": "20 req/s"}, "requests": 60, "prompt_tokens": 50, "output_tokens": 5}
+    spot = {**SPOT, "notice": "1 s"}
+    table = job_of(simulate(failing(spot, load=load, faults=at("1.001 s", 0, "spot"), failover="fail"))).table
+    assert min(table.arrival[r] for r in table.failed) >= 2.0 - 1e-9  # the machine goes at 2.001 s
+
+
+def test_the_first_launch_is_no_outage() -> None:
+    case = failing({**NODE, "mtbf": "1 year"}, load=ONE, recovery={**SECOND, "startup": "500 ms"})
+    metrics = only(simulate(case).result).metrics
+    assert (metrics.outages, metrics.outage_s) == (0, None)
+    assert metrics.availability < 1.0
+
+
+def test_a_diagnosis_holds_up_the_repair_not_the_router() -> None:
+    slow = {**SECOND, "diagnose": "2 s"}
+    table = job_of(simulate(failing(NODE, dp=2, load=ONE, faults=at("1.3 s"), recovery=slow))).table
+    plain = job_of(simulate(failing(NODE, dp=2, load=ONE, faults=at("1.3 s")))).table
+    assert table.finish == plain.finish  # the other replica has it at 1.8 s either way
+
+
+def test_who_has_all_tokens_of_a_static_batch_is_answered() -> None:
+    lengths = {"prompt_tokens": 50, "output_tokens": {"empirical": {"values": [10] * 9 + [4000] * 9}}}
+    load = {"deterministic": {"rate": "1000 req/s"}, "requests": 2, **lengths}
+    static = {"batching": {"policy": "static", "batch_size": 2}}
+    for seed in range(20):
+        outcome = simulate(failing(NODE, load=load, faults=at("200 ms"), seed=seed, **static))
+        table = job_of(outcome).table
+        short = min(range(2), key=lambda r: table.output[r])
+        if table.output[short] < 60 and max(table.output) > 2000:
+            assert table.restarts[short] == 0
+            assert table.restarts[1 - short] == 1
+            assert table.finish[short] < 0.2 < table.finish[1 - short]
+            return
+    raise AssertionError("no seed draws a short and a long answer")
+
+
+def test_faults_that_outpace_recovery_are_told() -> None:
+    with pytest.raises(RunError, match="a replica is hit again before it has recovered"):
+        simulate(failing({**NODE, "mtbf": "1 ms"}, load=ONE))
+
+
+def test_another_jobs_length_changes_nothing() -> None:
+    """What befalls replicas after the last answer is nobody's."""
+    found = []
+    for steps in (1, 2000):
+        listed = {"trace": [{"time": f"{t} s", "name": "node", "unit": 0} for t in (1, 30, 60)]}
+        case = failing(NODE, load=poisson(20, 100), faults=listed)
+        node = case["cluster"]["topology"]["nodes"][0]
+        node["count"] = 2
+        case["jobs"].append({"name": "train", "kind": "training", "model": "tinyllama-1.1b", "stack": "ideal",
+                             "batch": {"global": 1, "micro": 1, "sequence": 128}, "run": {"steps": steps},
+                             "finetune": {"method": "lora", "rank": 8}})  # fmt: skip
+        found.append(simulate(case).result.jobs[0].metrics)
+    assert found[0].availability == found[1].availability
+    assert found[0].failures == found[1].failures
+
+
 # ---- histories
 
 
@@ -264,6 +352,16 @@ def test_availability_is_that_of_recoveries_that_start_over(ratio: float) -> Non
     assert 1.0 - down / outages[-1].up == pytest.approx(math.exp(-ratio), rel=0.02)
 
 
+@pytest.mark.parametrize("repair", [10.0, 100.0])
+def test_a_node_that_is_away_does_not_fail(repair: float) -> None:
+    """Alternating renewal: up for M, away for the repair."""
+    told = history(100.0, 0.0, pool=Pool(0.0, always(repair)))
+    told.reach(1e6)
+    (outages,) = told.outages
+    down = sum(o.up - o.start for o in outages)
+    assert down / outages[-1].up == pytest.approx(repair / (100.0 + repair), rel=0.05)
+
+
 def test_a_node_without_a_spare_waits_for_its_repair() -> None:
     told = history(50.0, 1.0, pool=Pool(0.0, always(30.0)))
     told.reach(1e4)
@@ -280,11 +378,11 @@ def test_blast_radius_follows_the_graph() -> None:
     places = Places(built, layout)  # type: ignore[arg-type]
     assert [places.count(per) for per in ("gpu", "node", "link", "switch", "job")] == [16, 2, 2, 1, 4]  # type: ignore[arg-type]
     stage = frozenset({0})
-    assert places.struck("gpu", 5, whole=False) == ([Hit(1, stage)], 0)
-    assert places.struck("gpu", 5, whole=True) == ([Hit(0, stage), Hit(1, stage)], 1)
-    assert places.struck("node", 1, whole=True) == ([Hit(2, stage), Hit(3, stage)], 1)
+    assert places.struck("gpu", 5, whole=False) == ([Hit(1, stage)], [0])
+    assert places.struck("gpu", 5, whole=True) == ([Hit(0, stage), Hit(1, stage)], [0])
+    assert places.struck("node", 1, whole=True) == ([Hit(2, stage), Hit(3, stage)], [1])
     assert places.struck("switch", 0, whole=True)[0] == [Hit(r, stage) for r in range(4)]
-    assert places.struck("job", 2, whole=True) == ([Hit(2, stage)], 0)
+    assert places.struck("job", 2, whole=True) == ([Hit(2, stage)], [])
 
 
 # ---- what is refused
@@ -295,7 +393,7 @@ def test_blast_radius_follows_the_graph() -> None:
     [
         ({"faults": None, "jobs": {"failover": "wait"}}, "nothing fails in this scenario"),
         ({"faults": {"classes": [NODE], **at("1 s", name="nod")}}, "no class is called nod"),
-        ({"faults": {"classes": [NODE], **at("1 s", unit=7)}}, "there is no node 7: the cluster's are 0 to 0"),
+        ({"faults": {"classes": [NODE], **at("1 s", unit=7)}}, "there is no node 7: there are 0 to 0"),
     ],
 )
 def test_what_would_do_nothing_is_refused(change: dict[str, Any], says: str) -> None:
