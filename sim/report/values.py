@@ -226,6 +226,11 @@ def shares(amounts: Mapping[str, float]) -> dict[str, float]:
     return {name: value / total for name, value in found.items()}
 
 
+def of_jobs(ledger: Mapping[str, float]) -> dict[str, float]:
+    """The GPU time of the GPUs that jobs use: what shares of GPU time are of."""
+    return {bucket: seconds for bucket, seconds in ledger.items() if bucket != "spare"}
+
+
 def largest_first(amounts: Mapping[str, float]) -> dict[str, float]:
     """What is there of some amounts (seconds by axis, bytes by part), the largest first."""
     finite = {name: value for name, value in amounts.items() if math.isfinite(value) and value > 0}
