@@ -165,7 +165,7 @@ class Traffic:
     def _between(self, kind: str, stage: int) -> Iterator[tuple[int, float]]:
         """What all groups of a kind and stage put on links between leaves: a ring enters and leaves each leaf once."""
         leaf_of = self._leaves()
-        if leaf_of is None:
+        if leaf_of is None or kind == "node":
             return
         ranks, per_node = self.ranks, self.network.per_node
         gpus = (gpu for dp in range(ranks.sizes["dp"]) for gpu in ranks.stage(stage, dp))

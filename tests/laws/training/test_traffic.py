@@ -30,6 +30,7 @@ CASES: list[tuple[int, dict[str, Any], dict[str, Any] | None, dict[str, Any]]] =
     (8, PER_GPU, WIDE, {"tp": 8, "dp": 4, "pp": 2}),  # leaves with nodes of two stages, the last not full
     (8, PER_GPU, WIDE, {"tp": 2, "dp": 32, "ep": 16}),
     (8, ONE, WIDE, {"tp": 8, "pp": 8}),
+    (8, PER_GPU, WIDE, {"dp": 32, "pp": 2, "zero": 3, "shard": "node"}),
 ]
 
 
