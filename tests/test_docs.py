@@ -341,6 +341,7 @@ RESULTS: dict[str, type[BaseModel]] = {
     "jobs": schema.JobResult,
     "jobs.metrics": schema.ServingMetrics,
     "jobs.metrics (training)": schema.TrainingMetrics,
+    "jobs.metrics.checkpoint_levels": schema.CheckpointLevel,
     "spread": schema.Spread,
     "jobs.cost": schema.Cost,
     "jobs.cost.saturation": schema.Saturation,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -26,6 +27,7 @@ from sim.spec.training import TrainingJob
 from sim.spec.training_stack import TrainingStack
 from sim.spec.transformer import Transformer
 from sim.spec.workload import ARRIVALS, OF_A_TRACE, LengthDistribution, Load, Trace
+from sim.units import format_seconds
 
 if TYPE_CHECKING:
     from sim.adapters.traces import RequestTrace
@@ -304,6 +306,21 @@ class _Resolver:
                 self.problems.append(self.source.problem((*where, "checkpoint", "every"), text))
             elif faults is not None and faults.trace is not None:
                 self._refuse_auto(job.checkpoint, (*where, "checkpoint"))
+            self._check_levels(levels, (*where, "checkpoint"))
+
+    def _check_levels(self, levels: Sequence[Checkpoint], where: KeyPath) -> None:
+        """A level is for what the one before it does not outlive: one that is taken more often makes that useless."""
+        for near, far in pairwise(levels):
+            where = (*where, "then")
+            for key in ("every", "steps"):
+                first, second = getattr(near, key), getattr(far, key)
+                if isinstance(first, int | float) and isinstance(second, int | float) and second < first:
+                    often, rarely = (format_seconds(x) if key == "every" else f"{x:,} steps" for x in (second, first))
+                    text = (
+                        f"a level that saves every {often}, more often than the one before it (every {rarely}), leaves "
+                        f"that without use: save every {rarely} or more rarely here, or swap the two"
+                    )
+                    self.problems.append(self.source.problem((*where, key), text))
 
     def _refuse_auto(self, checkpoint: Checkpoint | None, where: KeyPath) -> None:
         """Recorded faults have no rate that an interval could suit, on any level."""

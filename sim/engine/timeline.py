@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import floor, sqrt
 from typing import NamedTuple
 
@@ -286,13 +286,16 @@ class DeviceTrack:
 class ChannelTrack:
     """What one coupled flow carried: a hop between stages, or the collectives of a tensor group.
 
-    ``links`` are (link id, weight): a byte sent puts ``weight`` bytes on that link.
+    ``links`` are (link id, weight): a byte sent puts ``weight`` bytes on that link. ``alike`` tells of a link how many,
+    itself included, carry the same of the job without being named; 1 where it is not in there.
     """
 
-    __slots__ = ("bins", "bytes", "kind", "links", "name", "spans")
+    __slots__ = ("alike", "bins", "bytes", "kind", "links", "name", "spans")
 
-    def __init__(self, name: str, kind: str, links: tuple[tuple[int, float], ...]) -> None:
-        self.name, self.kind, self.links = name, kind, links
+    def __init__(
+        self, name: str, kind: str, links: tuple[tuple[int, float], ...], alike: Mapping[int, int] | None = None
+    ) -> None:
+        self.name, self.kind, self.links, self.alike = name, kind, links, alike or {}
         self.bytes = 0.0
         self.bins = Bins()
         self.spans = SpanLog(merge=False)

@@ -16,6 +16,7 @@ from sim.report.values import (
     interval_text,
     largest_first,
     memory_capacity,
+    of_jobs,
     outage_facts,
     pair,
     printable,
@@ -44,7 +45,7 @@ def render_text(result: Result, width: int = 100, colour: bool = False) -> str:
     else:
         for job in result.jobs:
             page.line(f"job {job.name}", _job_facts(result, job), "; ")
-    page.line("GPU time", [f"{name} {format_percent(part)}" for name, part in _visible(result.ledger)], " | ")
+    page.line("GPU time", _gpu_time(result.ledger), " | ")
     page.line("not binding", result.verdict.not_binding, "; ")
     for banner in result.banners:
         page.line("ASSUMED", [banner], "  ")
@@ -56,6 +57,13 @@ def render_text(result: Result, width: int = 100, colour: bool = False) -> str:
     if result.intervals:
         page.line("intervals", [result.intervals_method], "  ")
     return page.text()
+
+
+def _gpu_time(ledger: dict[str, float]) -> list[str]:
+    """Shares of the jobs' GPU time, as the verdict tells them, and how much of the cluster no job uses."""
+    facts = [f"{name} {format_percent(part)}" for name, part in _visible(of_jobs(ledger))]
+    spare = shares(ledger).get("spare", 0.0)
+    return [*facts, f"beside them {format_percent(spare)} of all GPUs spare"] if spare else facts
 
 
 def _one_job(page: _Page, result: Result, job: JobResult) -> None:

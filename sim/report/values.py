@@ -11,7 +11,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sim.results.schema import Cost, JobResult, MemoryStage, Result, ServingMetrics, Spread, TrainingMetrics
+from sim.results.schema import (
+    CheckpointLevel,
+    Cost,
+    JobResult,
+    MemoryStage,
+    Result,
+    ServingMetrics,
+    Spread,
+    TrainingMetrics,
+)
 from sim.units import format_bytes, format_count, format_flops, format_percent, format_seconds, format_usd, format_watts
 
 NONE: Final = "n/a"
@@ -172,6 +181,7 @@ NAMES: Final[dict[str, str]] = {
     "checkpoint_bytes": "Checkpoint",
     "checkpoint_blocking_s": "Checkpoint pause",
     "checkpoint_persist_s": "Checkpoint written in",
+    "checkpoint_levels": "Levels of checkpoints",
 }
 
 
@@ -224,6 +234,11 @@ def shares(amounts: Mapping[str, float]) -> dict[str, float]:
     found = largest_first(amounts)
     total = sum(found.values())
     return {name: value / total for name, value in found.items()}
+
+
+def of_jobs(ledger: Mapping[str, float]) -> dict[str, float]:
+    """The GPU time of the GPUs that jobs use: what shares of GPU time are of."""
+    return {bucket: seconds for bucket, seconds in ledger.items() if bucket != "spare"}
 
 
 def largest_first(amounts: Mapping[str, float]) -> dict[str, float]:
@@ -284,7 +299,16 @@ def checkpoint_facts(metrics: TrainingMetrics) -> list[str]:
     ]
     if m.checkpoint_persist_s:
         found.append(f"durable {write('checkpoint_persist_s', m.checkpoint_persist_s)} later")
-    return found
+    return found + [_level(level) for level in m.checkpoint_levels[1:]]
+
+
+def _level(level: CheckpointLevel) -> str:
+    """A further level of checkpoints: what, how often, for how long."""
+    where = f" to {level.to}" if level.to else ""
+    size, every = write("checkpoint_bytes", level.bytes), write("checkpoint_interval_s", level.interval_s)
+    stands = f"standing still for {write('checkpoint_blocking_s', level.blocking_s)}"
+    later = f", durable {write('checkpoint_persist_s', level.persist_s)} later" if level.persist_s else ""
+    return f"then {size}{where} every {every}, {stands}{later}"
 
 
 def target_facts(metrics: TrainingMetrics) -> list[str]:

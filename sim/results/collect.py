@@ -17,6 +17,7 @@ from sim.jobs.reliability.life import Life
 from sim.jobs.training.run import TrainingRecording
 from sim.laws.pricing import Counts, HourlyCost, PowerDraw, hourly_cost, usd_per_million_tokens
 from sim.laws.pricing import Span as PriceSpan
+from sim.laws.topology_parts import LinkInfo
 from sim.results.incidents import down_time
 from sim.results.metrics import Table, sums_at
 from sim.results.schema import (
@@ -205,15 +206,19 @@ def common_width(recording: Recording) -> tuple[float, int]:
     return width, max(1, int(np.ceil(recording.end / width)))
 
 
-def link_bytes(channels: list[ChannelTrack], width: float, count: int) -> dict[int, tuple[float, Floats]]:
-    """Bytes on each used link: in all, and by bin."""
-    found: dict[int, tuple[float, Floats]] = {}
-    for channel in channels:
-        series = _resampled(channel.bins, width, count)
+#: Shares of channels that a link carries: (number of the channel, bytes on the link for a byte sent).
+Users = tuple[tuple[int, float], ...]
+
+
+def users_of(channels: list[ChannelTrack]) -> tuple[dict[int, Users], dict[int, int]]:
+    """By link what it carries of which channel, and how many links it stands for."""
+    users: dict[int, list[tuple[int, float]]] = {}
+    alike: dict[int, int] = {}
+    for number, channel in enumerate(channels):
         for link, weight in channel.links:
-            total, sums = found.get(link, (0.0, np.zeros(count)))
-            found[link] = (total + channel.bytes * weight, sums + series * weight)
-    return found
+            users.setdefault(link, []).append((number, weight))
+            alike[link] = max(alike.get(link, 1), channel.alike.get(link, 1))
+    return {link: tuple(mine) for link, mine in users.items()}, alike
 
 
 def link_classes(recording: Recording) -> tuple[list[LinkClass], dict[str, list[float]]]:
@@ -222,24 +227,31 @@ def link_classes(recording: Recording) -> tuple[list[LinkClass], dict[str, list[
     last = recording.end - width * (count - 1)
     seconds = np.full(count, width)
     seconds[-1] = last if last > 0 else width
-    classes: dict[str, list[tuple[float, float, Floats]]] = {}
-    kinds: dict[str, str] = {}
-    for link, (total, series) in link_bytes(recording.channels, width, count).items():
+    channels = recording.channels
+    users, alike = users_of(channels)
+    classes: dict[str, dict[Users, int]] = {}
+    infos: dict[str, LinkInfo] = {}
+    for link, mine in users.items():  # links that carry the same are counted, not told apart
         info = recording.topology.links[link]
-        kinds[info.equivalence] = info.kind
-        classes.setdefault(info.equivalence, []).append((info.bandwidth, total, series))
+        infos.setdefault(info.equivalence, info)
+        found = classes.setdefault(info.equivalence, {})
+        found[mine] = found.get(mine, 0) + alike[link]
+    series = [_resampled(channel.bins, width, count) for channel in channels]
     rows, lines = [], {}
     for name, members in classes.items():
-        bandwidth = members[0][0]
-        line = sum(series for _, _, series in members) / (len(members) * bandwidth * seconds)
-        peak = max(float((series / (b * seconds)).max()) for b, _, series in members)
-        total = sum(t for _, t, _ in members)
-        mean = total / (len(members) * bandwidth * recording.end) if recording.end else 0.0
+        number, bandwidth = sum(members.values()), infos[name].bandwidth
+        total, line, peak = 0.0, np.zeros(count), 0.0
+        for mine, times in members.items():
+            carried = sum((series[i] * weight for i, weight in mine), np.zeros(count))
+            total += times * sum(channels[i].bytes * weight for i, weight in mine)
+            line += times * carried
+            peak = max(peak, float((carried / (bandwidth * seconds)).max()))
+        mean = total / (number * bandwidth * recording.end) if recording.end else 0.0
         rows.append(LinkClass(
-            name=name, kind=kinds[name], count=len(members), bandwidth=bandwidth, bytes=total,
+            name=name, kind=infos[name].kind, count=number, bandwidth=bandwidth, bytes=total,
             utilisation_mean=mean, utilisation_peak=max(peak, mean),
         ))  # fmt: skip
-        lines[name] = [round(float(x), 6) for x in line]
+        lines[name] = [round(float(x), 6) for x in line / (number * bandwidth * seconds)]
     return rows, lines
 
 

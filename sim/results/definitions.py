@@ -92,6 +92,7 @@ TRAINING_METRICS: dict[str, str] = {
     "checkpoint_bytes": "bytes of one: weights and optimizer state of the whole job",
     "checkpoint_blocking_s": "seconds that training stands still for one",
     "checkpoint_persist_s": "seconds that it is then written beside the training, until it is durable",
+    "checkpoint_levels": "the same of each level where there are several; the four before this are those of the first",
     "usd_per_hour": "amortised purchase, electricity (at the mean power of the run) and hosting, or rent, per hour",
     "usd_per_million_tokens": "USD per hour divided by the tokens trained on per hour",
     "tokens_per_usd": "the inverse: tokens trained on per dollar",

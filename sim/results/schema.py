@@ -67,6 +67,16 @@ class ServingMetrics(Part):
     lost_kv_tokens: int | None = None
 
 
+class CheckpointLevel(Part):
+    """Checkpoints of one of several levels. ``to``: *store*, *nvme*, *peer memory*, or nothing where it is not said."""
+
+    to: str
+    interval_s: float
+    bytes: float
+    blocking_s: float
+    persist_s: float
+
+
 class TrainingMetrics(Part):
     """Numbers of one training job; a step is the same from the first to the last (definitions in
     ``results.definitions``). By axis: ``dp``, ``tp``, ``pp``, ``cp``, ``ep``. From ``ettr`` on: among failures and
@@ -114,6 +124,7 @@ class TrainingMetrics(Part):
     checkpoint_bytes: float | None = None
     checkpoint_blocking_s: float | None = None
     checkpoint_persist_s: float | None = None
+    checkpoint_levels: list[CheckpointLevel] = []
 
 
 class Saturation(Part):

@@ -14,10 +14,12 @@ from dataclasses import replace
 from math import inf
 from typing import Any
 
+from sim.jobs.reliability.terms import Reliability
 from sim.jobs.training.run import TrainingRecording
 from sim.jobs.training.step import Seconds, slowest_sync
 from sim.laws.training.flops import model_flops_per_token
-from sim.results.schema import Cost, TrainingMetrics, Window
+from sim.results.schema import CheckpointLevel, Cost, TrainingMetrics, Window
+from sim.spec.reliability import Checkpoint
 from sim.spec.scenario import Assume
 from sim.units import format_seconds
 
@@ -104,7 +106,21 @@ def _lived(recording: TrainingRecording, rate: float) -> dict[str, Any]:
         "checkpoint_bytes": None if saving is None else saving.size,
         "checkpoint_blocking_s": None if saving is None else saving.blocking,
         "checkpoint_persist_s": None if saving is None else saving.persist,
+        "checkpoint_levels": _levels(recording.job.spec.checkpoint, found),
     }
+
+
+def _levels(checkpoint: Checkpoint | None, found: Reliability) -> list[CheckpointLevel]:
+    """Every level of checkpoints, where there are several."""
+    if checkpoint is None or checkpoint.then is None:
+        return []
+    levels = zip(checkpoint.levels, found.terms.saving.levels, found.sizes, strict=True)
+    return [
+        CheckpointLevel(
+            to=said.place, interval_s=saving.interval, bytes=size, blocking_s=saving.blocking, persist_s=saving.persist
+        )
+        for said, saving, size in levels
+    ]
 
 
 def priced(metrics: TrainingMetrics, cost: Cost | None) -> TrainingMetrics:

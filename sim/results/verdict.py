@@ -151,7 +151,7 @@ def _relief_of_axis(line: str) -> str:
 
 
 def _shares(ledger: dict[str, float]) -> dict[str, float]:
-    """Share of GPU time of everything that can bind, under the name it is told by."""
+    """Share of the jobs' GPU time of everything that can bind, under the name it is told by."""
     total = sum(v for k, v in ledger.items() if k != "spare")
     return {_name(bucket): seconds / total for bucket, seconds in ledger.items() if total and bucket not in IDLE}
 

@@ -231,6 +231,13 @@ class Checkpoint(Spec):
         """This level and those after it."""
         return (self, *(self.then.levels if self.then is not None else ()))
 
+    @property
+    def place(self) -> str:
+        """Where its copies go, in a word or two; nothing where only their times are stated."""
+        if self.mode == "memory":
+            return "peer memory"
+        return "nvme" if self.to == "nvme" else "store" if self.to is not None else ""
+
     def outlives(self, nodes: int) -> bool:
         """Whether its copies are left where ``nodes`` nodes have to be replaced at once."""
         if self.to == "nvme":

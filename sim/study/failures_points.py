@@ -178,7 +178,11 @@ def job_of(resolved: Resolved) -> tuple[int, ResolvedTraining]:
     for number, job in enumerate(resolved.jobs):
         if isinstance(job, ResolvedTraining):
             return number, job
-    raise _wrong(resolved.scenario.name, "no job trains: failures are studied for jobs of kind training")
+    text = (
+        "no job trains, and only jobs of kind training are lived through failures here; for serving jobs take "
+        "sim run --seeds N (N runs, each with faults of its own) and faults.trace (faults at times that you state)"
+    )
+    raise _wrong(resolved.scenario.name, text)
 
 
 def with_length(resolved: Resolved, duration: float | None) -> Resolved:

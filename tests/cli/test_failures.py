@@ -129,6 +129,8 @@ def test_serving_and_faultless_scenarios_are_refused(sim, shipped):
     serving = sim("failures", shipped / "4090_pp_home.yaml", "--no-report")
     assert (serving.code, len(serving.complaints)) == (2, 1)
     assert "no job trains" in serving.err
+    assert "sim run --seeds" in serving.err
+    assert "faults.trace" in serving.err
     faultless = sim("failures", shipped / "llama2_70b_2048_a100.yaml", "--no-report")
     assert (faultless.code, len(faultless.complaints)) == (2, 1)
     assert "--mtbf '50000 h'" in faultless.err

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
+from sim.report.figures.ledger import ledger_figure
 from sim.report.terminal import render_text
 from sim.results.schema import Result
 
+from ..helpers import simulate, toy
 from .factory import hostile_result, make_mixed, make_result, make_training
 
 
@@ -103,3 +107,18 @@ def test_jobs_of_both_kinds_have_a_line_each(mixed: Result) -> None:
     told = text.split("job pretrain")[1].splitlines()[1]
     assert "a step takes 1.41 s at 23.3k tok/s (5,826 tok/s/GPU); MFU 26.4%; 2.72 years for 2T tokens" in told
     assert "stable" not in told
+
+
+def test_verdict_terminal_and_report_tell_the_same_share_where_gpus_are_spare() -> None:
+    """One of four desktops works: shares are of its time, and what nobody uses is told beside them."""
+    load = {"all_at_once": True, "prompt_tokens": 1, "output_tokens": 200, "requests": 1}
+    told = simulate(toy({"load": load}, gpus=4)).result
+    text = line(render_text(told, 200), "GPU time")
+    shares = dict(re.findall(r"(\S+) (\d[\d.]*%)", text))
+    assert told.verdict.binding[0] == f"HBM bandwidth ({shares['memory-bound']} of GPU time)"
+    assert "beside them 75% of all GPUs spare" in text
+    figure = ledger_figure(told)
+    assert figure is not None
+    assert f"memory-bound ({shares['memory-bound']})" in figure.takeaway
+    assert ("of jobs", "memory-bound", shares["memory-bound"]) in {row[:3] for row in figure.rows}
+    assert any(row[:3] == ("spare toy", "spare", "100%") for row in figure.rows)

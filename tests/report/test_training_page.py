@@ -13,6 +13,7 @@ from sim.report.figures.common import MAX_POINTS, Figure
 from sim.report.figures.pipeline import ink_on, lighter
 from sim.report.page import render_html
 from sim.results.schema import Result, Span
+from sim.units import format_seconds
 
 from .factory import hostile_result, make_mixed, make_training
 from .test_page import Page
@@ -126,6 +127,10 @@ def test_a_pipeline_reads_like_the_papers(training: Result) -> None:
     assert names == ["forward", "backward", "communication", "update", "bubble", "between steps"]
     looks = {(t["marker"]["color"], t["marker"].get("pattern", {}).get("shape")) for t in drawn.traces}
     assert len(looks) == len(names)
+    quiet = {t["name"]: t["marker"] for t in drawn.traces if t["name"] in ("bubble", "between steps")}
+    assert len({(m["color"], m["line"]["width"]) for m in quiet.values()}) == 2
+    assert len({m["pattern"]["shape"] for m in quiet.values()}) == 2
+    assert quiet["between steps"]["pattern"]["fgopacity"] > 2 * quiet["bubble"]["pattern"]["fgopacity"]
     (forward,), (backward,) = bars(drawn, "forward"), bars(drawn, "backward")
     for trace in (forward, backward):
         assert sorted(numbers(trace)) == sorted(list(range(8)) * 4)
@@ -204,7 +209,9 @@ def test_the_view_opens_on_a_short_step_and_on_the_start_of_a_long_one(training:
     long = make_training(micro=64)
     start, end = figure(long, "gantt").layout["xaxis"]["range"]
     assert (start, end) == (0.0, pytest.approx(48 * 0.04))
-    assert "double-click to see all of it" in figure(long, "gantt").note
+    whole = format_seconds(long.metrics.step_time_s)
+    assert figure(long, "gantt").note.startswith(f"The view opens on the first 1.92 s of {whole}: double-click to see")
+    assert "opens" not in figure(training, "gantt").note
 
 
 def test_a_step_cut_short_says_so_and_tells_no_phases(training: Result) -> None:

@@ -62,7 +62,7 @@ def prepare(resolved: Resolved, like: Prepared | None = None) -> Prepared:
     pairs = list(zip(resolved.jobs, layouts(resolved, topology), strict=True))
     job, layout = next(((j, x) for j, x in pairs if isinstance(j, ResolvedTraining)), (None, None))
     if job is None:
-        raise InfeasibleError("no job of this scenario trains: failures strike training jobs")
+        raise InfeasibleError("no job of this scenario trains: only training jobs are lived by themselves")
     assert isinstance(layout, TrainingLayout)
     return _again(resolved, job, topology, layout, like) if like else _played(resolved, job, topology, layout)
 

@@ -34,7 +34,8 @@ class Reliability:
     """A job's terms, the units that can fail, and how it saves.
 
     ``recovery``: mean seconds from a fault to the next step, by class. ``interval`` in useful seconds (inf: never),
-    ``mtbf`` of what stops the job (inf: nothing), ``recorded`` the faults of a trace: (time, class, unit).
+    ``mtbf`` of what stops the job (inf: nothing), ``recorded`` the faults of a trace: (time, class, unit), ``sizes``
+    the bytes of a checkpoint by level.
     """
 
     terms: Terms
@@ -44,6 +45,7 @@ class Reliability:
     interval: float
     mtbf: float
     recorded: tuple[tuple[float, str, int], ...] | None = None
+    sizes: tuple[float, ...] = ()
 
     def start(self, clock: Clock, seed: np.random.SeedSequence) -> Run:
         """A run on ``clock``: faults and durations are drawn from streams of their own."""
@@ -180,9 +182,10 @@ def reliability_of(
     recovery, nodes = spec.recovery, len(nodes_of(topology, ranks.gpus))
     lost = {c.name: _lost(spec, _nodes_lost(c, topology, nodes)) for c in resolved.faults}
     scale = job.model.scale_to(resolved.scenario.assume.parameters)
-    saving, saved = None, Saving(inf)
+    saving, saved, sizes = None, Saving(inf), list[float]()
     for number, level in reversed(list(enumerate(spec.checkpoint.levels if spec.checkpoint is not None else ()))):
         saving = saving_times(job.model, spec, ranks, topology, network, scale, level)
+        sizes.insert(0, saving.size)
         stretch = 1.0 + network_share * (saving.stretch - 1.0)
         needed = [name for name, gone in lost.items() if gone.issuperset(range(number))]
         interval = _interval(spec, level, saving, mtbf_of(resolved, units, needed), step)
@@ -214,7 +217,7 @@ def reliability_of(
     means = {name: sum(mean_of(time) for _, time in parts) for name, parts in phases.items()}
     for name, gone in lost.items():
         means[name] += next((level.load for n, level in enumerate(saved.levels) if n not in gone), 0.0)
-    return Reliability(terms, units, means, saving, saved.interval, mtbf, resolved.fault_trace)
+    return Reliability(terms, units, means, saving, saved.interval, mtbf, resolved.fault_trace, tuple(sizes))
 
 
 def _total(spec: TrainingJob, step: float) -> float:

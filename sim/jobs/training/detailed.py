@@ -29,7 +29,7 @@ from sim.laws.topology import Topology
 from sim.laws.topology_group import Loads
 from sim.laws.training.layer import HOST_WAYS, Flow, Pass
 from sim.laws.training.pipeline import Sends, Timing, time_stream
-from sim.laws.training.schedule import Op, Order
+from sim.laws.training.schedule import Op, Order, needed
 from sim.laws.training.stage import moving
 
 Story = Generator[simpy.Event, object, None]
@@ -121,7 +121,7 @@ class Step:
         self.plan = build.job.spec.plan
         self.meetings: dict[tuple[str, tuple[int, ...], int], _Meeting] = {}
         self.loads: dict[tuple[str, tuple[int, ...]], Loads] = {}
-        self.messages: dict[tuple[int, str, int, int], tuple[simpy.Event, list[float]]] = {}
+        self.messages: dict[tuple[int, Op], tuple[simpy.Event, list[float]]] = {}
         self.sends: dict[tuple[int, str], list[tuple[float, float]]] = {}
         self.ranks = list(self._ranks())
         stages = range(self.plan.pp)
@@ -376,10 +376,10 @@ class Step:
     def _wait_for_message(self, rank: _Rank, op: Op) -> Story:
         """The activations or gradients an operation needs; the gap before it is bubble, but for its message's way."""
         before = rank.ends[-1] if rank.ends else 0.0
-        source = self._source(rank, op)
+        need = needed(rank.stage.number, op, self.plan.pp, self.plan.vpp)
         transit = 0.0
-        if source is not None:
-            event, times = self._message(source, op)
+        if need is not None:
+            event, times = self._message(self._peer(rank, need[0]), need[1])
             if not event.processed:
                 yield event
             transit = times[1] - times[0]
@@ -387,32 +387,13 @@ class Step:
         rank.hop_wait += min(gap, transit)
         rank.bubble += gap - min(gap, transit)
 
-    def _source(self, rank: _Rank, op: Op) -> int | None:
-        """The rank that sends what ``op`` needs, None where it needs nothing from another stage."""
-        pp, v = self.plan.pp, self.plan.vpp
-        s = rank.stage.number
-        virtual = op.chunk * pp + s
-        stride = self.build.ranks.strides["pp"]
-        if op.kind == "F" and virtual > 0:
-            return rank.rank + ((s - 1) % pp - s) * stride
-        if op.kind == "B" and virtual < pp * v - 1:
-            return rank.rank + ((s + 1) % pp - s) * stride
-        return None
+    def _peer(self, rank: _Rank, stage: int) -> int:
+        """The rank in the same place of another stage."""
+        return rank.rank + (stage - rank.stage.number) * self.build.ranks.strides["pp"]
 
-    def _message(self, source: int, op: Op) -> tuple[simpy.Event, list[float]]:
-        key = (source, op.kind, op.micro, self._virtual_of_sender(source, op))
-        found = self.messages.get(key)
-        if found is None:
-            found = self.messages[key] = (self.clock.event(), [])
-        return found
-
-    def _virtual_of_sender(self, source: int, op: Op) -> int:
-        """The virtual stage that made the message ``op`` needs."""
-        stage = self.build.ranks.coordinate(source, "pp")
-        pp = self.plan.pp
-        if op.kind == "F":
-            return (op.chunk if stage < pp - 1 else op.chunk - 1) * pp + stage if pp > 1 else 0
-        return (op.chunk if stage > 0 else op.chunk + 1) * pp + stage if pp > 1 else 0
+    def _message(self, sender: int, op: Op) -> tuple[simpy.Event, list[float]]:
+        """What an operation of a rank sends: the event of its arrival, and when it left and came."""
+        return self.messages.setdefault((sender, op), (self.clock.event(), []))
 
     def _send(self, rank: _Rank, op: Op) -> None:
         """Send what an operation made to the next or the previous stage."""
@@ -425,15 +406,13 @@ class Step:
         else:
             return
         assert send is not None
-        key = (rank.rank, op.kind, op.micro, virtual)
-        event = self.messages.setdefault(key, (self.clock.event(), []))
-        self.clock.process(self._travel(rank, op.kind, target, send, event))
+        self.clock.process(self._travel(rank, op.kind, target, send, self._message(rank.rank, op)))
 
     def _travel(
         self, rank: _Rank, kind: str, target: int, send: Send, message: tuple[simpy.Event, list[float]]
     ) -> Story:
         ranks = self.build.ranks
-        peer = ranks.gpus[rank.rank + (target - rank.stage.number) * ranks.strides["pp"]]
+        peer = ranks.gpus[self._peer(rank, target)]
         route = self.topology.route(rank.gpu, peer)
         began = self.clock.now
         links = send.way.loads if self.fold else route.links

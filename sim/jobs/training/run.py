@@ -39,6 +39,7 @@ from sim.laws.topology import Topology
 from sim.laws.training.groups import crosses_nodes
 from sim.laws.training.layout import TrainingLayout
 from sim.laws.training.pipeline import Timing
+from sim.laws.training.traffic import Traffic
 
 #: What a life spends time on but progress -> the ledger's bucket, named as practice does.
 BADPUT = {
@@ -286,51 +287,48 @@ def book(track: DeviceTrack, seconds: Seconds, recording: TrainingRecording) -> 
 
 
 def _channels(recording: TrainingRecording) -> Iterator[ChannelTrack]:
-    """Bytes of each kind of group and hop on the links looked at; see :func:`_carry` for when.
-
-    Where every stage has nodes of its own, the links of one stage stand for those of all: the busiest one's bytes.
-    """
+    """Bytes of each kind of group and hop on the links looked at; see :func:`_carry` for when."""
     build, step = recording.build, recording.step
     one, m = build.classes[0], build.micro_batches
-    apart: dict[str, tuple[ChannelTrack, list[tuple[float, float, float]]]] = {}
+    moved = {stage.number: _talked(build, step, stage) for stage in one.stages}
+    kinds = {s.number: [kind for kind in moved[s.number] if kind in s.links] for s in one.stages}
+    traffic = Traffic(build.network, kinds)
     for stage in one.stages:
-        number, sync = stage.number, slowest_sync(build, stage.number)
-        ready = step.ready[number]
-        passes = [flow for p in stage.lead.passes for d in (p.forward, p.backward, p.weight) for flow in d.flows]
-        moved: dict[str, list[tuple[float, float, float]]] = {}
-        for flow in passes:
-            moved.setdefault(flow.kind, []).append((0.0, ready, flow.wire * m))
-        for flow in sync.reduce.flows:
-            beside = max(0.0, ready - flow.seconds * flow.hidden)
-            moved.setdefault(flow.kind, []).append((beside, step.reduced[number], flow.wire))
-        for flow in (*sync.gather.flows, *sync.update.flows):  # what is hidden moves beside the next forward pass
-            pieces = moved.setdefault(flow.kind, [])
-            pieces.append((step.barrier, step.barrier + flow.exposed, flow.wire * (1.0 - flow.hidden)))
-            pieces.append((0.0, flow.seconds * flow.hidden, flow.wire * flow.hidden))
-        for kind, pieces in moved.items():
-            if kind in stage.links:
-                way = build.network.way(kind, number)
-                track = ChannelTrack(f"{build.name}.s{number} {kind}", way.link, way.loads)
-                if build.network.apart:
-                    most = apart.get(kind)
-                    if most is None or sum(p[2] for p in pieces) > sum(p[2] for p in most[1]):
-                        apart[kind] = track, pieces
-                    continue
-                _carry(track, pieces, recording)
-                yield track
-    for track, pieces in apart.values():
-        _carry(track, pieces, recording)
-        yield track
+        for kind in kinds[stage.number]:
+            number = stage.number
+            link, loads = build.network.way(kind, number).link, traffic.of_groups(kind, number)
+            track = ChannelTrack(f"{build.name}.s{number} {kind}", link, loads, traffic.alike)
+            _carry(track, moved[number][kind], recording)
+            yield track
+    stages = len(one.stages)
     for number, stage in enumerate(one.stages):
-        for direction, send in (("forward", one.forward[number]), ("backward", one.backward[number])):
+        ways = (("forward", one.forward[number], number + 1), ("backward", one.backward[number], number - 1))
+        for direction, send, target in ways:
             if send is None:
                 continue
             chunks = sum(1 for c in stage.chunks if not (c.last if direction == "forward" else c.first))
             if not chunks:
                 continue
-            track = ChannelTrack(f"{build.name}.s{number} {direction}", send.link, send.way.loads)
+            loads = traffic.of_messages(number, target % stages)
+            track = ChannelTrack(f"{build.name}.s{number} {direction}", send.link, loads, traffic.alike)
             _carry(track, [(0.0, step.ready[number], send.size * m * chunks)], recording)
             yield track
+
+
+def _talked(build: TrainingBuild, step: StepTimes, stage: Stage) -> dict[str, list[tuple[float, float, float]]]:
+    """What a rank of a stage sends in a step by kind of group: (from s, to s, bytes)."""
+    number, sync, ready = stage.number, slowest_sync(build, stage.number), step.ready[stage.number]
+    moved: dict[str, list[tuple[float, float, float]]] = {}
+    for flow in (flow for p in stage.lead.passes for d in (p.forward, p.backward, p.weight) for flow in d.flows):
+        moved.setdefault(flow.kind, []).append((0.0, ready, flow.wire * build.micro_batches))
+    for flow in sync.reduce.flows:
+        beside = max(0.0, ready - flow.seconds * flow.hidden)
+        moved.setdefault(flow.kind, []).append((beside, step.reduced[number], flow.wire))
+    for flow in (*sync.gather.flows, *sync.update.flows):  # what is hidden moves beside the next forward pass
+        pieces = moved.setdefault(flow.kind, [])
+        pieces.append((step.barrier, step.barrier + flow.exposed, flow.wire * (1.0 - flow.hidden)))
+        pieces.append((0.0, flow.seconds * flow.hidden, flow.wire * flow.hidden))
+    return moved
 
 
 def _carry(track: ChannelTrack, pieces: list[tuple[float, float, float]], recording: TrainingRecording) -> None:

@@ -126,7 +126,7 @@ class GroupNetwork:
         """Whether groups of different stages have no link in common and sit alike: a stage is whole nodes."""
         if not self.folds or self.ranks.plan.order[-1] != "pp":
             return False
-        return self.ranks.strides["pp"] % self._per_node == 0 and self._leaf_nodes() == 1
+        return self.ranks.strides["pp"] % self.per_node == 0 and self.leaf_nodes == 1
 
     def _way(self, kind: str, stage: int) -> GroupWay:
         groups = self._groups(kind, stage)
@@ -138,7 +138,7 @@ class GroupNetwork:
     def _groups(self, kind: str, stage: int) -> list[tuple[int, ...]]:
         """The groups of a stage that need a look: the first where all are alike, else all."""
         first = self.members(kind, self.ranks.at(pp=stage))
-        if self.folds and self._even(first):
+        if self.folds and self.even(first):
             return [first]
         seen: dict[tuple[int, ...], None] = {}
         for gpu in self._stage_gpus(stage):
@@ -151,9 +151,9 @@ class GroupNetwork:
         r = self.ranks
         return [gpu for dp in range(r.sizes["dp"]) for gpu in r.stage(stage, dp)]
 
-    def _even(self, group: tuple[int, ...]) -> bool:
+    def even(self, group: tuple[int, ...]) -> bool:
         """Whether a group has equally many members in each of its nodes, and fills or divides them."""
-        per_node = self._per_node
+        per_node = self.per_node
         counts: dict[int, int] = {}
         for gpu in group:
             counts[gpu // per_node] = counts.get(gpu // per_node, 0) + 1
@@ -165,7 +165,7 @@ class GroupNetwork:
         """One group among its siblings."""
         topology = self.topology
         near = self._neighbourhood(group)
-        folded = self._folded(group, near)
+        folded = self.folded(group, near)
         site = topology.site(folded)
         outer, inner = self._loads(kind, stage, group, near)
         total = dict(merged((*outer, *inner)))
@@ -180,7 +180,7 @@ class GroupNetwork:
             shared, self.fabrics, self.stack.collective_libraries, self.stack.links == "datasheet",
             one_copy=self.one_copy, exchange_cap=exchange,
         )  # fmt: skip
-        return GroupWay(parameters, self._words(shared, folded), shared.kind, self._carried(shared, outer, inner))
+        return GroupWay(parameters, self._words(shared, folded), shared.kind, self.carried(shared, outer, inner))
 
     def _loads(self, kind: str, stage: int, group: tuple[int, ...], near: range) -> tuple[Loads, Loads]:
         """What the rings of all groups looked at put on links: those between nodes (or all), those within."""
@@ -188,18 +188,18 @@ class GroupNetwork:
         found = self._whole.get((kind, stage)) if whole else None
         if found is None:
             siblings = self._siblings(kind, stage, group, near)
-            sites = [self.topology.site(self._folded(other, near)) for other in siblings]
+            sites = [self.topology.site(self.folded(other, near)) for other in siblings]
             outer = merged(load for site in sites for load in site.ring_links)
-            if self.folds and not whole and self._leaf_nodes() > 1 and not self.alone:
+            if self.folds and not whole and self.leaf_nodes > 1 and not self.alone:
                 leaf = self._leaf_of(near.start)
-                mine = sum(g // self._per_node in leaf for g in group)
+                mine = sum(g // self.per_node in leaf for g in group)
                 outer = self._uplinks(outer, self._leaf_ranks(near.start, stage) / mine / len(siblings))
             found = outer, merged(load for site in sites for load in site.inner_links)
             if whole:
                 self._whole[kind, stage] = found
         return found
 
-    def _carried(self, site: GroupSite, outer: Loads, inner: Loads) -> Loads:
+    def carried(self, site: GroupSite, outer: Loads, inner: Loads) -> Loads:
         """Load of all looked-at groups per byte that one member sends, 2(n-1)/n of an all-reduce's size."""
         if site.kind != "network":
             return outer
@@ -216,32 +216,35 @@ class GroupNetwork:
 
     # ---- neighbourhoods
 
-    def _leaf_nodes(self) -> int:
+    @property
+    def leaf_nodes(self) -> int:
+        """Nodes on a leaf; 1 where there is but one switch."""
         leaf_spine = self.topology.spec.network.leaf_spine
         return leaf_spine.nodes_per_leaf if leaf_spine is not None else 1
 
     def _neighbourhood(self, group: tuple[int, ...]) -> range:
         """Nodes whose links are looked at whole: the first member's; all where nothing folds."""
-        if not self.folds or not self._even(group):
+        if not self.folds or not self.even(group):
             return range(self.topology.node_count)
-        first = group[0] // self._per_node
+        first = group[0] // self.per_node
         return range(first, first + 1)
 
     def _leaf_of(self, node: int) -> range:
         """The nodes on a node's leaf."""
-        leaf = self._leaf_nodes()
+        leaf = self.leaf_nodes
         first = node // leaf * leaf
         return range(first, min(first + leaf, self.topology.node_count))
 
     @property
-    def _per_node(self) -> int:
+    def per_node(self) -> int:
+        """GPUs of a node, of the first where they differ."""
         return len(self.topology.runs[0].block.gpus)
 
-    def _folded(self, group: tuple[int, ...], near: range) -> tuple[int, ...]:
+    def folded(self, group: tuple[int, ...], near: range) -> tuple[int, ...]:
         """The members in the neighbourhood, and those in one node outside it: on another leaf if there is one."""
         if not self.folds or len(near) == self.topology.node_count:
             return group
-        per_node = self._per_node
+        per_node = self.per_node
         inside = tuple(g for g in group if g // per_node in near)
         outside = [g for g in group if g // per_node not in near]
         if not outside:
@@ -258,7 +261,7 @@ class GroupNetwork:
         found = self._on_leaf.get(key)
         if found is None:
             ranks = self.ranks
-            window = range(leaf.start * self._per_node, leaf.stop * self._per_node)
+            window = range(leaf.start * self.per_node, leaf.stop * self.per_node)
             held = (ranks.rank_of(gpu) for gpu in window)
             found = sum(rank is not None and ranks.coordinate(rank, "pp") == stage for rank in held)
             self._on_leaf[key] = found
@@ -275,7 +278,7 @@ class GroupNetwork:
         if self.alone:
             return [group]
         if self.folds:
-            per_node = self._per_node
+            per_node = self.per_node
             gpus: Sequence[int] = range(near.start * per_node, near.stop * per_node)
         else:
             gpus = self._stage_gpus(stage)
@@ -307,8 +310,8 @@ class GroupNetwork:
         pairs = self._pairs(source, target)
         routes = {pair: self.topology.route(*pair) for pair in pairs}
         every = merged(load for route in routes.values() for load in route.links)
-        if self.folds and self._leaf_nodes() > 1:
-            node = pairs[0][0] // self._per_node
+        if self.folds and self.leaf_nodes > 1:
+            node = pairs[0][0] // self.per_node
             every = self._uplinks(every, self._leaf_ranks(node, source) / len(pairs))
         total = dict(every)
         if self.alone:
@@ -332,7 +335,7 @@ class GroupNetwork:
             senders = self._stage_gpus(source)
         else:
             near = self._neighbourhood((r.at(pp=source),))
-            per_node = self._per_node
+            per_node = self.per_node
             window = range(near.start * per_node, near.stop * per_node)
             held = [(gpu, r.rank_of(gpu)) for gpu in window]
             senders = [gpu for gpu, rank in held if rank is not None and r.coordinate(rank, "pp") == source]

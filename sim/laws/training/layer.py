@@ -102,6 +102,14 @@ class Flow(NamedTuple):
         return self._replace(fixed=self.fixed * factor, wire=self.wire * factor, number=self.number * factor)
 
 
+def flow_of(kind: str, op: str, size: float, parameters: CollectiveParameters, algorithm: str = "best") -> Flow:
+    """One collective of ``size`` bytes as a flow."""
+    way = algorithm if algorithm in ("best", "ring") or op == "all_reduce" else "best"
+    fixed, slope = min(pieces(op, parameters, way), key=lambda piece: piece[0] + size * piece[1])
+    wire = size if parameters.one_copy and op == "all_reduce" else wire_bytes(op, parameters.n, size)
+    return Flow(kind, fixed, wire, wire / (slope * size) if slope * size > 0 else INFINITE)
+
+
 @dataclass(frozen=True, slots=True)
 class Pass:
     """Kernels and what they wait for: one direction of a layer, a stage or a chunk of it."""
@@ -330,11 +338,8 @@ class LayerLaw:
 
     def _flow(self, kind: str, op: str, size: float, count: float, factor: float = 1.0, hidden: float = 0.0) -> Flow:
         """``count`` collectives of ``size`` bytes among a group; ``factor`` times the law's time."""
-        parameters = self.groups[kind]
-        fixed, slope = min(pieces(op, parameters), key=lambda piece: piece[0] + size * piece[1])
-        wire = size if parameters.one_copy and op == "all_reduce" else wire_bytes(op, parameters.n, size)
-        cap = wire / (slope * size * factor) if slope * size > 0 else INFINITE
-        return Flow(kind, count * fixed * factor, count * wire, cap, count, hidden)
+        one = flow_of(kind, op, size, self.groups[kind])
+        return Flow(kind, count * one.fixed * factor, count * one.wire, one.cap / factor, count, hidden)
 
     def _tensor(self) -> tuple[Flow, ...]:
         """Collectives of one direction of a layer among tensor ranks."""

@@ -202,7 +202,7 @@ def _check_pair(s: int, places: dict[Op, int], micro: int, chunk: int, split: tu
         before = op
 
 
-def _needed(s: int, op: Op, p: int, v: int) -> tuple[int, Op] | None:
+def needed(s: int, op: Op, p: int, v: int) -> tuple[int, Op] | None:
     """The operation, and its stage, whose message this one waits for; none where a place in the order says it all."""
     kind, micro, chunk = op
     k = chunk * p + s + {"F": -1, "B": 1, "W": 0}[kind]
@@ -220,7 +220,7 @@ def _check_progress(order: Order, p: int, v: int) -> None:
     while work:
         s = work.pop()
         for op in order[s][place[s] :]:
-            need = _needed(s, op, p, v)
+            need = needed(s, op, p, v)
             if need is not None and need not in done:
                 waiting[need] = s
                 break

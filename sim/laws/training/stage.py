@@ -25,8 +25,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING
 
-from sim.laws.collective import CollectiveParameters, pieces, wire_bytes
-from sim.laws.roofline import INFINITE
+from sim.laws.collective import CollectiveParameters
 from sim.laws.training.layer import (
     HOST_WAYS,
     IDLE,
@@ -36,6 +35,7 @@ from sim.laws.training.layer import (
     Pass,
     Work,
     adapter_parameters,
+    flow_of,
     total,
 )
 from sim.spec.training import BASE_BYTES, RecomputeEvery, RecomputeGroup, TrainingJob, TrainingPlan, UserSchedule
@@ -460,11 +460,3 @@ def _hide(flows: list[Flow], room: float, late: float) -> Pass:
         return IDLE
     share = min(max(0.0, room) / seconds, 1.0 - late)
     return Pass(Work(), tuple(flow._replace(hidden=share) for flow in flows))
-
-
-def flow_of(kind: str, op: str, size: float, parameters: CollectiveParameters, algorithm: str = "best") -> Flow:
-    """One collective of ``size`` bytes as a flow."""
-    way = algorithm if algorithm in ("best", "ring") or op == "all_reduce" else "best"
-    fixed, slope = min(pieces(op, parameters, way), key=lambda piece: piece[0] + size * piece[1])
-    wire = size if parameters.one_copy and op == "all_reduce" else wire_bytes(op, parameters.n, size)
-    return Flow(kind, fixed, wire, wire / (slope * size) if slope * size > 0 else INFINITE)

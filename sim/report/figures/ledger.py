@@ -31,7 +31,7 @@ from sim.report.figures.common import (
     some,
     table,
 )
-from sim.report.values import shares
+from sim.report.values import of_jobs, shares
 from sim.results.schema import Result
 from sim.units import format_percent, format_seconds
 
@@ -66,13 +66,13 @@ _OF_LINK: Final = (3, 1, 6, 2, 7, 4)
 
 
 def ledger_figure(result: Result) -> Figure | None:
-    """Stacked horizontal bars: all GPUs, then each class of GPUs."""
-    total = shares(result.ledger)
+    """Stacked horizontal bars: all GPUs that jobs use, then each class of GPUs."""
+    total = shares(of_jobs(result.ledger))
     if not total:
         return None
     devices = result.devices[:MAX_DEVICES]
     names = Names()
-    bars: list[tuple[str, Mapping[str, float]]] = [(names("All GPUs"), total)]
+    bars: list[tuple[str, Mapping[str, float]]] = [(names(_whole(result)), total)]
     bars += [(names(f"{d.name} ×{d.count}"), shares(d.ledger)) for d in devices]
     return Figure(
         id="ledger",
@@ -93,6 +93,11 @@ def ledger_figure(result: Result) -> Figure | None:
         height=rows_height(len(bars), 34, 150),
         note=some(len(devices), len(result.devices), "classes"),
     )
+
+
+def _whole(result: Result) -> str:
+    """What the first bar is of."""
+    return "GPUs of jobs" if result.ledger.get("spare") else "All GPUs"
 
 
 def _takeaway(total: dict[str, float]) -> str:
@@ -143,7 +148,8 @@ def _axis(bucket: str) -> str | None:
 
 
 def _rows(result: Result) -> list[tuple[str, ...]]:
-    entries = [("all", result.ledger), *((device.name, device.ledger) for device in result.devices)]
+    whole = "of jobs" if result.ledger.get("spare") else "all"
+    entries = [(whole, of_jobs(result.ledger)), *((device.name, device.ledger) for device in result.devices)]
     return table(
         (name, bucket, format_percent(part), format_seconds(ledger[bucket]))
         for name, ledger in entries

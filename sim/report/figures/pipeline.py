@@ -13,6 +13,7 @@ from typing import Any, Final
 from sim.report.figures.common import (
     BLUE,
     GREEN,
+    GREY,
     MAX_POINTS,
     ORANGE,
     PALE,
@@ -56,7 +57,7 @@ STYLES: Final[dict[str, tuple[int, str]]] = {
     "update": (4, PURPLE),
     BUBBLE: (5, PALE),
     IDLE: (5, PALE),
-    BETWEEN: (7, PALE),
+    BETWEEN: (6, GREY),
 }
 """Pattern and colour of a kind of work, in the order of the legend."""
 SHOWN_AS: Final = {"comm": "communication"}
@@ -203,6 +204,9 @@ def _first_look(step: Step) -> float:
 
 def _notes(step: Step, look: float, left_out: str) -> Iterator[str]:
     """How to read the chart, and what it does not show."""
+    if look < step.end:
+        shown, whole = format_seconds(look - step.begin), format_seconds(step.end - step.begin)
+        yield f"The view opens on the first {shown} of {whole}: double-click to see all of it, drag sideways to zoom."
     shades = " Lighter bars are a stage's later chunks." if step.chunks > 1 else ""
     yield f"Numbers in bars are micro-batches; zoom in where they are hidden.{shades}"
     exposed = step.metrics.exposed_communication_s
@@ -216,9 +220,7 @@ def _notes(step: Step, look: float, left_out: str) -> Iterator[str]:
         yield f"Gaps also hold the hops between stages{slow}."
     if not step.whole:
         yield f"The first {format_seconds(step.end - step.begin)} of the step are recorded."
-    if look < step.end:
-        yield "Drag sideways to zoom; double-click to see all of it."
-    else:
+    if look >= step.end:
         yield "Drag sideways to zoom; double-click to go back."
     if left_out:
         yield left_out
@@ -287,13 +289,16 @@ def _spaced(number: int, digits: int) -> str:
 
 
 def _marker(pattern: int, colour: str, chunk: int, chunks: int) -> dict[str, Any]:
-    """A bar's look: patterns are faint under numbers, and work is outlined since it follows without a gap."""
+    """A bar's look: patterns are faint under numbers, and work is outlined since it follows without a gap.
+
+    What is between steps is darker than a bubble, with clear lines: both are small in the legend.
+    """
     quiet = colour == PALE
     made = fill(pattern, colour if quiet else lighter(colour, LIGHTEST * chunk / max(1, chunks - 1)))
     if not quiet:
         made["line"] = {"width": 0.6, "color": "rgba(0,0,0,0.6)"}
     if "pattern" in made:
-        made["pattern"] |= {"fgopacity": 0.18}
+        made["pattern"] |= {"fgopacity": 0.6 if colour == GREY else 0.18}
     return made
 
 

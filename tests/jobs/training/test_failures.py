@@ -10,6 +10,7 @@ import pytest
 from sim.errors import InfeasibleError, InputError, RunError
 from sim.jobs.reliability.replicas import prepare, replica
 from sim.laws.checkpointing import daly_interval
+from sim.report.terminal import render_text
 from sim.results.schema import Result, TrainingMetrics
 from sim.run import run, run_recorded
 
@@ -197,6 +198,30 @@ def test_memory_alone_is_gone_with_a_switch():
     assert "; then every 5 h, standing still for 28" in levels[0]
 
 
+def test_every_level_is_told():
+    """A peer's memory, something of stated times every hour, a store every 5 hours in half the bytes."""
+    store = {"every": "5 h", "mode": "async", "bytes_per_parameter": 7, **STORE}
+    both = {**MEMORY, "then": {"every": "1 h", "blocking": "40 s", "then": store}}
+    result = answer({"classes": [NODE, LEAF]}, checkpoint=both, run={"duration": "30 days"})
+    m = metrics(result)
+    assert [level.to for level in m.checkpoint_levels] == ["peer memory", "", "store"]
+    assert [level.interval_s for level in m.checkpoint_levels] == pytest.approx([120, HOUR, 5 * HOUR])
+    first, second, third = m.checkpoint_levels
+    assert (first.interval_s, first.bytes, first.blocking_s, first.persist_s) == (
+        m.checkpoint_interval_s, m.checkpoint_bytes, m.checkpoint_blocking_s, m.checkpoint_persist_s
+    )  # fmt: skip
+    assert (second.blocking_s, second.persist_s) == (40.0, 0.0)
+    assert third.bytes == pytest.approx(first.bytes / 2)
+    assert third.persist_s == pytest.approx(third.bytes / 100e6)
+    text = " ".join(render_text(result, 400).split())
+    assert "then 2.82 GB every 60 min, standing still for 40 s, then 1.41 GB to store every 5 h, standing still" in text
+
+
+def test_one_level_has_no_list():
+    assert saved(MEMORY, NODE).checkpoint_levels == []
+    assert metrics(answer(checkpoint={"every": "1 h", **STORE})).checkpoint_levels == []
+
+
 def test_auto_of_the_second_level_goes_by_what_needs_it():
     both = {**MEMORY, "then": {"every": "auto", **STORE}}
     found = prepare(resolved(described({"classes": [SOFT, NODE, LEAF]}, checkpoint=both)))
@@ -210,6 +235,24 @@ def test_auto_of_the_second_level_goes_by_what_needs_it():
 
 
 # ---- what is refused
+
+
+@pytest.mark.parametrize(("first", "second", "said"), [
+    ({"every": "10 min"}, {"every": "5 min"}, "every 5 min, more often than the one before it (every 10 min)"),
+    ({"steps": 1200}, {"steps": 100}, "every 100 steps, more often than the one before it (every 1,200 steps)"),
+])  # fmt: skip
+def test_a_level_that_saves_more_often_than_the_one_before_it(first, second, said):
+    one = {**STORE, **first, "then": {**STORE, **second}}
+    assert said in problems(described(checkpoint=one))
+    third = {**STORE, **first, "then": {**STORE, **first, "then": {**STORE, **second}}}
+    with pytest.raises(InputError) as caught:
+        resolved(described(checkpoint=third))
+    (problem,) = caught.value.problems
+    assert problem.path == f"jobs.0.checkpoint.then.then.{next(iter(second))}"
+    assert problem.line is not None
+    assert "or swap the two" in problem.message
+    for fine in ({**STORE, **first}, {**STORE, "every": "auto"}):
+        resolved(described(checkpoint={**STORE, **first, "then": fine}))
 
 
 def test_faults_need_a_length():
