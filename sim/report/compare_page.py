@@ -21,6 +21,7 @@ from sim.report.compare_text import (
     metric_rows,
     run_lines,
     title,
+    warning_lines,
     write_metric,
 )
 from sim.report.figures.common import MAX_ROWS, drawn
@@ -57,7 +58,7 @@ def render_comparison_html(c: Comparison) -> str:
         baseline=c.scenarios[c.baseline].name,
         notes=[*copies_lines(c), *run_lines(c), *([METHOD] if c.pairs else [])],
         banners=banner_lines(c),
-        warnings=[*c.warnings, *(f"{part.name}: {line}" for part in c.scenarios for line in part.warnings)],
+        warnings=warning_lines(c),
         sections=[(id_, *SECTIONS[id_], figures[id_], text[id_]) for id_ in SECTIONS if figures[id_]],
         definitions=_definitions(c),
         command=_command(c),

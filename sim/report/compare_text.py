@@ -49,8 +49,8 @@ USE: Final = (
 )
 DEMAND: Final = "Demand is met by whole copies, all paid all the time; latency is not in it."
 SPEED: Final = (
-    "Speed per user is 1 / median TPOT. Between the points of a curve, cost follows speed linearly; a scenario may be "
-    "faster than asked."
+    "Speed per user is 1 / median TPOT; a cluster has as many users as see that speed, or a higher one. Between the "
+    "points of a curve, cost follows speed linearly."
 )
 
 
@@ -60,7 +60,7 @@ def render_comparison(c: Comparison, colour: bool = False) -> str:
     parts += [_pair(c, pair) for pair in c.pairs]
     parts += [_titled("Speed and cost", [*speed_sentences(c), *([SPEED] if c.cheapest else [])])]
     parts += [_titled("Break-even", break_even_lines(c)), _waterfalls(c)]
-    notes = [*(f"warning: {line}" for line in c.warnings), *banner_lines(c), *copies_lines(c), *run_lines(c)]
+    notes = [*(f"warning: {line}" for line in warning_lines(c)), *banner_lines(c), *copies_lines(c), *run_lines(c)]
     parts += [_titled("Notes", [*notes, METHOD if c.pairs else ""])]
     lines = "\n\n".join(part for part in parts if part).splitlines()
     return "\n".join(_clean(line, colour) for line in lines) + "\n"
@@ -136,7 +136,9 @@ def _by_demand(c: Comparison) -> str:
         told.append(f"{c.scenarios[stretch.scenario].name} up to {rate}{copies}")
     left = len(c.by_demand) - MOST_SAID
     more = f", and so on in turn ({left:,} more stretches)" if left > 0 else ""
-    return f"A steady demand is met cheapest with whole clusters of {', then '.join(told)}{more}."
+    trains = c.scenarios[c.baseline].jobs[0].kind == "training"
+    what = "A steady rate of training" if trains else "A steady demand"
+    return f"{what} is met cheapest with whole clusters of {', then '.join(told)}{more}."
 
 
 def speed_sentences(c: Comparison) -> list[str]:
@@ -244,6 +246,11 @@ def run_lines(c: Comparison) -> list[str]:
     return found
 
 
+def warning_lines(c: Comparison) -> list[str]:
+    """What to know before trusting the numbers: of the comparison, then of each scenario."""
+    return [*c.warnings, *(f"{part.name}: {line}" for part in c.scenarios for line in part.warnings)]
+
+
 def banner_lines(c: Comparison) -> list[str]:
     """Assumptions that physics forbids, by scenario."""
     return [f"ASSUMED {part.name}: {line}" for part in c.scenarios for line in part.banners]
@@ -295,10 +302,18 @@ def _usd(value: float) -> str:
     return format_usd(value).removesuffix(" USD")
 
 
-def _bounds(path: str, gap: Estimate) -> str:
+def difference_text(path: str, gap: Estimate) -> str:
+    """A difference with its interval, the unit once where all have the same: "+742 [+685, +798] tok/s"."""
+    mean = signed(path, gap.mean)
     if gap.low is None or gap.high is None or gap.low == gap.high:
-        return ""
-    return f" [{signed(path, gap.low)}, {signed(path, gap.high)}]"
+        return mean
+    found = [mean, signed(path, gap.low), signed(path, gap.high)]
+    parts = [text.rpartition(" ") for text in found]
+    units = {unit for number, _, unit in parts if number}
+    if len(units) == 1 and all(number or text == "0" for (number, *_), text in zip(parts, found, strict=True)):
+        mean, low, high = (number or "0" for number, *_ in parts)
+        return f"{mean} [{low}, {high}] {units.pop()}"
+    return f"{mean} [{found[1]}, {found[2]}]"
 
 
 def relative_text(found: Difference) -> str:
@@ -321,7 +336,7 @@ def metric_rows(c: Comparison, pair: Pair, every: bool) -> list[list[str]]:
             rows.append((HEADLINE.index(plain) if plain in HEADLINE else len(HEADLINE), [
                 metric_name(path, c), write_metric(path, base.metrics[path].mean),
                 write_metric(path, mine.metrics[path].mean),
-                signed(path, found.absolute.mean) + _bounds(path, found.absolute), relative_text(found), found.verdict,
+                difference_text(path, found.absolute), relative_text(found), found.verdict,
             ]))  # fmt: skip
     return [row for _, row in sorted(rows, key=lambda item: item[0])]
 

@@ -237,13 +237,14 @@ def difference(name: str, mine: Sequence[float], base: Sequence[float]) -> Diffe
     a, b = ([*values] * (pairs // len(values)) for values in (mine, base))
     gaps = [0.0 if math.isclose(x, y, rel_tol=ROUNDING) else x - y for x, y in zip(a, b, strict=True)]
     absolute = estimate(gaps)
-    centre = sum(b) / pairs
+    mean, centre = sum(a) / pairs, sum(b) / pairs
+    same = {"mean": 0.0} if math.isclose(mean, centre, rel_tol=ROUNDING) else {}
+    absolute = absolute.model_copy(update=same)
     relative = None
     if centre:
-        ratio = sum(a) / pairs / centre
+        ratio = mean / centre
         relative = estimate([ratio - 1 + (x - ratio * y) / centre for x, y in zip(a, b, strict=True)])
-        if absolute.mean == 0:
-            relative = relative.model_copy(update={"mean": 0.0})
+        relative = relative.model_copy(update=same)
     return Difference(absolute=absolute, relative=relative, verdict=_verdict(name, absolute))
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from sim.laws.breakeven import CostByUse
-from sim.report.compare_text import break_even_lines, signed, speed_sentences, waterfall_steps, write_metric
+from sim.report.compare_text import signed, speed_sentences, waterfall_steps, write_metric
 from sim.report.figures.common import (
     BLUE,
     GREEN,
@@ -209,13 +209,14 @@ def use_figure(c: Comparison) -> Figure | None:
             "hovertemplate": "API: %{y:.3g} USD/Mtok<extra></extra>",
         })  # fmt: skip
         rows.append(("API", "any", NONE, _usd(price)))
-    full = min(costs, key=lambda item: item[2].usd_per_million_tokens(1.0) or math.inf)
-    lines = break_even_lines(c)
-    cheapest = f"At full use {full[1]} is cheapest, {_usd(full[2].usd_per_million_tokens(1.0))}."
+    told = []
+    for use in (0.1, 0.5, 1.0):
+        _, name, cost = min(costs, key=lambda item: item[2].usd_per_million_tokens(use) or math.inf)
+        told.append(f"at {format_percent(use)} {name} ({_usd(cost.usd_per_million_tokens(use))})")
     return Figure(
         id="use",
         title="Cost of a token over utilisation",
-        takeaway=" ".join([cheapest, *lines[: len(c.against_api) or 1]]),
+        takeaway=f"Cheapest {', '.join(told)}, each at that share of its own saturation.",
         alt="Falling lines of USD per million tokens over the share of saturated throughput that is asked for.",
         traces=traces,
         layout=layout(
@@ -293,11 +294,11 @@ def waterfall_figure(c: Comparison, pair: Pair) -> Figure | None:
         "measure": ["absolute", *["relative"] * len(shown), "total"],
         "y": [label(base.name), *(label(sentence(bucket)) for bucket, _ in shown), label(mine.name)],
         "x": [start, *(value for _, value in shown), end],
-        "text": [write_metric(what, start), *(signed(what, value) for _, value in shown), write_metric(what, end)],
+        "text": [_plain(start), *(f"{_plain(value, sign=True)}" for _, value in shown), _plain(end)],
         "textposition": "auto", "insidetextanchor": "middle",
         "increasing": {"marker": {"color": RED}}, "decreasing": {"marker": {"color": GREEN}},
         "totals": {"marker": {"color": BLUE}}, "connector": {"line": {"color": GREY, "width": 1}},
-        "hovertemplate": "%{y}<br>%{text}<extra></extra>",
+        "hovertemplate": f"%{{y}}<br>%{{text}} {unit}<extra></extra>",
     }  # fmt: skip
     most = [f"{bucket} {signed(what, value)}" for bucket, value in shown[:2]]
     return Figure(
@@ -306,7 +307,7 @@ def waterfall_figure(c: Comparison, pair: Pair) -> Figure | None:
         takeaway=f"From {write_metric(what, start)} to {write_metric(what, end)}: most is {' and '.join(most)}.",
         alt=f"Waterfall of {unit} from {base.name} to {mine.name}, by what GPU time went to.",
         traces=[trace],
-        layout=layout(xaxis=axis(unit, rangemode="tozero"), yaxis=categories(), showlegend=False),
+        layout=layout(xaxis=axis(unit, range=_reach(start, shown, end)), yaxis=categories(), showlegend=False),
         columns=("what GPU time went to", base.name, mine.name, "difference"),
         rows=table(
             [
@@ -317,3 +318,18 @@ def waterfall_figure(c: Comparison, pair: Pair) -> Figure | None:
         ),
         height=rows_height(len(shown) + 2, 32, 90),
     )  # fmt: skip
+
+
+def _plain(value: float, sign: bool = False) -> str:
+    """Three significant figures without a unit, which the axis has."""
+    text = f"{abs(value):.3g}" if abs(value) < 1000 else f"{abs(value):,.0f}"
+    return f"{'−' if value < 0 else '+'}{text}" if sign else text
+
+
+def _reach(start: float, steps: Sequence[tuple[str, float]], end: float) -> list[float]:
+    """An axis that has room for the bars and for the figures beside them."""
+    levels = [start]
+    for _, value in steps:
+        levels.append(levels[-1] + value)
+    low, high = min(0.0, *levels), max(*levels, end)
+    return [low - 0.15 * (high - low) if low < 0 else 0.0, high + 0.35 * (high - low)]
