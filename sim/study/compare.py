@@ -104,10 +104,11 @@ def compare(
     """
     _check(scenarios, options)
     seed = scenarios[0].scenario.seed
-    with open_executor() as (executor, _):
+    with open_executor() as (executor, slots):
+        mapped = map if slots == 1 else executor.map  # at once and one by one, so that progress is heard
         work = [_seeded(r, s) for r in scenarios for s in _seeds(r, seed, options.seeds)]
         done = []
-        for found in executor.map(play_run, work):
+        for found in mapped(play_run, work):
             done.append(found)
             _tell(hear, "runs", len(done), len(work))
         rest = iter(done)
@@ -117,7 +118,7 @@ def compare(
         points = []
         if plan:
             columns = [_seeded(scenarios[i], seed) for i, _, _ in plan], [n for _, n, _ in plan], [s for *_, s in plan]
-            for point in executor.map(play_point, *columns):
+            for point in mapped(play_point, *columns):
                 points.append(point)
                 _tell(hear, "curves", len(points), len(plan))
     curves: list[list[CurvePoint]] = [[] for _ in scenarios]
@@ -361,7 +362,7 @@ def _document(
         against_api=_against_api(parts, options.api_price),
         against=_against(parts),
         by_demand=_by_demand(parts),
-        warnings=_warnings(scenarios, differing, len(fit)),
+        warnings=_warnings(parts, scenarios, differing),
         definitions={**first.definitions, **DEFINITIONS},
         not_modelled=list(dict.fromkeys(line for run in every for line in run.result.not_modelled)),
     )
@@ -490,7 +491,9 @@ def _by_demand(parts: Sequence[ScenarioPart]) -> list[ByDemand]:
     ]
 
 
-def _warnings(scenarios: Sequence[Resolved], differing: Sequence[Setting], fit: int) -> list[str]:
+def _warnings(
+    parts: Sequence[ScenarioPart], scenarios: Sequence[Resolved], differing: Sequence[Setting]
+) -> list[str]:
     """What makes the numbers of the scenarios mean different things."""
     found = []
     keys = {group: [s.key for s in differing if s.group == group and not s.detail] for group in ("load", "model")}
@@ -506,7 +509,10 @@ def _warnings(scenarios: Sequence[Resolved], differing: Sequence[Setting], fit: 
         found.append(f"the number formats differ ({', '.join(precision)}): quality may differ too")
     if len({tuple(sorted(_claims(r).items())) for r in scenarios}) > 1:
         found.append("the assumptions differ (assume, or stack ideal): numbers on paper are beside measured ones")
-    if fit == 1:
+    fit = [part.name for part in parts if part.failed is None]
+    if parts[0].failed is not None and len(fit) > 1:
+        found.append(f"{parts[0].name} cannot be: {fit[0]} is the baseline")
+    if len(fit) == 1:
         found.append("only one scenario can be: there is nothing to compare it with")
     return found
 
