@@ -36,8 +36,8 @@ _NAMES: Final = {"gpus": "GPUs", "gpu_s_per_million_tokens": "GPU time per milli
 
 METHOD: Final = (
     "Differences are a scenario's less the baseline's, over pairs of runs with the same seed. Brackets: 95%, "
-    "Student's t over the pairs; no clear difference: the interval spans zero. Intervals hold what "
-    "chance does to a run, not the error of the model."
+    "Student's t over the pairs; no clear difference: the interval of the difference spans "
+    "zero. Intervals hold what chance does to a run, not the error of the model."
 )
 FRACTIONS: Final = (
     "Amounts that grow with the cluster (tokens/s, USD/h, power, GPUs, purchase) are times the copies, all others "
@@ -98,7 +98,17 @@ def answer(c: Comparison) -> list[str]:
         found.append(_by_demand(c))
     if c.cheapest:
         found += speed_sentences(c)[:1]
-    return [line for line in found if line]
+    return [line for line in found if line] or [_counts(c, pair) for pair in c.pairs]
+
+
+def _counts(c: Comparison, pair: Pair) -> str:
+    """How many main metrics are better: the answer where jobs of both kinds have no cost of a token in common."""
+    verdicts = [row[-1] for row in metric_rows(c, pair, every=False)]
+    base, mine = c.scenarios[c.baseline].name, c.scenarios[pair.scenario].name
+    return (
+        f"{mine} is better than {base} in {verdicts.count('better')} of {len(verdicts)} main metrics and worse in "
+        f"{verdicts.count('worse')}."
+    )
 
 
 def _by_cost(c: Comparison) -> str:

@@ -20,7 +20,7 @@ Verdict = Literal["better", "worse", "differs", "no clear difference"]
 class Part(BaseModel):
     """A frozen piece of the document."""
 
-    model_config = ConfigDict(frozen=True, extra="allow", ser_json_inf_nan="null")
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
 
 
 class Estimate(Part):

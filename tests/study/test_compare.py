@@ -10,6 +10,7 @@ import pytest
 from sim.adapters.resolve import Resolved
 from sim.errors import InfeasibleError, InputError
 from sim.laws.breakeven import CostByUse, break_even_full, break_even_price
+from sim.report.compare_text import render_comparison
 from sim.results.intervals import t_interval
 from sim.study.compare import BETTER, EXTENSIVE, Options, compare, difference, is_random, metric_of, waterfall
 from sim.study.compare_config import settings
@@ -343,6 +344,44 @@ def test_training_is_compared_by_its_own_metrics() -> None:
     assert c.scenarios[0].curve == []
     assert c.scenarios[0].use is not None
     assert {(a.scenario, a.other) for a in c.against} == {(0, 1), (1, 0)}
+
+
+def test_several_jobs_have_their_own_metrics_and_a_bill_in_common() -> None:
+    second = {**FIXED, "load": {**FIXED["load"], "requests": 20}, "name": "second"}
+    described = toy(FIXED, gpus=4, cost=COST)
+    described["jobs"] += [{**second, "kind": "serving"}]
+    two = resolved(described | {"name": "two"})
+    dear = resolved(described | {"name": "dear", "cost": TWICE})
+    c = compared(two, dear, options=Options(seeds=1))
+    base = c.scenarios[0]
+    rates = [base.metrics[f"jobs.{n}.output_tokens_per_s"].mean for n in (0, 1)]
+    hour = base.metrics["usd_per_hour"].mean
+    assert base.metrics["usd_per_million_tokens"].mean == pytest.approx(hour / (sum(rates) * 3600) * 1e6)
+    assert base.metrics["capital_usd"].mean == pytest.approx(1000)
+    assert base.curve == []
+    assert base.use is None
+    assert c.pairs[0].metrics["jobs.1.output_tokens_per_s"].verdict == "no clear difference"
+    assert c.pairs[0].metrics["usd_per_hour"].verdict == "worse"
+    with pytest.raises(InputError, match=r"toy runs serving, two 2 jobs \(serving, serving\)"):
+        compared(two, made())
+
+
+def test_training_beside_serving_is_compared_job_by_job() -> None:
+    described = toy(FIXED, gpus=4, cost=COST)
+    trains = {"name": "train", "kind": "training", "model": "tinyllama-1.1b", "stack": "ideal", "plan": {"dp": 2},
+              "batch": {"global": 4, "micro": 1, "sequence": 512}, "run": {"steps": 3}}  # fmt: skip
+    big = {"memory": "80 GB", "usable_memory": "80 GB"}
+    described["jobs"] += [trains]
+    described["define"]["gpus"]["toy"] |= big
+    described["define"]["stacks"]["toy"] = {"like": "ideal"}
+    both = resolved(described | {"name": "both"})
+    c = compared(both, both)
+    assert c.split_by is None
+    assert "usd_per_million_tokens" not in c.scenarios[0].metrics
+    assert "jobs.1.mfu" in c.pairs[0].metrics
+    assert "better than both in 0 of" in render_comparison(c)
+    with pytest.raises(InputError, match="do not add up"):
+        compared(both, both, options=Options(at_equal="throughput"))
 
 
 def test_training_and_serving_have_no_common_ground() -> None:

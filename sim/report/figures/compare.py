@@ -118,7 +118,7 @@ def _line(index: int, name: str, x: list[float], y: list[float | None], hover: s
 
 def _log(traces: list[Trace]) -> dict[str, object]:
     """A logarithmic axis with labels at 1, 2 and 5 times powers of ten within the values."""
-    values = [v for trace in traces for v in trace["y"] if v]
+    values = [v for trace in traces for v in trace["y"] if v and v > 0]
     low, high = min(values), max(values)
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks = [m * 10.0**power for power in powers for m in (1, 2, 5)]
