@@ -26,7 +26,7 @@ from sim.report.compare_text import (
 )
 from sim.report.figures.common import MAX_ROWS, drawn
 from sim.report.figures.compare import compare_figures
-from sim.study.compare import metric_of
+from sim.study.compare_pairs import metric_of
 from sim.study.compare_schema import Comparison, ScenarioPart
 from sim.units import format_count
 

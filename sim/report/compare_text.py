@@ -11,7 +11,7 @@ from itertools import zip_longest
 from typing import Final
 
 from sim.report.values import FORMATS, NONE, named, printable, write
-from sim.study.compare import metric_of
+from sim.study.compare_pairs import metric_of
 from sim.study.compare_schema import Against, Comparison, Difference, Estimate, Pair, ScenarioPart
 from sim.units import format_count, format_percent, format_usd
 

@@ -12,8 +12,9 @@ from sim.errors import InfeasibleError, InputError
 from sim.laws.breakeven import CostByUse, break_even_full, break_even_price
 from sim.report.compare_text import render_comparison
 from sim.results.intervals import t_interval
-from sim.study.compare import BETTER, EXTENSIVE, Options, compare, difference, is_random, metric_of, waterfall
+from sim.study.compare import Options, compare, is_random
 from sim.study.compare_config import settings
+from sim.study.compare_pairs import BETTER, EXTENSIVE, difference, metric_of, waterfall
 from sim.study.compare_schema import Comparison, CurvePoint
 from sim.study.compare_speed import cheapest, cost_at, envelope
 from sim.study.executors import open_executor
