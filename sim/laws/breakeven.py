@@ -104,7 +104,9 @@ def cheapest_by_demand(costs: Sequence[CostByUse]) -> list[tuple[int, int, float
         cuts = {a, b}
         for i, j in combinations(range(len(costs)), 2):
             if slopes[i] != slopes[j]:
-                cuts.add(min(b, max(a, (heights[j] - heights[i]) / (slopes[i] - slopes[j]))))
+                crossing = (heights[j] - heights[i]) / (slopes[i] - slopes[j])
+                if a + _ROUNDING * most < crossing < b - _ROUNDING * most:
+                    cuts.add(crossing)
         for begin, end in pairwise(sorted(cuts)):
             middle = (begin + end) / 2
             best = min(range(len(costs)), key=lambda i: heights[i] + slopes[i] * middle)

@@ -26,7 +26,7 @@ COSTS = st.builds(
 
 def hour(cost: CostByUse, demand: float) -> float:
     """USD/h of whole copies that meet a demand."""
-    return math.ceil(demand / cost.tokens_per_s - 1e-9) * cost.fixed + cost.used * demand / cost.tokens_per_s
+    return max(1, math.ceil(demand / cost.tokens_per_s - 1e-9)) * cost.fixed + cost.used * demand / cost.tokens_per_s
 
 
 def test_the_cost_of_a_token_over_use() -> None:
