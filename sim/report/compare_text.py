@@ -93,7 +93,7 @@ def title(c: Comparison) -> str:
 
 def answer(c: Comparison) -> list[str]:
     """Which to buy for which load, in a few sentences."""
-    found = [_by_cost(c)]
+    found = [_by_cost(c), _by_equal(c)]
     if c.by_demand:
         found.append(_by_demand(c))
     if c.cheapest:
@@ -126,6 +126,22 @@ def _by_cost(c: Comparison) -> str:
     more = [f"{part.name} {_percent(part.metrics[name].mean / best[1].metrics[name].mean - 1)}" for _, part in rest]
     same = _tie(c, best[0], rest)
     return f"{head}{f' ({_joined(more)})' if more else ''}.{same}"
+
+
+def _by_equal(c: Comparison) -> str:
+    """What each gives for as much: tokens/s, or where these are made equal the USD/h or watts they take."""
+    wanted = {"throughput": ("usd_per_hour", "power_w")}.get(
+        c.at_equal or "", ("output_tokens_per_s", "goodput_tokens_per_s", "tokens_per_s")
+    )
+    fit = [part for part in c.scenarios if part.failed is None]
+    name = next((name for name in wanted if all(name in part.metrics for part in fit)), None)
+    if c.at_equal is None or name is None:
+        return ""
+    told = []
+    for part in fit:
+        copies = "" if part.factor == 1 else f" ({format_count(part.factor)} copies)"
+        told.append(f"{write_metric(name, part.metrics[name].mean)} of {part.name}{copies}")
+    return f"At equal {EQUAL[c.at_equal]}: {_joined(told)}."
 
 
 def _tie(c: Comparison, best: int, rest: Sequence[tuple[int, ScenarioPart]]) -> str:

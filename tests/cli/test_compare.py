@@ -91,6 +91,9 @@ def test_the_answer_comes_first_then_what_differs_then_numbers(written):
         "Where the difference comes from", "copies: 1 of noisy and", "3 seeds, 0 to 2",
     )]  # fmt: skip
     assert places == sorted(places)
+    told = " ".join(lines[2:7])
+    assert "At equal budget: " in told
+    assert "tok/s of noisy and" in told
     assert any("Output throughput" in line and "[" in line and "worse" in line for line in lines)
     assert "\x1b" not in written[0].out
 
