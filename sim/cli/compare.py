@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import re
 import sys
 from functools import partial
@@ -67,9 +68,11 @@ def command(
 
 
 def folder_name(comparison: Comparison) -> str:
-    """A folder for the scenarios' names, whatever they are."""
+    """A folder for the scenarios' names, whatever they are; long ones are cut and told apart by a digest."""
     names = "-vs-".join(re.sub(r"[^A-Za-z0-9._+-]", "_", part.name) for part in comparison.scenarios)
-    return names[:LONGEST_NAME]
+    if len(names) <= LONGEST_NAME:
+        return names
+    return f"{names[: LONGEST_NAME - 9]}-{hashlib.sha256(names.encode()).hexdigest()[:8]}"
 
 
 def _problem(message: str) -> Problem:

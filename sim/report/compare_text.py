@@ -28,6 +28,8 @@ HEADLINE: Final = (
 EQUAL: Final = {"budget": "budget", "throughput": "throughput", "power": "power", "gpus": "number of GPUs"}
 MOST_SETTINGS: Final = 40
 """Lines of the configuration in a terminal."""
+MOST_NAMED: Final = 5
+"""Scenarios that a title names."""
 MOST_SAID: Final = 4
 """Stretches that a sentence tells."""
 _BOLD, _RESET = "\x1b[1m", "\x1b[0m"
@@ -88,6 +90,8 @@ def _titled(title: str, lines: Iterable[str]) -> str:
 def title(c: Comparison) -> str:
     """What is compared with what."""
     names = [part.name for part in c.scenarios]
+    if len(names) > MOST_NAMED:
+        return f"{names[0]} against {len(names) - 1} others"
     return f"{names[0]} against {_joined(names[1:])}"
 
 
@@ -164,7 +168,18 @@ def _by_demand(c: Comparison) -> str:
     more = f", and so on in turn ({left:,} more stretches)" if left > 0 else ""
     trains = c.scenarios[c.baseline].jobs[0].kind == "training"
     what = "A steady rate of training" if trains else "A steady demand"
-    return f"{what} is met cheapest with whole clusters of {', then '.join(told)}{more}."
+    return f"{what} is met cheapest with whole clusters of {', then '.join(told)}{more}{_when_full(c)}."
+
+
+def _when_full(c: Comparison) -> str:
+    """What a user sees of the clusters that meet a demand cheapest, when they are full."""
+    told = []
+    for at in dict.fromkeys(stretch.scenario for stretch in c.by_demand[:MOST_SAID]):
+        part = c.scenarios[at]
+        last = max(part.curve, key=lambda point: point.tokens_per_s, default=None)
+        if last is not None and last.tokens_per_s_per_user is not None:
+            told.append(f"{write('tokens_per_s_per_user', last.tokens_per_s_per_user)} of {part.name}")
+    return f"; when full a user sees {_joined(told)}" if told else ""
 
 
 def speed_sentences(c: Comparison) -> list[str]:
@@ -437,8 +452,10 @@ def _waterfalls(c: Comparison) -> str:
     return _titled("Where the difference comes from (by what GPU time went to)", lines)
 
 
-def _short(text: str, room: int) -> str:
-    return text if len(text) <= room else text[: room - 1] + "…"
+def _short(name: str, room: int) -> str:
+    """A name without its middle: beginnings and ends tell names apart."""
+    tail = (room - 1) // 2
+    return name if len(name) <= room else f"{name[: room - 1 - tail]}…{name[-tail:]}"
 
 
 def _left(rows: Sequence[Sequence[str]], right: int = 0) -> list[str]:

@@ -91,9 +91,10 @@ def test_the_answer_comes_first_then_what_differs_then_numbers(written):
         "Where the difference comes from", "copies: 1 of noisy and", "3 seeds, 0 to 2",
     )]  # fmt: skip
     assert places == sorted(places)
-    told = " ".join(lines[2:7])
+    told = " ".join(lines[2:9])
     assert "At equal budget: " in told
     assert "tok/s of noisy and" in told
+    assert "when full a user sees" in told
     assert any("Output throughput" in line and "[" in line and "worse" in line for line in lines)
     assert "\x1b" not in written[0].out
 
@@ -180,6 +181,24 @@ def test_if_none_fits_there_is_a_budget_and_no_numbers(sim, files):
     assert (answer.code, answer.out) == (3, "")
     assert "does not fit" in answer.err
     assert "left for KV" in answer.err
+
+
+def test_eight_long_names_fit_a_folder_and_stay_apart(sim, files, tmp_path):
+    folders = set()
+    for last in ("eight", "other"):
+        text = (files / "h100.yaml").read_text()
+        paths = []
+        for number in [*range(7), last]:
+            paths.append(files / f"long_{number}.yaml")
+            paths[-1].write_text(text.replace("name: h100", f"name: a_scenario_with_a_rather_long_name_{number}", 1))
+        answer = sim("compare", *paths, "--no-curve", "--out", tmp_path)
+        assert answer.code == 0, answer.err
+        assert answer.out.startswith("a_scenario_with_a_rather_long_name_0 against 7 others\n")
+        heading = next(line for line in answer.out.splitlines() if line.endswith("relative"))
+        assert heading.split()[:2] == ["a_scenari…g_name_0", "a_scenari…g_name_1"]
+        folders.add(answer.out.splitlines()[-1])
+    assert len(folders) == 2
+    assert all(len(folder.name) <= 100 for folder in (tmp_path / "compare").iterdir())
 
 
 # ---- sim show
