@@ -312,23 +312,32 @@ def with_saturation(result: Result, resolved: Resolved, recording: Recording) ->
 
 
 def _saturated(resolved: Resolved, recording: Recording) -> Resolved:
-    """The scenario with a closed loop of more clients than fit, who come one by one so as not to march in step."""
+    """The scenario with a closed loop of more clients than fit."""
     jobs: list[ResolvedJob] = []
     for job, played in zip(resolved.jobs, recording.jobs, strict=True):
-        if not (isinstance(job, ResolvedServing) and isinstance(played, ServingRecording)):
-            jobs.append(job)
-            continue
-        clients = min(MOST_CLIENTS, 1 + room_for(played) * 5 // 4)
-        requests = max(PROBE, ROUNDS * clients)
-        loop = ClosedLoop(clients=clients).model_copy(update={"ramp": _service_time(played)})
-        update = {**dict.fromkeys(ARRIVALS), "closed_loop": loop, "requests": requests}
-        if job.trace is not None:
-            job = replace(job, trace=job.trace.cycled(requests))
-        jobs.append(_with_load(job, job.spec.load.model_copy(update=update)))
+        if isinstance(job, ResolvedServing) and isinstance(played, ServingRecording):
+            job = with_clients(job, most_clients(played), service_time(played))
+        jobs.append(job)
     return _undisturbed(replace(resolved, jobs=tuple(jobs)))
 
 
-def _service_time(recording: ServingRecording) -> float:
+def most_clients(recording: ServingRecording) -> int:
+    """A quarter more clients than a job's replicas hold, at most ``MOST_CLIENTS``."""
+    return min(MOST_CLIENTS, 1 + room_for(recording) * 5 // 4)
+
+
+def with_clients(job: ResolvedServing, clients: int, ramp: float) -> ResolvedServing:
+    """The job under a closed loop of ``clients`` who never pause, ``ROUNDS`` requests each and ``PROBE`` at least, with
+    the same lengths. They come one by one over ``ramp`` seconds so as not to march in step."""
+    requests = max(PROBE, ROUNDS * clients)
+    loop = ClosedLoop(clients=clients).model_copy(update={"ramp": ramp})
+    if job.trace is not None:
+        job = replace(job, trace=job.trace.cycled(requests))
+    update = {**dict.fromkeys(ARRIVALS), "closed_loop": loop, "requests": requests}
+    return _with_load(job, job.spec.load.model_copy(update=update))
+
+
+def service_time(recording: ServingRecording) -> float:
     """Mean seconds from a request's first pass to its end."""
     table = Table.of(recording.table)
     return float((table.finish - table.scheduled).mean()) if len(table) else 0.0

@@ -49,6 +49,7 @@ from sim.spec import (
     transformer,
     workload,
 )
+from sim.study import compare_schema
 from sim.units import Dimension, parse
 
 ROOT = Path(__file__).parent.parent
@@ -151,9 +152,9 @@ def test_commands_parse(page: Path, workspace: Path, monkeypatch: pytest.MonkeyP
         verb = cli.get_command(click.Context(cli), args[0])
         assert verb is not None, f"{page.name}: there is no sim {args[0]}"
         context = verb.make_context(args[0], args[1:])
-        path = context.params.get("scenario")
-        if path is not None and path.is_file():
-            resolve_file(path, context.params["overrides"], context.params["seed"])
+        for path in context.params.get("scenarios", [context.params.get("scenario")]):
+            if path is not None and path.is_file():
+                resolve_file(path, context.params["overrides"], context.params["seed"])
 
 
 @by_name
@@ -355,6 +356,16 @@ RESULTS: dict[str, type[BaseModel]] = {
     "roofline": schema.RooflineDot,
     "assumptions": schema.Assumption,
 }
+COMPARISONS: dict[str, type[BaseModel]] = {
+    "comparison": compare_schema.Comparison,
+    "comparison.scenarios": compare_schema.ScenarioPart,
+    "comparison.scenarios.curve": compare_schema.CurvePoint,
+    "comparison.settings": compare_schema.Setting,
+    "comparison.pairs": compare_schema.Pair,
+    "comparison.cheapest": compare_schema.Cheapest,
+    "comparison.against": compare_schema.Against,
+    "comparison.by_demand": compare_schema.ByDemand,
+}
 
 
 def test_every_model_has_its_section() -> None:
@@ -414,9 +425,9 @@ def dimensions_of(field: FieldInfo) -> Iterator[Dimension]:
         waiting += [*get_args(item), *getattr(item, "__metadata__", ())]
 
 
-@pytest.mark.parametrize("heading", RESULTS)
-def test_every_key_of_a_result_is_described(heading: str) -> None:
-    assert keys(sections("reference-result.md")[heading]) == list(RESULTS[heading].model_fields)
+@pytest.mark.parametrize(("heading", "model"), [*RESULTS.items(), *COMPARISONS.items()])
+def test_every_key_of_a_document_is_described(heading: str, model: type[BaseModel]) -> None:
+    assert keys(sections("reference-result.md")[heading]) == list(model.model_fields)
 
 
 def test_every_column_of_the_request_table_is_named() -> None:

@@ -21,6 +21,7 @@ VERBS = {
     "run": "Simulate a scenario, print the verdict and write its report.",
     "check": "Say whether a scenario fits, without simulating: memory, routes, plan, assumptions.",
     "sweep": "Simulate a scenario at many values: Pareto front, what each axis moves, resumable.",
+    "compare": "Put scenarios side by side: what differs, which is cheaper for which load, break-even.",
     "failures": "Live a training job through failures: goodput by size, MTBF, checkpoints and policy.",
     "explain": "Derive one number of a run: formula, inputs, sources.",
     "show": "Draw the report of a result.json again.",

@@ -1,4 +1,4 @@
-"""Reads a result.json back, or says in one line each what is wrong with it.
+"""Reads a result.json or comparison.json back, or says in one line each what is wrong with it.
 
 The file may come from another version or from an editor, so it is checked before anything is drawn: its
 size, its syntax, its schema version, then every field. Older readers refuse newer documents.
@@ -14,6 +14,8 @@ from pydantic import ValidationError
 
 from sim.errors import InputError, Problem
 from sim.results.schema import SCHEMA_VERSION, Result, ServingMetrics, TrainingMetrics
+from sim.study import compare_schema
+from sim.study.compare_schema import Comparison
 
 MAX_BYTES: Final = 200_000_000
 """Larger than any Result: its timelines are capped."""
@@ -28,10 +30,66 @@ METRICS: Final[dict[str | None, type[ServingMetrics | TrainingMetrics]]] = {
 CLASSES: Final = {metrics.__name__ for metrics in METRICS.values()}
 
 
+def load_document(path: str | Path) -> Result | Comparison:
+    """What a JSON file holds, by its ``kind``: a comparison, or (without one) a result.
+
+    Raises InputError when the file is neither, or not one this version can read.
+    """
+    document = _parse(path, _read(path))
+    kind = document.get("kind", "result")
+    if kind == "comparison":
+        return _comparison(path, document)
+    if kind != "result":
+        _refuse(path, f"unknown kind {json.dumps(kind)[:40]}: result and comparison can be shown", "kind")
+    return _result(path, document)
+
+
 def load_result(path: str | Path) -> Result:
     """The Result held in a JSON file; InputError when the file is not one this version can read."""
-    document = _parse(path, _read(path))
-    _check_version(path, document)
+    return _result(path, _parse(path, _read(path)))
+
+
+def _comparison(path: str | Path, document: dict[str, Any]) -> Comparison:
+    _check_version(path, document, compare_schema.SCHEMA_VERSION)
+    try:
+        found = Comparison.model_validate(document)
+    except ValidationError as error:
+        raise InputError(_problems(path, error, [])) from None
+    _check_places(path, found)
+    return found
+
+
+def _check_places(path: str | Path, found: Comparison) -> None:
+    """Numbers of scenarios and points are those of some: the renderer may rely on it."""
+    many = len(found.scenarios)
+    places = [found.baseline, *(pair.scenario for pair in found.pairs), *(item.other for item in found.against)]
+    places += [s.scenario for s in found.cheapest] + [s.scenario for s in found.by_demand]
+    places += [p.scenario for p in found.front] + [a.scenario for a in found.against]
+    places += [a.scenario for a in found.against_api]
+    if any(not 0 <= place < many for place in places):
+        _refuse(path, f"a scenario is named that is none of the {many}", "scenarios")
+    if any(not 0 <= point.point < len(found.scenarios[point.scenario].curve) for point in found.front):
+        _refuse(path, "a point is named that no curve has", "front")
+    needed = [found.baseline, *(pair.scenario for pair in found.pairs)]
+    for pair in found.pairs:
+        if any(pair.metrics.keys() - found.scenarios[at].metrics.keys() for at in (found.baseline, pair.scenario)):
+            _refuse(path, "a metric is compared that a scenario does not have", "pairs")
+    if any(not found.scenarios[at].jobs for at in needed):
+        _refuse(path, "a scenario is compared that has no jobs", "scenarios")
+    if any(len(setting.values) != many for setting in found.settings):
+        _refuse(path, f"a key has not {many} values", "settings")
+    jobs = len(found.scenarios[found.baseline].jobs)
+    for name in (name for at in needed for name in found.scenarios[at].metrics if name.startswith("jobs.")):
+        number, _, metric = name.removeprefix("jobs.").partition(".")
+        if not (number.isascii() and number.isdigit() and int(number) < jobs and metric):
+            _refuse(path, f"'{name}' is not a metric of one of the {jobs} jobs", "scenarios")
+    timed = [api.scenario for api in found.against_api] + [pair.scenario for pair in found.against]
+    if any(found.scenarios[at].use is None for at in timed):
+        _refuse(path, "a scenario breaks even whose cost by use is not told", "against")
+
+
+def _result(path: str | Path, document: dict[str, Any]) -> Result:
+    _check_version(path, document, SCHEMA_VERSION)
     try:
         result = Result.model_validate(document)
     except ValidationError as error:
@@ -70,14 +128,14 @@ def _parse(path: str | Path, text: str) -> dict[str, Any]:
     return document
 
 
-def _check_version(path: str | Path, document: dict[str, Any]) -> None:
+def _check_version(path: str | Path, document: dict[str, Any], newest: int) -> None:
     if "schema_version" not in document:
         _refuse(path, "is not a result: it has no schema_version", "schema_version")
     version = document["schema_version"]
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
         _refuse(path, f"unknown version {json.dumps(version)[:40]}", "schema_version")
-    if version > SCHEMA_VERSION:
-        message = f"version {version} is newer than this program's {SCHEMA_VERSION}: update gpu-cluster-sim"
+    if version > newest:
+        message = f"version {version} is newer than this program's {newest}: update gpu-cluster-sim"
         _refuse(path, message, "schema_version")
 
 

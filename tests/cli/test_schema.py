@@ -9,7 +9,7 @@ import pytest
 from sim.adapters.yaml_source import load_yaml
 
 ROOT = Path(__file__).parents[2]
-KINDS = ("scenario", "topology", "result")
+KINDS = ("scenario", "topology", "result", "comparison")
 TYPES = {
     "object": dict, "array": list, "string": str, "boolean": bool, "null": type(None), "integer": int,
     "number": (int, float),

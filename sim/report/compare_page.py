@@ -1,0 +1,129 @@
+"""The HTML page of a comparison: a single file without a network, drawn from the document alone."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from markupsafe import Markup
+
+from sim.report.assets import plotly_bundle, script_json, security_policy, template, template_file
+from sim.report.compare_text import (
+    DEMAND,
+    EQUAL,
+    METHOD,
+    SPEED,
+    USE,
+    answer,
+    banner_lines,
+    break_even_lines,
+    copies_lines,
+    metric_name,
+    metric_rows,
+    run_lines,
+    title,
+    warning_lines,
+    write_metric,
+)
+from sim.report.figures.common import MAX_ROWS, drawn
+from sim.report.figures.compare import compare_figures
+from sim.study.compare_pairs import metric_of
+from sim.study.compare_schema import Comparison, ScenarioPart
+from sim.units import format_count
+
+SECTIONS: Final = {
+    "speed": ("Speed and cost", "Over the range of loads: from one client who never pauses to more than fit."),
+    "break-even": ("Break-even", "What a token costs where the cluster is not always full, and who meets a demand."),
+    "difference": ("Where the difference comes from", "Cost of a token, or its GPU time, by what GPUs did."),
+}
+"""Sections that hold figures: id to heading and what it shows."""
+NONE: Final = "–"
+
+
+def render_comparison_html(c: Comparison) -> str:
+    """The page as text; at most 3 MB, of which plotly is two."""
+    figures = compare_figures(c)
+    drawings = drawn(figures)
+    text = {"speed": [SPEED], "break-even": break_even_lines(c) or [USE, DEMAND], "difference": []}
+    return template("compare.html.j2").render(
+        c=c,
+        title=title(c),
+        sentences=answer(c),
+        failed=[(part.name, part.reason or "") for part in c.scenarios if part.failed is not None],
+        facts=_facts(c),
+        names=[part.name for part in c.scenarios],
+        main=_settings(c, False),
+        details=_settings(c, True),
+        overview=_overview(c),
+        pairs=[(c.scenarios[pair.scenario].name, metric_rows(c, pair, every=True)) for pair in c.pairs],
+        baseline=c.scenarios[c.baseline].name,
+        notes=[*copies_lines(c), *run_lines(c), *([METHOD] if c.pairs else [])],
+        banners=banner_lines(c),
+        warnings=warning_lines(c),
+        sections=[(id_, *SECTIONS[id_], figures[id_], text[id_]) for id_ in SECTIONS if figures[id_]],
+        definitions=_definitions(c),
+        command=_command(c),
+        max_rows=MAX_ROWS,
+        css=Markup(template_file("page.css")),
+        js=Markup(template_file("page.js")),
+        policy=security_policy(),
+        drawings=Markup(script_json(drawings)),
+        bundle=Markup(plotly_bundle()) if drawings else "",
+    )
+
+
+def _command(c: Comparison) -> str:
+    said = (c.run_info or {}).get("command")
+    if isinstance(said, str):
+        return said
+    return " ".join(["sim compare", *(f"{part.name}.yaml" for part in c.scenarios)])
+
+
+def _facts(c: Comparison) -> list[tuple[str, str]]:
+    """What kind of comparison this was."""
+    facts = [("scenarios", str(len(c.scenarios))), ("baseline", c.scenarios[c.baseline].name)]
+    if any(part.random for part in c.scenarios):
+        facts.append(("seeds", f"{c.seed} to {c.seed + c.seeds - 1}"))
+    if c.at_equal is not None:
+        facts.append(("at equal", EQUAL[c.at_equal]))
+    if c.api_usd_per_million_tokens is not None:
+        facts.append(("API", write_metric("usd_per_million_tokens", c.api_usd_per_million_tokens)))
+    return [*facts, ("version", c.version)]
+
+
+def _settings(c: Comparison, detail: bool) -> list[list[str]]:
+    """Rows of the table of what differs; its group where it begins."""
+    rows, group = [], ""
+    for s in c.settings:
+        if s.detail == detail:
+            rows.append([s.group if s.group != group else "", s.key, *(value or NONE for value in s.values)])
+            group = s.group
+    return rows
+
+
+def _overview(c: Comparison) -> list[list[str]]:
+    """Main metrics, a column a scenario."""
+    fit = [part for part in c.scenarios if part.failed is None]
+    wanted = (
+        "output_tokens_per_s", "tokens_per_s", "goodput_tokens_per_s", "tokens_per_s_per_user", "ttft_s.p50",
+        "tpot_s.p50", "slo_attainment", "step_time_s", "mfu", "ettr", "usd_per_hour", "usd_per_million_tokens",
+        "power_w", "gpus",
+    )  # fmt: skip
+    rows = [["copies", *(_copies(part) for part in c.scenarios)]] if c.at_equal else []
+    for path in wanted:
+        if any(path in part.metrics for part in fit):
+            cells = [write_metric(path, m.mean) if (m := part.metrics.get(path)) else NONE for part in c.scenarios]
+            rows.append([metric_name(path, c), *cells])
+    return rows
+
+
+def _copies(part: ScenarioPart) -> str:
+    return NONE if part.failed is not None else format_count(part.factor)
+
+
+def _definitions(c: Comparison) -> list[tuple[str, str]]:
+    """Name and meaning of every metric and bucket that is shown."""
+    base = c.scenarios[c.baseline]
+    shown: dict[str, Any] = {metric_of(path): path for path in base.metrics}
+    found = [(metric_name(name, c), c.definitions[name]) for name in shown if name in c.definitions]
+    buckets = dict.fromkeys(bucket.partition(":")[0] for part in c.scenarios for bucket in part.ledger)
+    return [*found, *((bucket, c.definitions[bucket]) for bucket in buckets if bucket in c.definitions)]
