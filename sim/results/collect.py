@@ -110,6 +110,12 @@ def draws_of(recording: Recording, devices: list[DeviceClass]) -> list[PowerDraw
     return draws
 
 
+def counts_of(recording: Recording) -> Counts:
+    """What the cluster has that is paid for by the piece."""
+    cluster = recording.resolved.topology
+    return Counts(len(recording.topology.gpus), cluster.node_count, cluster.switch_count)
+
+
 def cost_of(
     recording: Recording, job: JobRecording, tokens_per_s: float, devices: list[DeviceClass]
 ) -> Cost | None:
@@ -117,14 +123,12 @@ def cost_of(
     spec = recording.resolved.scenario.cost
     if spec is None:
         return None
-    total = len(recording.topology.gpus)
     mine = len(job.gpus)
     others = sum(len(j.gpus) for j in recording.jobs)
     # GPUs that no job uses still cost money: the jobs carry them in proportion.
     share = mine / others
-    cluster = recording.resolved.topology
-    counts = Counts(total, cluster.node_count, cluster.switch_count)
-    hour: HourlyCost = hourly_cost(spec, draws_of(recording, devices), counts, recording.resolved.prices)
+    counts, prices = counts_of(recording), recording.resolved.prices
+    hour: HourlyCost = hourly_cost(spec, draws_of(recording, devices), counts, prices)
     per_hour = hour.total * share
     tokens = tokens_per_s
     usd = usd_per_million_tokens(per_hour, tokens)

@@ -119,8 +119,9 @@ def _values(resolved: Resolved) -> Iterator[tuple[Key, tuple[str, bool]]]:
     yield from _jobs(resolved)
     for path, value in _leaves(scenario.cost, ()):
         yield ("cost", _key("", path)), (value, False)
-    if resolved.rental_price is not None and resolved.rental_price.usd is not None:
-        yield ("cost", "rental price of a GPU"), (f"{format_usd(resolved.rental_price.usd)}/h", False)
+    for name, price in resolved.prices.items():
+        if price.usd is not None:
+            yield ("cost", f"price {name}"), (f"{format_usd(price.usd)} ({price.unit})", False)
     for path, value in _leaves(scenario.faults, ()):
         yield ("failures", _key("faults", path)), (value, False)
     for path, value in _leaves(scenario.assume, ()):

@@ -12,7 +12,7 @@ from sim.jobs.play import Recording, ServingRecording, play
 from sim.laws.pricing import hourly_cost
 from sim.probe import most_clients, service_time, with_clients
 from sim.results.assemble import assemble, job_results
-from sim.results.collect import device_classes, draws_of
+from sim.results.collect import counts_of, device_classes, draws_of
 from sim.results.schema import JobResult, Result, ServingMetrics
 from sim.study.compare_schema import CurvePoint, Job, Use
 
@@ -153,11 +153,11 @@ def _numbers(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[s
 
 def _use(recording: Recording, tokens: float | None) -> Use | None:
     """Hourly cost at idle power, and what this run draws on top; None without a stated cost or tokens."""
-    spec, rent = recording.resolved.scenario.cost, recording.resolved.rental_price
+    spec, prices = recording.resolved.scenario.cost, recording.resolved.prices
     if spec is None or not tokens:
         return None
     draws = draws_of(recording, device_classes(recording))
-    gpus = len(recording.topology.gpus)
-    hour = hourly_cost(spec, draws, gpus, rent).total
-    idle = hourly_cost(spec, [replace(draw, utilisation=0.0) for draw in draws], gpus, rent).total
+    counts = counts_of(recording)
+    hour = hourly_cost(spec, draws, counts, prices).total
+    idle = hourly_cost(spec, [replace(draw, utilisation=0.0) for draw in draws], counts, prices).total
     return Use(fixed_usd_per_hour=idle, used_usd_per_hour=hour - idle, tokens_per_s=tokens)
