@@ -94,6 +94,7 @@ class _Ring:
         overheads = [hop.overhead for hop in self.hops]
         self.plan = tuple(zip(range(n), self.law_of, self.way_of, overheads, strict=True))
         self.passes: list[_Pass] = []
+        self.messages: dict[tuple[int, int], tuple[tuple[float, ...], tuple[float, ...], list[float]]] = {}
 
     def wake(self, now: float) -> None:
         """As many sleeping slots as requests wait look again whether there is something to do."""
@@ -109,11 +110,14 @@ class _Ring:
         idle = 0.0
         if self.idle_since is not None:
             idle, self.idle_since = start - self.idle_since, None
-        costs = tuple([law.cost(batch.decoding, batch.context, batch.chunks) for law in self.laws])
+        decoding, context, chunks = batch.decoding, batch.context, batch.chunks
+        costs = tuple([law.cost(decoding, context, chunks) for law in self.laws])
         totals = [cost.total for cost in costs]
-        sizes = tuple([hop.size(batch) for hop in self.ways])
-        wires = tuple([size / hop.cap for size, hop in zip(sizes, self.ways, strict=True)])
-        delays = [hop.delay(size) for size, hop in zip(sizes, self.ways, strict=True)]
+        key = (batch.tokens, batch.sequences)
+        found = self.messages.get(key)
+        if found is None:
+            found = self.messages[key] = self._messages(batch)
+        sizes, wires, delays = found
         before = (self.free.copy(), self.link_free.copy()) if self.replica.health is not None else None
         free, link_free = self.free, self.link_free
         times: list[float] = []
@@ -145,6 +149,12 @@ class _Ring:
         self.moving.append((arrival, arrival - end, slot, batch))
         if len(self.passes) >= BUFFERED + len(self.moving):
             self.book()
+
+    def _messages(self, batch: Batch) -> tuple[tuple[float, ...], tuple[float, ...], list[float]]:
+        """Bytes of each kind of hop's message, seconds on the wire, and from the sender's release to the arrival."""
+        sizes = tuple([hop.size(batch) for hop in self.ways])
+        wires = tuple([size / hop.cap for size, hop in zip(sizes, self.ways, strict=True)])
+        return sizes, wires, [hop.delay(size) for size, hop in zip(sizes, self.ways, strict=True)]
 
     def _walk(
         self, start: float, costs: tuple[Pass, ...], wires: tuple[float, ...], delays: list[float]
