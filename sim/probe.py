@@ -288,7 +288,7 @@ def with_saturation(result: Result, resolved: Resolved, recording: Recording) ->
     """
     if not recording.serving:
         return result
-    full = answers(_saturated(resolved, recording))
+    full = answers(saturated(resolved, recording))
     updated, warn = [], list(result.verdict.warnings)
     for mine, most, job in zip(result.jobs, full, resolved.jobs, strict=True):
         if not isinstance(job, ResolvedServing):
@@ -311,7 +311,7 @@ def with_saturation(result: Result, resolved: Resolved, recording: Recording) ->
     return result.model_copy(update={"jobs": updated, "cost": single, "verdict": verdict})
 
 
-def _saturated(resolved: Resolved, recording: Recording) -> Resolved:
+def saturated(resolved: Resolved, recording: Recording) -> Resolved:
     """The scenario with a closed loop of more clients than fit."""
     jobs: list[ResolvedJob] = []
     for job, played in zip(resolved.jobs, recording.jobs, strict=True):

@@ -347,6 +347,8 @@ RESULTS: dict[str, type[BaseModel]] = {
     "jobs.cost": schema.Cost,
     "jobs.cost.saturation": schema.Saturation,
     "jobs.incidents": schema.Incident,
+    "jobs.capacity": schema.Capacity,
+    "jobs.capacity.tried": schema.Tried,
     "jobs.window": schema.Window,
     "memory": schema.MemoryStage,
     "devices": schema.DeviceClass,

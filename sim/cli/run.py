@@ -31,11 +31,13 @@ if TYPE_CHECKING:
               help="Independent runs; intervals are then over them.")
 @click.option("-j", "--jobs", "workers", type=click.IntRange(1, 256), default=1, show_default=True,
               help="Processes for --seeds and for the re-runs that find what binds.")
+@click.option("--find-capacity", is_flag=True,
+              help="Also find the highest rate of requests within the objectives (a dozen runs).")
 @click.option("--fail-on", type=click.Choice(["objectives", "overload"]), multiple=True,
               help="Exit with 4 if a stated objective is missed, or if the cluster is overloaded.")  # fmt: skip
 def command(
     scenario: Path, overrides: tuple[str, ...], seed: int | None, as_json: bool, out: Path, no_report: bool,
-    no_effects: bool, detail: str, seeds: int, workers: int, fail_on: tuple[str, ...],
+    no_effects: bool, detail: str, seeds: int, workers: int, find_capacity: bool, fail_on: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Simulate SCENARIO, print the verdict and write OUT/<name>/{index.html,result.json,trace.json} and, for serving,
     requests.csv."""
@@ -45,6 +47,10 @@ def command(
 
     began = time.perf_counter()
     resolved = load(scenario, overrides, seed)
+    if find_capacity:
+        from sim.study.capacity import require_objectives
+
+        require_objectives(resolved)
     gc.freeze()
     gc.enable()
     with progress() as hear:
@@ -57,7 +63,12 @@ def command(
         finally:
             if pool is not None:
                 pool.shutdown(cancel_futures=True)
-        result = outcome.result.model_copy(update={"run_info": {
+        result = outcome.result
+        if find_capacity:
+            from sim.study.capacity import with_capacity
+
+            result = with_capacity(result, resolved, outcome.recording, hear)
+        result = result.model_copy(update={"run_info": {
             "wall_s": time.perf_counter() - began, "simulation_wall_s": outcome.wall_s,
             "python": platform.python_version(), "machine": platform.machine(), "command": said("run", scenario),
         }})  # fmt: skip

@@ -173,6 +173,25 @@ class Window(Part):
     rule: str
 
 
+class Tried(Part):
+    """A rate (req/s) that was tried: whether it is within the objectives, and why not."""
+
+    rate: float
+    met: bool
+    why: str
+
+
+class Capacity(Part):
+    """The highest rate (req/s) within the objectives, None if none was found; what it gives, and what the hardware
+    answers when requests never run out (req/s)."""
+
+    rate: float | None
+    saturation: float
+    output_tokens_per_s: float | None
+    usd_per_million_tokens: float | None
+    tried: list[Tried]
+
+
 class JobResult(Part):
     """One job's answer."""
 
@@ -190,6 +209,7 @@ class JobResult(Part):
     cdf: dict[str, list[list[float]]]
     notes: list[str]
     incidents: list[Incident] = []
+    capacity: Capacity | None = None
 
 
 class Effect(Part):
