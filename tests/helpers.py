@@ -34,6 +34,32 @@ TOY_GPU = {
     "memory_bandwidth": "1 TB/s", "flops": {"fp16": "100 TFLOPS"}, "tdp": "100 W", "idle_power": "10 W",
     "pcie": "pcie4-x16",
 }  # fmt: skip
+#: Four servers with eight A100, and a training job on them for 30 days, as files of their own.
+FOUR_SERVERS = """\
+name: servers
+nodes:
+  - name: server
+    count: 4
+    gpus: [{type: a100-sxm-80gb, count: 8}]
+    sockets: 2
+    socket_link: upi
+    nvlink: {link: nvlink3, layout: switch}
+    nics: [{link: infiniband-hdr, per_gpu: true}]
+"""
+FAILING = """\
+name: failing
+cluster: {topology: servers.yaml}
+model: llama-2-7b
+stack: generic
+jobs:
+  - name: pretrain
+    kind: training
+    plan: {tp: 8, dp: 4}
+    batch: {global: 128, micro: 1, sequence: 4096}
+    checkpoint: {every: auto, blocking: 30 s}
+    recovery: {time: 10 min}
+    run: {duration: 30 days}
+"""
 
 
 def topology(name: str) -> dict[str, Any]:

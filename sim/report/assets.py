@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from markupsafe import Markup
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
 
@@ -43,6 +44,17 @@ def template(name: str) -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     ).get_template(name)
+
+
+def parts(drawings: Any) -> dict[str, Markup | str]:
+    """What every page's template needs beside its own: style, programs, their policy, and the figures' data.
+
+    Without figures plotly is left out.
+    """
+    return {
+        "css": Markup(template_file("page.css")), "js": Markup(template_file("page.js")), "policy": security_policy(),
+        "drawings": Markup(script_json(drawings)), "bundle": Markup(plotly_bundle()) if drawings else "",
+    }  # fmt: skip
 
 
 @cache

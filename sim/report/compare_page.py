@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from markupsafe import Markup
-
-from sim.report.assets import plotly_bundle, script_json, security_policy, template, template_file
+from sim.report.assets import parts, template
 from sim.report.compare_text import (
     DEMAND,
     EQUAL,
@@ -42,7 +40,6 @@ NONE: Final = "–"
 def render_comparison_html(c: Comparison) -> str:
     """The page as text; at most 3 MB, of which plotly is two."""
     figures = compare_figures(c)
-    drawings = drawn(figures)
     text = {"speed": [SPEED], "break-even": break_even_lines(c) or [USE, DEMAND], "difference": []}
     return template("compare.html.j2").render(
         c=c,
@@ -63,11 +60,7 @@ def render_comparison_html(c: Comparison) -> str:
         definitions=_definitions(c),
         command=_command(c),
         max_rows=MAX_ROWS,
-        css=Markup(template_file("page.css")),
-        js=Markup(template_file("page.js")),
-        policy=security_policy(),
-        drawings=Markup(script_json(drawings)),
-        bundle=Markup(plotly_bundle()) if drawings else "",
+        **parts(drawn(figures)),
     )
 
 

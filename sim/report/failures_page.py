@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from markupsafe import Markup
-
-from sim.report.assets import plotly_bundle, script_json, security_policy, template, template_file
+from sim.report.assets import parts, template
 from sim.report.failures_text import BEHIND, BEST, DALY, GOODPUT, answer, not_possible, table_rows
 from sim.report.figures.common import MAX_ROWS, drawn
 from sim.report.figures.failures import failure_figures
@@ -34,7 +32,6 @@ LIMITS: Final = (
 def render_failures_html(study: FailureStudy, command: str) -> str:
     """The page as text; ``command`` is what made it."""
     figures = failure_figures(study)
-    drawings = drawn(figures)
     rows = table_rows(study)
     return template("failures.html.j2").render(
         study=study,
@@ -48,11 +45,7 @@ def render_failures_html(study: FailureStudy, command: str) -> str:
         limits=LIMITS,
         command=command,
         max_rows=MAX_ROWS,
-        css=Markup(template_file("page.css")),
-        js=Markup(template_file("page.js")),
-        policy=security_policy(),
-        drawings=Markup(script_json(drawings)),
-        bundle=Markup(plotly_bundle()),
+        **parts(drawn(figures)),
     )
 
 

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import yaml
-from markupsafe import Markup
 
-from sim.report.assets import plotly_bundle, script_json, security_policy, template, template_file
+from sim.report.assets import parts, template
 from sim.report.figures import figures_of
 from sim.report.figures.common import MAX_ROWS, drawn
 from sim.report.figures.common import sentence as capitalised
@@ -84,7 +83,6 @@ class Card:
 def render_html(result: Result) -> str:
     """The page as text; at most 3 MB, of which plotly is two."""
     figures = figures_of(result)
-    drawings = drawn(figures)
     return template("page.html.j2").render(
         result=result,
         jobs=[_job(result, job) for job in result.jobs],
@@ -95,11 +93,7 @@ def render_html(result: Result) -> str:
         yaml=yaml.safe_dump(result.resolved_scenario, sort_keys=False, allow_unicode=True, width=100),
         command=_command(result),
         max_rows=MAX_ROWS,
-        css=Markup(template_file("page.css")),
-        js=Markup(template_file("page.js")),
-        policy=security_policy(),
-        drawings=Markup(script_json(drawings)),
-        bundle=Markup(plotly_bundle()) if drawings else "",
+        **parts(drawn(figures)),
     )
 
 

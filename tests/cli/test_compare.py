@@ -1,9 +1,7 @@
 """``sim compare``: what it writes and prints, exit codes, ``sim show``, and the page in words and in a browser."""
 
 import json
-import os
 import shutil
-from html.parser import HTMLParser
 
 import pytest
 import yaml
@@ -13,6 +11,7 @@ from sim.report.figures.compare import compare_figures
 from sim.study.compare_schema import SCHEMA_VERSION, Comparison
 
 from ..helpers import topology
+from ..pages import Addresses, opened
 
 JOB = {
     "name": "chat", "kind": "serving", "plan": {"tp": 8},
@@ -243,24 +242,9 @@ def test_a_comparison_has_no_trace(written, sim, tmp_path):
 # ---- The page
 
 
-class Page(HTMLParser):
-    """Ids, figures and addresses of a page."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.ids, self.links, self.plots = [], [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        found = dict(attrs)
-        self.ids += [found["id"]] if "id" in found else []
-        self.links += [found[key] for key in ("src", "href") if key in found]
-        self.plots += [found["data-figure"]] if "data-figure" in found else []
-
-
 def test_the_page_has_every_section_and_figure_with_words_and_data(written, document):
     text = (written[1] / "index.html").read_text()
-    page = Page(text)
+    page = Addresses(text)
     assert len(page.ids) == len(set(page.ids))
     sections = {"answer", "configuration", "metrics", "definitions", "limits", "reproduce"}
     assert sections | {"speed-section", "break-even-section", "difference-section"} <= set(page.ids)
@@ -298,30 +282,17 @@ def test_without_costs_the_page_tells_gpu_time(sim, files):
 @pytest.mark.browser
 @pytest.mark.parametrize("dark", [False, True])
 def test_a_browser_draws_every_figure(written, document, dark):
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("no Chromium found: set CHROMIUM to its path")
-    complaints, requests = [], []
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": 400 if dark else 1200, "height": 900},
-                                color_scheme="dark" if dark else "light")  # fmt: skip
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: requests.append(request.url))
-        page.goto((written[1] / "index.html").as_uri())
-        page.wait_for_selector('html[data-figures="drawn"]', state="attached")
+    width = 400 if dark else 1200
+    with opened(written[1] / "index.html", width=width, dark=dark) as (page, complaints, requests):
         page.evaluate("document.querySelectorAll('details').forEach((item) => { item.open = true })")
         drawn = dict(page.evaluate("""[...document.querySelectorAll('.plot')].map(p => [p.id, {
             types: p._fullData.map(t => t.type), width: p.querySelector('.main-svg').clientWidth, room: p.clientWidth,
             marks: p.querySelectorAll('.scatterlayer path, .waterfalllayer path').length,
         }])"""))
         wide = page.evaluate("document.documentElement.scrollWidth")
-        browser.close()
     assert complaints == []
     assert [url.rpartition("/")[2] for url in requests] == ["index.html"]
-    assert wide <= (400 if dark else 1200)
+    assert wide <= width
     for figure in (figure for group in compare_figures(document).values() for figure in group):
         assert drawn[figure.id]["types"] == figure.types, figure.id
         assert drawn[figure.id]["marks"] > 0, figure.id

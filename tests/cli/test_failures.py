@@ -1,40 +1,17 @@
 """``sim failures``: what it writes and prints, exit codes, and the page in words and in a browser."""
 
 import json
-import os
-import shutil
-from html.parser import HTMLParser
 
 import pytest
 
 from sim.report.failures_page import render_failures_html
 from sim.study.failures_schema import FailureStudy
 
-TOPOLOGY = """\
-name: servers
-nodes:
-  - name: server
-    count: 4
-    gpus: [{type: a100-sxm-80gb, count: 8}]
-    sockets: 2
-    socket_link: upi
-    nvlink: {link: nvlink3, layout: switch}
-    nics: [{link: infiniband-hdr, per_gpu: true}]
-"""
-SCENARIO = """\
-name: failing
+from ..helpers import FAILING, FOUR_SERVERS
+from ..pages import Addresses, opened
+
+SCENARIO = FAILING + """\
 about: Four servers.
-cluster: {topology: servers.yaml}
-model: llama-2-7b
-stack: generic
-jobs:
-  - name: pretrain
-    kind: training
-    plan: {tp: 8, dp: 4}
-    batch: {global: 128, micro: 1, sequence: 4096}
-    checkpoint: {every: auto, blocking: 30 s}
-    recovery: {time: 10 min}
-    run: {duration: 30 days}
 faults: {mtbf_per_gpu: 500 h}
 cost: {rental: {per_gpu: 2 USD/h}}
 """
@@ -44,7 +21,7 @@ SECTIONS = ("goodput", "lost", "map", "completion", "spares", "sample")
 @pytest.fixture(scope="module")
 def scenario(tmp_path_factory):
     folder = tmp_path_factory.mktemp("failing")
-    (folder / "servers.yaml").write_text(TOPOLOGY)
+    (folder / "servers.yaml").write_text(FOUR_SERVERS)
     (folder / "failing.yaml").write_text(SCENARIO)
     return folder / "failing.yaml"
 
@@ -146,25 +123,10 @@ def test_a_setting_that_cannot_be_stands_beside_the_others(sim, scenario):
 # ---- The page
 
 
-class Page(HTMLParser):
-    """Ids, headings' sections and addresses of a page."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.ids, self.links, self.plots = [], [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        found = dict(attrs)
-        self.ids += [found["id"]] if "id" in found else []
-        self.links += [found[key] for key in ("src", "href") if key in found]
-        self.plots += [found["data-figure"]] if "data-figure" in found else []
-
-
 def test_the_page_has_every_figure_with_words_and_data(written):
     _, folder = written
     text = (folder / "index.html").read_text()
-    page = Page(text)
+    page = Addresses(text)
     assert len(page.ids) == len(set(page.ids))
     assert {f"{name}-section" for name in SECTIONS} <= set(page.ids)
     assert page.plots == ["goodput", "size", "lost", "map", "completion", "spares", "sample"]
@@ -186,24 +148,12 @@ def test_the_page_follows_from_the_document(written):
 @pytest.mark.browser
 @pytest.mark.parametrize("dark", [False, True])
 def test_a_browser_draws_every_figure(written, dark):
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("no Chromium found: set CHROMIUM to its path")
     _, folder = written
-    complaints = []
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": 420 if dark else 1200, "height": 900},
-                                color_scheme="dark" if dark else "light")  # fmt: skip
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.goto((folder / "index.html").as_uri())
-        page.wait_for_selector('html[data-figures="drawn"]', state="attached")
+    with opened(folder / "index.html", width=420 if dark else 1200, dark=dark) as (page, complaints, requests):
         drawn = page.evaluate("[...document.querySelectorAll('.plot')].map(p => [p.id, p._fullData.map(t => t.type)])")
         wide = page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        browser.close()
     assert complaints == []
+    assert [url.rpartition("/")[2] for url in requests] == ["index.html"]
     assert wide
     kinds = dict(drawn)
     assert "heatmap" in kinds["map"]

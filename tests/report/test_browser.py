@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,20 +11,12 @@ import pytest
 from sim.report.figures import figures_of
 from sim.report.page import render_html
 
+from ..pages import ARGUMENTS, DRAWN, chromium
 from .factory import bare_result, hostile_result, make_mixed, make_result, make_training
 
 pytestmark = pytest.mark.browser
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
-CANDIDATES = ("/usr/bin/chromium", "/usr/bin/chromium-browser", "google-chrome", "chromium")
-ARGUMENTS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-DRAWN = 'html[data-figures="drawn"]'
 RESULTS = {
     "one": make_result,
     "two": lambda: make_result(stages=4, jobs=("chat", "batch")),
@@ -39,16 +29,9 @@ RESULTS = {
 }
 
 
-def chromium() -> str | None:
-    named = os.environ.get("CHROMIUM")
-    return named or next(filter(None, map(shutil.which, CANDIDATES)), None)
-
-
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     path = chromium()
-    if path is None:
-        pytest.skip("no Chromium found: set CHROMIUM to its path")
     with sync_api.sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=path, args=list(ARGUMENTS))
         yield started

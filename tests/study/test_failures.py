@@ -25,37 +25,14 @@ from sim.study.failures import (
 )
 from sim.study.failures_points import Axes, at, check, read_axes, read_duration, with_length
 
-TOPOLOGY = """\
-name: servers
-nodes:
-  - name: server
-    count: 4
-    gpus: [{type: a100-sxm-80gb, count: 8}]
-    sockets: 2
-    socket_link: upi
-    nvlink: {link: nvlink3, layout: switch}
-    nics: [{link: infiniband-hdr, per_gpu: true}]
-"""
-SCENARIO = """\
-name: failing
-cluster: {topology: servers.yaml}
-model: llama-2-7b
-stack: generic
-jobs:
-  - name: pretrain
-    kind: training
-    plan: {tp: 8, dp: 4}
-    batch: {global: 128, micro: 1, sequence: 4096}
-    checkpoint: {every: auto, blocking: 30 s}
-    recovery: {time: 10 min}
-    run: {duration: 30 days}
-faults: {classes: [{name: card, per: gpu, mtbf: 500 h}]}
-"""
+from ..helpers import FAILING, FOUR_SERVERS
+
+SCENARIO = FAILING + "faults: {classes: [{name: card, per: gpu, mtbf: 500 h}]}\n"
 
 
 @pytest.fixture
 def scenario(tmp_path: Path) -> Path:
-    (tmp_path / "servers.yaml").write_text(TOPOLOGY)
+    (tmp_path / "servers.yaml").write_text(FOUR_SERVERS)
     (tmp_path / "failing.yaml").write_text(SCENARIO)
     return tmp_path / "failing.yaml"
 
@@ -139,8 +116,8 @@ def test_nodes_that_split_a_replica_are_refused(scenario):
 
 
 def test_a_cluster_of_several_kinds_is_not_scaled(tmp_path, scenario):
-    other = TOPOLOGY.split("nodes:\n")[1].replace("name: server", "name: other")
-    (tmp_path / "servers.yaml").write_text(TOPOLOGY + other)
+    other = FOUR_SERVERS.split("nodes:\n")[1].replace("name: server", "name: other")
+    (tmp_path / "servers.yaml").write_text(FOUR_SERVERS + other)
     with pytest.raises(InputError, match="one kind of node"):
         check(resolve_file(scenario), read_axes("8", None, None, None))
 

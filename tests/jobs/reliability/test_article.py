@@ -7,8 +7,9 @@ from math import inf
 import numpy as np
 import pytest
 
+from sim.jobs.reliability.effects import Effect, Terms, always
 from sim.jobs.reliability.faults import Law, Units, failures
-from sim.jobs.reliability.life import Effect, Life, Terms, always, live
+from sim.jobs.reliability.life import Life, live
 from sim.jobs.reliability.progress import Saving
 from sim.laws.checkpointing import daly_interval, efficiency, expected_wall, young_interval
 

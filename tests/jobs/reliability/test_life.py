@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.engine.clock import Clock
+from sim.jobs.reliability.effects import Draw, Effect, Terms, always
 from sim.jobs.reliability.faults import Failure, Units, failures
-from sim.jobs.reliability.life import Draw, Effect, Life, Run, Terms, always, live
+from sim.jobs.reliability.life import Life, Run, live
 from sim.jobs.reliability.progress import Progress, Saving
 from sim.laws.checkpointing import efficiency
 

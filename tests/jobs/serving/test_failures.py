@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from sim.errors import InputError, RunError
 from sim.jobs.play import ServingRecording
+from sim.jobs.reliability.effects import Effect, always
 from sim.jobs.reliability.faults import Units, failures
-from sim.jobs.reliability.life import Effect, always
 from sim.jobs.serving.incidents import Hit, Incidents, Kind, Places, Pool
 from sim.laws.arrange import layouts, topology_of
 from sim.run import Outcome
@@ -275,6 +275,18 @@ def test_a_replica_under_notice_serves_where_there_is_no_other() -> None:
     spot = {**SPOT, "notice": "1 s"}
     table = job_of(simulate(failing(spot, load=load, faults=at("1.001 s", 0, "spot"), failover="fail"))).table
     assert min(table.arrival[r] for r in table.failed) >= 2.0 - 1e-9  # the machine goes at 2.001 s
+
+
+def test_a_corruption_is_gone_where_the_replica_was_started_anew() -> None:
+    late = {**CORRUPT, "lasts": "2 s"}
+    load = {"deterministic": {"rate": "10 req/s"}, "requests": 60, "prompt_tokens": 50, "output_tokens": 5}
+    found = []
+    for names in (["corrupt"], ["corrupt", "node"]):
+        trace = [{"time": f"{t} s", "name": name, "unit": 0} for t, name in enumerate(names, start=1)]
+        told = job_of(simulate(failing(late, NODE, load=load, faults={"trace": trace}))).incidents
+        assert told is not None
+        found.append([(outage.cause, outage.start) for outage in told.outages[0]])
+    assert found == [[("corrupt", 3.0)], [("node", 2.0)]]
 
 
 def test_the_first_launch_is_no_outage() -> None:
