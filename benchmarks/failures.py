@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from sim.adapters.resolve import resolve_file
+from sim.jobs.reliability.effects import Effect, Terms, always
 from sim.jobs.reliability.faults import Units, failures
-from sim.jobs.reliability.life import Effect, Terms, always, live
+from sim.jobs.reliability.life import live
 from sim.jobs.reliability.progress import Saving
 from sim.jobs.reliability.replicas import prepare, replica
 from sim.laws.checkpointing import efficiency

@@ -12,6 +12,7 @@ from typing import Any
 from sim.engine.timeline import SpanLog
 from sim.jobs.play import Recording
 from sim.results.collect import link_classes, timeline_of
+from sim.results.incidents import ended
 from sim.results.metrics import Table
 
 COLUMNS = (
@@ -92,7 +93,7 @@ def _requests(recording: Recording, begin: float) -> Iterator[tuple[str, list[Sp
         there = [r for r in range(len(table)) if table.finish[r] > begin]
         for r in sorted(there, key=lambda r: table.arrival[r])[:REQUESTS]:
             lane = next((n for n, end in enumerate(lanes) if end <= table.arrival[r]), len(lanes))
-            lanes[lane:] = [table.finish[r], *lanes[lane + 1 :]]
+            lanes[lane : lane + 1] = [table.finish[r]]
             facts = {
                 "request": r, "prompt": table.prompt[r], "output": table.output[r], "replica": table.replica[r],
                 "preemptions": table.preempted[r], "restarts": table.restarts[r],
@@ -108,13 +109,14 @@ def _faults(recording: Recording) -> Iterator[tuple[str, list[Span]]]:
     """Outages of replicas by what they were spent on, and what a training run did but work."""
     for served in recording.serving:
         if served.incidents is not None:
+            end = ended(served)
             yield f"faults of {served.name}", [
-                (f"{served.name} replica {replica}", piece.bucket, piece.start, min(piece.end, recording.end),
+                (f"{served.name} replica {replica}", piece.bucket, piece.start, min(piece.end, end),
                  {"cause": outage.cause})
                 for replica, outages in enumerate(served.incidents.outages)
                 for outage in outages
                 for piece in outage.pieces
-                if piece.start < recording.end
+                if piece.start < end
             ]  # fmt: skip
     for trained in recording.training:
         if trained.life is not None:

@@ -19,6 +19,7 @@ import numpy as np
 from sim.jobs.play import Recording, ServingRecording
 from sim.jobs.training.run import TrainingRecording
 from sim.laws.topology_parts import NETWORK
+from sim.results.incidents import ended
 from sim.results.metrics import Table, sums_at
 from sim.results.schema import Effect, Incident, ServingMetrics, State, TrainingMetrics, Verdict, Window
 from sim.units import format_count, format_percent, format_seconds
@@ -260,8 +261,7 @@ def _unmet(job: ServingRecording) -> str:
     """Recorded faults that met no replica."""
     if job.incidents is None or not job.incidents.recorded:
         return ""
-    end = max(replica.tally.ended for replica in job.replicas)
-    met, all_ = sum(time <= end for time, _ in job.incidents.met), job.incidents.recorded
+    met, all_ = sum(time <= ended(job) for time, _ in job.incidents.met), job.incidents.recorded
     if met == all_:
         return ""
     return (

@@ -16,8 +16,9 @@ import numpy as np
 from sim.adapters.resolve import Resolved
 from sim.errors import InputError, Problem, did_you_mean
 from sim.jobs.play import ServingRecording
+from sim.jobs.reliability.effects import BADPUT
 from sim.jobs.serving.replica import Replica, Stage
-from sim.jobs.training.run import BADPUT, TrainingRecording
+from sim.jobs.training.run import TrainingRecording
 from sim.laws.pricing import HOUR
 from sim.results.metrics import Table
 from sim.results.schema import Cost, JobResult, ServingMetrics, Spread, TrainingMetrics

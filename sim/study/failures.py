@@ -27,7 +27,8 @@ import numpy as np
 
 from sim.adapters.resolve import Resolved
 from sim.errors import InfeasibleError, RunError
-from sim.jobs.reliability.life import Life, Terms
+from sim.jobs.reliability.effects import Terms
+from sim.jobs.reliability.life import Life
 from sim.jobs.reliability.progress import Saving
 from sim.jobs.reliability.replicas import Prepared, prepare, replica
 from sim.jobs.reliability.terms import Reliability

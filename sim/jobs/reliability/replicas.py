@@ -9,7 +9,8 @@ import numpy as np
 from sim.adapters.resolve import Resolved, ResolvedTraining
 from sim.engine.clock import Clock
 from sim.errors import InfeasibleError
-from sim.jobs.reliability.life import Life, Terms
+from sim.jobs.reliability.effects import Terms
+from sim.jobs.reliability.life import Life
 from sim.jobs.reliability.progress import Saving
 from sim.jobs.reliability.terms import Reliability, reliability_of
 from sim.jobs.training.build import Builder

@@ -11,8 +11,9 @@ import numpy as np
 from sim.adapters.resolve import Resolved, ResolvedTraining
 from sim.engine.clock import Clock
 from sim.errors import InfeasibleError, RunError
+from sim.jobs.reliability.effects import Draw, Effect, Terms, always
 from sim.jobs.reliability.faults import Failure, Units, failures
-from sim.jobs.reliability.life import Draw, Effect, Run, Terms, always
+from sim.jobs.reliability.life import Run
 from sim.jobs.reliability.progress import Saving
 from sim.laws.checkpointing import daly_interval, efficiency
 from sim.laws.topology import Topology

@@ -23,8 +23,8 @@ from typing import NamedTuple
 import numpy as np
 
 from sim.engine.clock import INSTANT, Clock
+from sim.jobs.reliability.effects import BADPUT, Draw, Effect
 from sim.jobs.reliability.faults import Failure
-from sim.jobs.reliability.life import Draw, Effect
 from sim.laws.layout import Layout
 from sim.laws.topology import Topology
 from sim.spec.reliability import Unit
@@ -71,7 +71,7 @@ class Spell(NamedTuple):
 
 
 #: The cause of an outage that no fault began: the first launch.
-START_UP = "start-up"
+START_UP = BADPUT["startup"]
 
 
 class Hit(NamedTuple):
@@ -143,7 +143,7 @@ class Pool:
     """Spare nodes, and nodes under repair."""
 
     def __init__(self, spares: float, repair: Draw) -> None:
-        self.spares = self.least = spares
+        self.spares = spares
         self.repair = repair
         self.back: list[float] = []
 
@@ -161,15 +161,17 @@ class Pool:
                 self.spares -= 1
             else:
                 ready = max(ready, heapq.heappop(self.back))
-            self.least = min(self.least, self.spares)
         return ready
 
 
 @dataclass(slots=True)
 class _Later:
+    """A stop that is to come; ``corrupted``: since when a replica works with corrupted state that is then found."""
+
     hits: list[Hit]
     nodes: list[int]
     name: str
+    corrupted: float = inf
 
 
 @dataclass(slots=True)
@@ -189,18 +191,18 @@ class Incidents:
     rng: np.random.Generator
     startup: float = 0.0
     recorded: int = 0
-    outages: list[list[Outage]] = field(default_factory=list)
-    notices: list[list[tuple[float, float]]] = field(default_factory=list)
-    spells: list[list[Spell]] = field(default_factory=list)
-    met: list[tuple[float, str]] = field(default_factory=list)
-    handovers: list[tuple[float, int, int]] = field(default_factory=list)
-    losses: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
-    given_up: dict[tuple[int, int], int] = field(default_factory=dict)
-    away: dict[int, float] = field(default_factory=dict)
-    _longest_notice: float = 0.0
-    _next: Failure | None = None
-    _later: list[tuple[float, int, _Later]] = field(default_factory=list)
-    _numbers: Iterator[int] = field(default_factory=count)
+    outages: list[list[Outage]] = field(init=False)
+    notices: list[list[tuple[float, float]]] = field(init=False)
+    spells: list[list[Spell]] = field(init=False)
+    met: list[tuple[float, str]] = field(init=False, default_factory=list)
+    handovers: list[tuple[float, int, int]] = field(init=False, default_factory=list)
+    losses: dict[tuple[int, int], tuple[int, int]] = field(init=False, default_factory=dict)
+    given_up: dict[tuple[int, int], int] = field(init=False, default_factory=dict)
+    away: dict[int, float] = field(init=False, default_factory=dict)
+    _longest_notice: float = field(init=False, default=0.0)
+    _next: Failure | None = field(init=False)
+    _later: list[tuple[float, int, _Later]] = field(init=False, default_factory=list)
+    _numbers: Iterator[int] = field(init=False, default_factory=count)
 
     def __post_init__(self) -> None:
         replicas = len(self.places.layout.replicas)
@@ -210,7 +212,7 @@ class Incidents:
         self._next = next(self.failures, None)
         if self.startup > 0.0:
             for replica in range(replicas):
-                piece = [Piece("start-up", 0.0, self.startup)]
+                piece = [Piece(START_UP, 0.0, self.startup)]
                 self._down(replica, Outage(START_UP, 0.0, 0.0, self.startup, piece))
 
     @property
@@ -242,7 +244,7 @@ class Incidents:
         One whose machine has announced that it goes does only if ``leaving`` ones do.
         """
         self.reach(time)
-        number = self._last(replica, time)
+        number = self.outage_at(replica, time)
         down = number >= 0 and self.outages[replica][number].known <= time < self.outages[replica][number].up
         return not down and (leaving or not self._goes(replica, time))
 
@@ -264,7 +266,7 @@ class Incidents:
             ahead = self._goes(replica, time)
             time = max(time, ahead)
             self.reach(time)
-            number = self._last(replica, time)
+            number = self.outage_at(replica, time)
             if number >= 0 and time < self.outages[replica][number].up:
                 return self.up(replica, number)
             if not ahead:
@@ -272,10 +274,6 @@ class Incidents:
 
     def outage_at(self, replica: int, time: float) -> int:
         """The number of the outage that a replica is in, or was in last; -1 if it was in none."""
-        return self._last(replica, time)
-
-    def _last(self, replica: int, time: float) -> int:
-        """The number of the last outage that began by then, -1 if none did."""
         return bisect_right(self.outages[replica], time, key=lambda o: o.start) - 1
 
     # ---- faults
@@ -302,6 +300,7 @@ class Incidents:
             if seconds > effect.timeout:
                 self._put_off(now + effect.timeout, stop)
         elif effect.kind == "corrupt":
+            stop.corrupted = now
             self._put_off(now + effect.seconds(self.rng), stop)
         elif kind.notice is not None:
             self._longest_notice = max(self._longest_notice, kind.notice)
@@ -319,10 +318,16 @@ class Incidents:
             self.spells[replica].append(spell)
 
     def _stop(self, now: float, stop: _Later) -> None:
-        """Replicas go down, or what was under way to bring them up again starts over."""
+        """Replicas go down, or what was under way to bring them up again starts over.
+
+        One that was started anew since it was corrupted is sound again.
+        """
+        struck = [r for r, _ in stop.hits if not any(o.start >= stop.corrupted for o in self.outages[r][-1:])]
+        if not struck:
+            return
         known, pieces = self._recovery(now, stop)
         up = pieces[-1].end if pieces else now
-        for replica, _ in stop.hits:
+        for replica in struck:
             held = self.outages[replica]
             if held and now < held[-1].up:
                 held[-1].start_over(now, up, list(pieces))
@@ -345,7 +350,7 @@ class Incidents:
                 replaced = True
                 now = self._replace(start, now, stop.nodes, pieces)
             seconds = time(self.rng)
-            pieces.append(Piece("failure detection" if bucket == "detection" else bucket, now, now + seconds))
+            pieces.append(Piece(BADPUT[bucket], now, now + seconds))
             now += seconds
             if number == 0 and kind.detects and bucket == "detection":
                 known = now
@@ -355,7 +360,7 @@ class Incidents:
         """When nodes are there for those that failed; until then these do not fail again."""
         ready = self.pool.take(failed, now, len(nodes), self.rng)
         if ready > now:
-            pieces.append(Piece("waiting for repair", now, ready))
+            pieces.append(Piece(BADPUT["down"], now, ready))
         self.away |= dict.fromkeys(nodes, ready)
         return ready
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from sim.adapters.resolve import Resolved, ResolvedServing
 from sim.errors import InfeasibleError
+from sim.jobs.reliability.effects import Effect
 from sim.jobs.reliability.faults import Failure, failures
-from sim.jobs.reliability.life import Effect
 from sim.jobs.reliability.terms import bounded, drawn, mtbf_of, recovery_phases, units_among
 from sim.jobs.serving.incidents import Incidents, Kind, Places, Pool
 from sim.laws.layout import Layout

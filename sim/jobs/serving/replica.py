@@ -8,13 +8,14 @@ from typing import Any
 
 from sim.engine.clock import Clock
 from sim.engine.timeline import Bins, ChannelTrack, DeviceTrack
+from sim.jobs.reliability.effects import BADPUT
 from sim.jobs.serving.batching import Batch, Scheduler, Slot
 from sim.jobs.serving.incidents import Health, Outage
 from sim.jobs.serving.routing import RoutedFeed
 from sim.laws.step import Pass, StageLaw
 
 #: The ledger's buckets of a replica that fails.
-CUT_OFF, DEGRADED, STALLED = "cut off", "degraded speed", "stalled"
+CUT_OFF, DEGRADED, STALLED = "cut off", BADPUT["degraded"], BADPUT["stalled"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from sim.adapters.resolve import Resolved, ResolvedTraining
 from sim.engine.clock import Clock
 from sim.engine.timeline import Bins, ChannelTrack, DeviceTrack
 from sim.errors import RunError
+from sim.jobs.reliability.effects import BADPUT
 from sim.jobs.reliability.life import Life, Run
 from sim.jobs.reliability.terms import Reliability, reliability_of
 from sim.jobs.training.build import Builder, Member, ReplicaClass, Stage, TrainingBuild
@@ -41,13 +42,6 @@ from sim.laws.training.layout import TrainingLayout
 from sim.laws.training.pipeline import Timing
 from sim.laws.training.traffic import Traffic
 
-#: What a life spends time on but progress -> the ledger's bucket, named as practice does.
-BADPUT = {
-    "redone": "lost work redone", "checkpoint": "checkpoint saving", "degraded": "degraded speed",
-    "detection": "failure detection", "restart": "restart", "down": "waiting for repair", "stalled": "stalled",
-    "startup": "start-up", "shrink": "elastic resizing", "grow": "elastic resizing",
-    "migrate": "migration",
-}  # fmt: skip
 KIND_OF = {"F": "forward", "B": "backward", "W": "weight gradient"}
 #: Operations of a step up to which messages that meet on a link are played out on it; beyond, each has it alone.
 FOLDED_PIECES = 10_000
