@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from sim.report.assets import parts, template
-from sim.report.compare_text import (
+from sim.report.compare_words import (
     DEMAND,
     EQUAL,
     METHOD,

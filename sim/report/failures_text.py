@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from sim.report.values import aligned, printable
+from sim.report.values import BOLD, RESET, aligned, styled
 from sim.study.failures import GIVEN_UP
 from sim.study.failures_schema import Estimate, FailureStudy, PointResult, Quantiles
 from sim.units import format_count, format_percent, format_seconds, format_usd
@@ -38,13 +38,12 @@ MOST_SAID: Final = 3
 SHOWN: Final = 60
 """Points of the table."""
 NONE: Final = "-"
-_BOLD, _RESET = "\x1b[1m", "\x1b[0m"
 
 
 def render_failures(study: FailureStudy, colour: bool = False) -> str:
     """The study for a terminal; no escape codes unless ``colour``."""
     head = answer(study)
-    parts = [f"{_BOLD}{head}{_RESET}" if colour else head, _facts(study), _table(study), _lost(study)]
+    parts = [f"{BOLD}{head}{RESET}" if colour else head, _facts(study), _table(study), _lost(study)]
     failed = not_possible(study)
     if failed:
         parts.append("\n".join(["Not possible", *(f"  {settings}: {reason}" for settings, reason in failed)]))
@@ -55,13 +54,7 @@ def render_failures(study: FailureStudy, colour: bool = False) -> str:
     notes += [GIVEN_UP_NOTE] if any(p.finished is not None and p.finished < 1.0 for p in study.points) else []
     parts.append("\n".join(notes))
     lines = "\n\n".join(part for part in parts if part).splitlines()
-    return "\n".join(_clean(line, colour) for line in lines) + "\n"
-
-
-def _clean(line: str, colour: bool) -> str:
-    if colour and line.startswith(_BOLD):
-        return f"{_BOLD}{printable(line.removeprefix(_BOLD).removesuffix(_RESET)).rstrip()}{_RESET}"
-    return printable(line).rstrip()
+    return "\n".join(styled(line, colour) for line in lines) + "\n"
 
 
 # -- sentences, which the page says too ---------------------------------------------------------------------

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import starmap
 from typing import Final
 
-from sim.report.values import aligned, printable, write
+from sim.report.values import BOLD, RESET, aligned, printable, write
 from sim.study.sweep import Sweep
 from sim.study.sweep_analysis import FRONTS, HeatMap, Sensitivity, column, front, heat_map, sensitivities
 from sim.study.sweep_axes import text
@@ -39,7 +39,6 @@ COLUMNS: Final = {
 }
 """Figures of the table, and their names in a heading."""
 _UNITS: Final = (" tok/s", "/Mtok", "/h", " USD")
-_BOLD, _RESET = "\x1b[1m", "\x1b[0m"
 
 
 def render_sweep(sweep: Sweep, colour: bool = False) -> str:
@@ -69,7 +68,7 @@ def render_sweep(sweep: Sweep, colour: bool = False) -> str:
     parts.append(_failures(sweep, failed))
     lines = "\n\n".join(part for part in parts if part).splitlines()
     if colour:
-        lines[0] = f"{_BOLD}{lines[0]}{_RESET}"
+        lines[0] = f"{BOLD}{lines[0]}{RESET}"
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from sim.report.values import (
+    BOLD,
+    RESET,
     checkpoint_facts,
     failure_facts,
     interval_text,
@@ -31,7 +33,6 @@ LABEL: Final = 12
 """Columns of a label."""
 NEGLIGIBLE: Final = 0.005
 """Shares below this are not printed."""
-_BOLD, _RESET = "\x1b[1m", "\x1b[0m"
 _STATES: Final = {"stable": "\x1b[32m", "saturated": "\x1b[33m", "overloaded": "\x1b[31m", "disrupted": "\x1b[31m"}
 
 
@@ -188,7 +189,7 @@ class _Page:
     def paragraph(self, text: str) -> None:
         """Text from the left edge."""
         wrapped = textwrap.wrap(printable(text), self.width) or [""]
-        self.lines += [self._styled(line, _BOLD) for line in wrapped]
+        self.lines += [self._styled(line, BOLD) for line in wrapped]
 
     def line(self, label: str, facts: Iterable[str], glue: str, state: str | None = None) -> None:
         """A label and its facts; nothing where there are no facts. Facts stay whole where they can."""
@@ -198,9 +199,9 @@ class _Page:
         if not wrapped:
             return
         if len(name) < LABEL:
-            head = self._styled(name, _STATES.get(state or "", _BOLD)) + " " * (LABEL - len(name))
+            head = self._styled(name, _STATES.get(state or "", BOLD)) + " " * (LABEL - len(name))
         else:
-            self.lines += [self._styled(line, _BOLD) for line in textwrap.wrap(name, self.width)]
+            self.lines += [self._styled(line, BOLD) for line in textwrap.wrap(name, self.width)]
             head = " " * LABEL
         self.lines += [head + wrapped[0], *(" " * LABEL + more for more in wrapped[1:])]
 
@@ -209,7 +210,7 @@ class _Page:
         return "\n".join(line.rstrip() for line in self.lines) + "\n"
 
     def _styled(self, text: str, code: str) -> str:
-        return f"{code}{text}{_RESET}" if self.colour else text
+        return f"{code}{text}{RESET}" if self.colour else text
 
 
 def _flow(facts: list[str], glue: str, room: int) -> list[str]:

@@ -36,6 +36,8 @@ SELDOM: Final = (
 """Metrics that few jobs have: left out where they are unknown."""
 DAY: Final = 86_400.0
 """Seconds."""
+BOLD: Final = "\x1b[1m"
+RESET: Final = "\x1b[0m"
 
 
 def _rate(unit: str) -> Callable[[float], str]:
@@ -359,6 +361,13 @@ def _row(result: Result, job: JobResult, key: str, value: float | None) -> Row:
 def printable(text: str) -> str:
     """Text without control or direction characters: a name in a hand-edited file cannot steer a terminal."""
     return "".join(c if unicodedata.category(c)[0] != "C" else " " for c in text)
+
+
+def styled(line: str, colour: bool) -> str:
+    """A line for a terminal, cleaned; one that is bold as a whole stays so with ``colour``."""
+    if colour and line.startswith(BOLD):
+        return f"{BOLD}{printable(line.removeprefix(BOLD).removesuffix(RESET)).rstrip()}{RESET}"
+    return printable(line).rstrip()
 
 
 def aligned(lines: Sequence[Sequence[str]], last_left: bool = False) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from sim.laws.breakeven import CostByUse
-from sim.report.compare_text import signed, speed_sentences, waterfall_steps, write_metric
+from sim.report.compare_words import signed, speed_sentences, waterfall_steps, write_metric
 from sim.report.figures.common import (
     BLUE,
     GREEN,
