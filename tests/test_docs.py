@@ -49,7 +49,7 @@ from sim.spec import (
     transformer,
     workload,
 )
-from sim.study import compare_schema
+from sim.study import compare_schema, failures_schema, sweep_schema
 from sim.units import Dimension, parse
 
 ROOT = Path(__file__).parent.parent
@@ -376,6 +376,14 @@ COMPARISONS: dict[str, type[BaseModel]] = {
 }
 
 
+STUDIES: dict[str, type[BaseModel]] = {
+    "sweep": sweep_schema.SweepStudy,
+    "sweep.points": sweep_schema.SweepPoint,
+    "failures": failures_schema.FailureStudy,
+    "failures.points": failures_schema.PointResult,
+}
+
+
 def test_every_model_has_its_section() -> None:
     described = {model for page in INPUTS.values() for model in page.values()}
     assert described == set(reachable([scenario.Scenario, *CATALOGUE]))
@@ -433,7 +441,7 @@ def dimensions_of(field: FieldInfo) -> Iterator[Dimension]:
         waiting += [*get_args(item), *getattr(item, "__metadata__", ())]
 
 
-@pytest.mark.parametrize(("heading", "model"), [*RESULTS.items(), *COMPARISONS.items()])
+@pytest.mark.parametrize(("heading", "model"), [*RESULTS.items(), *COMPARISONS.items(), *STUDIES.items()])
 def test_every_key_of_a_document_is_described(heading: str, model: type[BaseModel]) -> None:
     assert keys(sections("reference-result.md")[heading]) == list(model.model_fields)
 

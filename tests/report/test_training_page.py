@@ -284,14 +284,15 @@ def test_memory_tells_what_is_kept_elsewhere(training: Result) -> None:
 
 
 def test_cost_and_effects_are_those_of_training(training: Result, mixed: Result) -> None:
-    cost, effects = figures_of(training)["cost"]
+    cost, use, effects = figures_of(training)["cost"]
+    assert (use.types, use.takeaway.count("10% of saturation")) == (["scatter"] * 4, 0)
     assert "0.11 USD/Mtok trained on. Training on 2T tokens takes 2.72 years" in cost.takeaway
     assert cost.columns[-1] == "to the target"
     assert cost.rows[0] == ("pretrain", "capital", "9.30 USD", "96.9%", "221,690 USD")
     assert effects.traces[0]["name"] == "tokens/s of training"
     assert "GPU arithmetic (x2) changes the tokens/s of training most: +41.0%." in effects.takeaway
     assert len(effects.columns) == 5
-    both = figure(mixed, "cost", 1)
+    both = figure(mixed, "cost", -1)
     assert both.traces[0]["name"] == "tokens/s generated and trained on"
     assert len(both.columns) == 7
 
