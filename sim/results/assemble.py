@@ -24,7 +24,7 @@ from sim.results.schema import (
     State,
     TrainingMetrics,
 )
-from sim.results.training import priced, training_metrics, window_of
+from sim.results.training import priced, step_times, training_metrics, window_of
 from sim.results.verdict import disrupted, state_of, training_warnings, verdict_of, warnings_of
 from sim.spec.training import TrainingPlan
 from sim.units import format_bandwidth
@@ -79,7 +79,8 @@ def _trained(recording: Recording, job: TrainingRecording, devices: list[DeviceC
     return JobResult(
         name=job.name, kind="training", model=job.job.model.id, stack=job.job.stack.id,
         plan=training_plan_text(job.job.spec.plan), gpus=len(job.gpus), state="stable",
-        metrics=priced(metrics, cost), cost=cost, window=window_of(job), objectives=[], cdf={}, notes=[],
+        metrics=priced(metrics, cost), cost=cost, window=window_of(job), objectives=[],
+        cdf=step_times(job), notes=[],
     )  # fmt: skip
 
 

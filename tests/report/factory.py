@@ -138,6 +138,10 @@ def make_training(stages: int = 4, micro: int = 8, chunks: int = 1, steps: int =
     )
 
 
+STEPS = [[10.0 + 0.02 * max(0, n - 50), n / 100] for n in range(101)]
+"""Half the steps take 10 s, the others up to 11."""
+
+
 def make_mixed() -> Result:
     """A run in which one job serves and another trains."""
     serving, training = make_result(stages=2, bins=120), make_training()
@@ -152,7 +156,7 @@ def make_mixed() -> Result:
     )
     return serving.model_copy(
         update={
-            "jobs": [*serving.jobs, *training.jobs],
+            "jobs": [*serving.jobs, *(job.model_copy(update={"cdf": {"step_time_s": STEPS}}) for job in training.jobs)],
             "metrics": None,
             "cost": None,
             "memory": [*serving.memory, *training.memory],
