@@ -189,7 +189,7 @@ def mix_figure(result: Result) -> Figure | None:
         alt="A line of USD per million tokens of a day over the copies that stand all day. " + takeaway,
         traces=traces,
         layout=layout(
-            xaxis=axis("copies all day; the rest of the peak by the hour", rangemode="tozero"),
+            xaxis=axis("copies that stand all day", rangemode="tozero"),
             yaxis=axis("USD per million tokens", rangemode="tozero"),
             showlegend=True,
             legend=LEGEND,
