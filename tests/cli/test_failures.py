@@ -199,3 +199,21 @@ def test_a_study_that_cannot_be_drawn_is_refused_in_a_line(sim, written, tmp_pat
     answer = sim("show", file)
     assert (answer.code, answer.out) == (2, "")
     assert answer.complaints == [f"{file}: {complaint}"]
+
+
+def test_spot_nodes_are_not_paid_for_while_they_are_gone(sim, scenario):
+    def points(terms, spares):
+        settings = [f"cost.rental.terms={terms}", f"faults.spares={spares}", "faults.repair=6 h"]
+        words = [word for setting in settings for word in ("--set", setting)]
+        answer = sim("failures", scenario, *words, "--policy", "wait,restart", "--seeds", "5", "--json", "--no-report")
+        return answer.json["points"]
+
+    for spot, kept in zip(points("spot", 0), points("on_demand", 0), strict=True):
+        assert spot["wall_s"] == kept["wall_s"]
+        assert kept["usd"]["mean"] == pytest.approx(64 * kept["wall_s"]["mean"] / 3600)
+        away = 1 - spot["usd"]["mean"] / kept["usd"]["mean"]
+        # One of four nodes is gone while the job waits for it, and for as long again as the failure is looked for.
+        waiting = spot["seconds"]["down"] / spot["wall_s"]["mean"] / 4
+        assert waiting <= away <= 1.5 * waiting
+        assert spot["usd_per_hour"] == pytest.approx(spot["usd"]["mean"] / spot["wall_s"]["mean"] * 3600)
+    assert points("spot", 9)[1]["usd"]["mean"] == pytest.approx(points("on_demand", 9)[1]["usd"]["mean"])
