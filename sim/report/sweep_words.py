@@ -109,7 +109,7 @@ def best_of(study: SweepStudy, name: str, choose: Callable[..., Any]) -> SweepPo
 
 
 def answers(study: SweepStudy) -> list[str]:
-    """Who is best at what, and what moves it most."""
+    """Who is best at what, and (of several axes) what moves it most."""
     found = []
     for name, (what, choose) in GOALS.items():
         point = best_of(study, name, choose)
@@ -117,7 +117,7 @@ def answers(study: SweepStudy) -> list[str]:
             figure = write(name, point.metrics[name])
             found.append(f"{what}: {figure}, point {point.point} ({setting(study, point)}).")
             effects = study.sensitivity.get(name, [])
-            if effects and effects[0].range > 0:
+            if len(study.axes) > 1 and effects and effects[0].range > 0:
                 found.append(f"{moved(study, name, effects[0])}.")
     return found
 

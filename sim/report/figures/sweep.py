@@ -195,7 +195,9 @@ def _along(study: SweepStudy, name: str, effect: AxisEffect) -> Figure | None:
         "y": [level.mean for level in effect.levels], "line": line(0), "marker": {"size": 9},
         "hovertemplate": "%{x}<br>%{y:.4g}<extra></extra>",
     }  # fmt: skip
-    ends = " to ".join(f"{write(name.partition('.')[0], e.mean)} at {e.value}" for e in (effect.low, effect.high))
+    ends = " to ".join(
+        f"{write(name.partition('.')[0], e.mean)} at {what} {e.value}" for e in (effect.low, effect.high)
+    )
     return Figure(
         id=f"along-{_id(name)}",
         title=_title(name),
