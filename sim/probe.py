@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from typing import Any
 
 from sim.adapters.resolve import Resolved, ResolvedJob, ResolvedServing, ResolvedTraining
 from sim.errors import InfeasibleError, RunError
 from sim.jobs.play import Recording, ServingRecording, play
 from sim.results.assemble import job_results
 from sim.results.collect import device_classes
+from sim.results.cost import costs_by_use, curve_of, swing_of
 from sim.results.metrics import Table
 from sim.results.schema import Cost, Effect, JobResult, Result, Saturation, ServingMetrics
 from sim.spec.hardware import Gpu, LinkType
@@ -288,9 +290,10 @@ def with_saturation(result: Result, resolved: Resolved, recording: Recording) ->
     """
     if not recording.serving:
         return result
-    full = answers(saturated(resolved, recording))
+    full = play(saturated(resolved, recording))
+    found = job_results(full, device_classes(full))[0]
     updated, warn = [], list(result.verdict.warnings)
-    for mine, most, job in zip(result.jobs, full, resolved.jobs, strict=True):
+    for number, (mine, most, job) in enumerate(zip(result.jobs, found, resolved.jobs, strict=True)):
         if not isinstance(job, ResolvedServing):
             updated.append(mine)
             continue
@@ -303,12 +306,29 @@ def with_saturation(result: Result, resolved: Resolved, recording: Recording) ->
                 "the last percent of capacity: read them with the load"
             )
         if mine.cost is not None and best.cost is not None:
-            saturation = Saturation(output_tokens_per_s=top, usd_per_million_tokens=best.cost.usd_per_million_tokens)
-            mine = mine.model_copy(update={"cost": mine.cost.model_copy(update={"saturation": saturation})})
+            over_use = _over_use(number, recording, full if best is most else recording, best)
+            mine = mine.model_copy(update={"cost": mine.cost.model_copy(update=over_use)})
         updated.append(mine)
     single: Cost | None = updated[0].cost if len(updated) == 1 else None
     verdict = result.verdict.model_copy(update={"warnings": warn})
     return result.model_copy(update={"jobs": updated, "cost": single, "verdict": verdict})
+
+
+def _over_use(number: int, recording: Recording, full: Recording, best: JobResult) -> dict[str, Any]:
+    """What a job's cost gains by knowing its saturation, which is ``best`` of the run ``full``."""
+    own, played = recording.jobs[number], full.jobs[number]
+    assert best.cost is not None
+    assert isinstance(own, ServingRecording)
+    costs = costs_by_use(full, played, _rate(best), device_classes(full))
+    return {
+        "saturation": Saturation(
+            output_tokens_per_s=_rate(best),
+            usd_per_million_tokens=best.cost.usd_per_million_tokens,
+            usd_per_million_tokens_range=best.cost.usd_per_million_tokens_range,
+        ),
+        "curve": curve_of(costs),
+        "swing": swing_of(recording, own, costs),
+    }
 
 
 def saturated(resolved: Resolved, recording: Recording) -> Resolved:

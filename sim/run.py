@@ -104,7 +104,9 @@ def _with_seeds(result: Result, resolved: Resolved, seeds: int, executor: Execut
         update: dict[str, Any] = {"metrics": _mean(all_metrics)}
         costs = [c for c in [mine.cost, *(found[i].cost for found in runs)] if c is not None]
         if mine.cost is not None:
-            update["cost"] = _mean(costs).model_copy(update={"saturation": mine.cost.saturation})
+            over_use = {"saturation": mine.cost.saturation, "curve": mine.cost.curve, "swing": mine.cost.swing}
+            plain = [cost.model_copy(update=dict.fromkeys(over_use) | {"curve": []}) for cost in costs]
+            update["cost"] = _mean(plain).model_copy(update=over_use)
         jobs.append(mine.model_copy(update=update))
     last = result.seed + seeds - 1
     single = jobs[0] if len(jobs) == 1 else None

@@ -49,7 +49,7 @@ from sim.spec import (
     transformer,
     workload,
 )
-from sim.study import compare_schema
+from sim.study import compare_schema, failures_schema, sweep_schema
 from sim.units import Dimension, parse
 
 ROOT = Path(__file__).parent.parent
@@ -282,9 +282,12 @@ INPUTS: dict[str, dict[str, type[BaseModel]]] = {
         "cost": economics.CostSpec,
         "cost.capital": economics.CapitalItem,
         "cost.capital.unit_price": economics.Between,
+        "cost.electricity": economics.EnergyBetween,
         "cost.hosting": economics.Hosting,
         "cost.power": economics.Power,
         "cost.rental": economics.Rental,
+        "cost.rental.per_gpu": economics.HourlyBetween,
+        "cost.demand": economics.Demand,
         "faults": reliability.Faults,
         "faults.classes": reliability.FaultClass,
         "faults.lemons": reliability.Lemons,
@@ -346,6 +349,9 @@ RESULTS: dict[str, type[BaseModel]] = {
     "spread": schema.Spread,
     "jobs.cost": schema.Cost,
     "jobs.cost.saturation": schema.Saturation,
+    "jobs.cost.curve": schema.UsePoint,
+    "jobs.cost.swing": schema.Swing,
+    "jobs.cost.swing.plans": schema.SwingPlan,
     "jobs.incidents": schema.Incident,
     "jobs.capacity": schema.Capacity,
     "jobs.capacity.tried": schema.Tried,
@@ -367,6 +373,14 @@ COMPARISONS: dict[str, type[BaseModel]] = {
     "comparison.cheapest": compare_schema.Cheapest,
     "comparison.against": compare_schema.Against,
     "comparison.by_demand": compare_schema.ByDemand,
+}
+
+
+STUDIES: dict[str, type[BaseModel]] = {
+    "sweep": sweep_schema.SweepStudy,
+    "sweep.points": sweep_schema.SweepPoint,
+    "failures": failures_schema.FailureStudy,
+    "failures.points": failures_schema.PointResult,
 }
 
 
@@ -427,7 +441,7 @@ def dimensions_of(field: FieldInfo) -> Iterator[Dimension]:
         waiting += [*get_args(item), *getattr(item, "__metadata__", ())]
 
 
-@pytest.mark.parametrize(("heading", "model"), [*RESULTS.items(), *COMPARISONS.items()])
+@pytest.mark.parametrize(("heading", "model"), [*RESULTS.items(), *COMPARISONS.items(), *STUDIES.items()])
 def test_every_key_of_a_document_is_described(heading: str, model: type[BaseModel]) -> None:
     assert keys(sections("reference-result.md")[heading]) == list(model.model_fields)
 

@@ -29,6 +29,7 @@ EXPECTED = {
     "article_2048_4090_at_llama3_rate": ("stable", "GPU arithmetic"),
     "article_2048_4090_failures": ("stable", "restarts"),
     "bloom_176b_failures": ("stable", "GPU arithmetic"),
+    "chat_peak_and_valley": ("stable", "HBM bandwidth"),
     "checkpoint_to_filer": ("stable", "GPU arithmetic"),
     "gpt3_175b_1024_a100": ("stable", "GPU arithmetic"),
     "h100_tp8": ("stable", "network: nvlink"),
@@ -500,6 +501,18 @@ def test_2048_cards_at_the_rate_of_llama3_lose_2_to_4_percent() -> None:
     points = shipped(name).scenario.sweep.grid["faults"]  # type: ignore[union-attr]
     shares = [ettr(name, "faults=" + json.dumps(point)) for point in points]
     assert shares == pytest.approx([0.97, 0.95, 0.96, 0.93, 0.49], abs=0.02)
+
+
+def test_a_day_is_met_cheapest_by_a_base_and_a_burst() -> None:
+    cost = run_recorded(shipped("chat_peak_and_valley")).result.cost
+    assert cost is not None
+    swing = cost.swing
+    assert swing is not None
+    assert (swing.copies_at_valley, swing.copies_at_peak, swing.plans[swing.best].base) == (3, 23, 17)
+    assert swing.utilisation == pytest.approx(0.37, abs=0.005)
+    prices = [swing.plans[n].usd_per_million_tokens for n in (0, 14, 17, 20, 23)]
+    assert prices == pytest.approx([0.203, 0.135, 0.132, 0.134, 0.142], abs=0.002)
+    assert swing.plans[17].usd_per_million_tokens_range == pytest.approx([0.10, 0.17], abs=0.005)
 
 
 def test_a_notice_is_worth_moving_for() -> None:

@@ -396,8 +396,12 @@ class _Resolver:
         if cost is None:
             return found
         named: list[tuple[KeyPath, str, str]] = []
-        if cost.rental is not None and cost.rental.price:
-            named.append((("cost", "rental", "price"), cost.rental.price, "GPU-hour"))
+        several = isinstance(cost.rental, tuple)
+        for i, rent in enumerate(cost.rents):
+            if rent.price:
+                named.append((("cost", "rental", *((i,) if several else ()), "price"), rent.price, "GPU-hour"))
+        if cost.demand is not None and cost.demand.burst is not None and cost.demand.burst.price:
+            named.append((("cost", "demand", "burst", "price"), cost.demand.burst.price, "GPU-hour"))
         items = cost.capital if isinstance(cost.capital, tuple) else ()
         named += [(("cost", "capital", i, "price"), item.price, "piece") for i, item in enumerate(items) if item.price]
         for where, name, unit in named:

@@ -54,16 +54,17 @@ def command(
         plan = plan_study(resolved, axes, seeds, length, hear)
         name = "processes" if workers > 1 else "serial"
         study = run_study(plan, partial(open_executor, name, workers, PRELOAD), hear)
+    study = study.model_copy(update={"run_info": {"command": said("failures", scenario)}})
     folder = None if no_report else out / f"{study.scenario}-failures"
     if folder is not None:
-        _write(study, folder, said("failures", scenario))
+        _write(study, folder)
     _print(study, as_json, folder)
 
 
-def _write(study: FailureStudy, folder: Path, command: str) -> None:
+def _write(study: FailureStudy, folder: Path) -> None:
     from sim.report.failures_page import render_failures_html
 
-    page = render_failures_html(study, command)
+    page = render_failures_html(study)
     write_file(folder / "failures.json", study.model_dump_json(indent=1))
     write_file(folder / "index.html", page)
 

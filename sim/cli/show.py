@@ -1,10 +1,10 @@
-"""``sim show``: the report again, from result.json or comparison.json alone."""
+"""``sim show``: the report again, from result.json, comparison.json, sweep.json or failures.json alone."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -12,9 +12,19 @@ from sim.cli.common import write_file
 from sim.errors import InputError, Problem
 
 if TYPE_CHECKING:
-    from sim.study.compare_schema import Comparison
+    from collections.abc import Callable
 
-NAMES = ("result.json", "comparison.json")
+    from sim.report.load import Document
+
+NAMES = ("result.json", "comparison.json", "sweep.json", "failures.json")
+
+
+class Renderer(NamedTuple):
+    """How a document is told: for a terminal, and as a page."""
+
+    what: str
+    text: Callable[[bool], str]
+    page: Callable[[], str]
 
 
 @click.command("show")
@@ -24,27 +34,26 @@ NAMES = ("result.json", "comparison.json")
               help="Write the window of spans in a result as a Chrome trace.")
 @click.option("--json", "as_json", is_flag=True, help="Print the document as JSON.")  # fmt: skip
 def command(result: Path, html: Path | None, trace: Path | None, as_json: bool) -> None:
-    """Print the answer in RESULT (a result.json or comparison.json, or its folder); draw its page again with --html."""
+    """Print the answer in RESULT (a result.json, comparison.json, sweep.json or failures.json, or its folder); draw its
+    page again with --html."""
     from sim.report.load import load_document
     from sim.results.schema import Result
 
     path = _file(result)
     found = load_document(path)
-    if not isinstance(found, Result):
-        _show_comparison(found, path, html, trace, as_json)
-        return
+    renderer = _renderer(found)
+    if trace is not None and not isinstance(found, Result):
+        message = f"a {renderer.what} has no spans: --trace needs a result.json"
+        raise InputError([Problem(str(path), None, None, None, message)])
     if as_json:
         click.echo(found.model_dump_json(indent=1))
     else:
-        from sim.report.terminal import render_text
-
-        click.echo(render_text(found, colour=sys.stdout.isatty()), nl=False, color=sys.stdout.isatty())
+        colour = sys.stdout.isatty()
+        click.echo(renderer.text(colour), nl=False, color=colour)
     if html is not None:
-        from sim.report.page import render_html
-
-        write_file(html, render_html(found))
+        write_file(html, renderer.page())
         click.echo(f"report      {html}", err=as_json)
-    if trace is not None:
+    if trace is not None and isinstance(found, Result):
         from sim.report.trace import result_trace
 
         write_file(trace, result_trace(found))
@@ -58,20 +67,36 @@ def _file(given: Path) -> Path:
     return next((given / name for name in NAMES if (given / name).exists()), given / NAMES[0])
 
 
-def _show_comparison(
-    found: Comparison, path: Path, html: Path | None, trace: Path | None, as_json: bool
-) -> None:
-    if trace is not None:
-        message = "a comparison has no spans: --trace needs a result.json"
-        raise InputError([Problem(str(path), None, None, None, message)])
-    if as_json:
-        click.echo(found.model_dump_json(indent=1))
-    else:
+def _renderer(found: Document) -> Renderer:
+    """What draws a document; only what is needed is imported."""
+    from sim.results.schema import Result
+    from sim.study.compare_schema import Comparison
+    from sim.study.sweep_schema import SweepStudy
+
+    if isinstance(found, Result):
+        from sim.report.page import render_html
+        from sim.report.terminal import render_text
+
+        return Renderer("run", lambda colour: render_text(found, colour=colour), lambda: render_html(found))
+    if isinstance(found, Comparison):
+        from sim.report.compare_page import render_comparison_html
         from sim.report.compare_text import render_comparison
 
-        click.echo(render_comparison(found, colour=sys.stdout.isatty()), nl=False, color=sys.stdout.isatty())
-    if html is not None:
-        from sim.report.compare_page import render_comparison_html
+        return Renderer(
+            "comparison",
+            lambda colour: render_comparison(found, colour=colour),
+            lambda: render_comparison_html(found),
+        )
+    if isinstance(found, SweepStudy):
+        from sim.report.sweep_page import render_sweep_html
+        from sim.report.sweep_text import render_sweep
 
-        write_file(html, render_comparison_html(found))
-        click.echo(f"report      {html}", err=as_json)
+        return Renderer("sweep", lambda colour: render_sweep(found, colour), lambda: render_sweep_html(found))
+    from sim.report.failures_page import render_failures_html
+    from sim.report.failures_text import render_failures
+
+    return Renderer(
+        "study of failures",
+        lambda colour: render_failures(found, colour=colour),
+        lambda: render_failures_html(found),
+    )

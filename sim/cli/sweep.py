@@ -45,7 +45,7 @@ def command(
 ) -> int:  # fmt: skip
     """Simulate SCENARIO at every value of --vary, or of its sweep block, and say what each moves.
 
-    Writes OUT/{points.jsonl,points.csv,sweep.json}. A sweep that was stopped goes on where it was.
+    Writes OUT/{index.html,points.jsonl,points.csv,sweep.json}. A sweep that was stopped goes on where it was.
     """
     from sim.study.executors import open_executor
     from sim.study.sweep import prepare, run_sweep
@@ -77,11 +77,14 @@ def command(
 
 
 def _write(sweep: Sweep, folder: Path, csv_file: Path | None, parquet_file: Path | None) -> None:
-    from sim.study.sweep_tables import csv_text, document_text, parquet_bytes
+    from sim.report.sweep_page import render_sweep_html
+    from sim.study.sweep_tables import csv_text, document_text, parquet_bytes, study_of
 
     table = csv_text(sweep)
+    page = render_sweep_html(study_of(sweep))
     write_file(folder / "points.csv", table)
     write_file(folder / "sweep.json", document_text(sweep))
+    write_file(folder / "index.html", page)
     if csv_file is not None:
         write_file(csv_file, table)
     if parquet_file is not None:
@@ -101,9 +104,12 @@ def _print(sweep: Sweep, as_json: bool, folder: Path) -> None:
         click.echo(document_text(sweep), nl=False)
         return
     from sim.report.sweep_text import render_sweep
+    from sim.study.sweep_tables import study_of
 
-    click.echo(render_sweep(sweep, colour=sys.stdout.isatty()), color=sys.stdout.isatty())
-    click.echo(f"points      {folder / 'points.csv'}\nall of it   {folder / 'sweep.json'}")
+    colour = sys.stdout.isatty()
+    click.echo(render_sweep(study_of(sweep), colour, sweep.stored, sweep.simulated), color=colour)
+    click.echo(f"report      {folder / 'index.html'}\npoints      {folder / 'points.csv'}\n"
+               f"all of it   {folder / 'sweep.json'}")  # fmt: skip
 
 
 def _exit_code(sweep: Sweep) -> int:

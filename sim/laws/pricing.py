@@ -2,9 +2,10 @@
 
     power     = pue * sum over GPUs and hosts of [ idle + (busy - idle) * utilisation ]
     USD/hour  = capital's hour + power * price of electricity + hosting      (bought)
-              = rent                                                         (rented)
+              = rent * the share of time that it is there                    (rented; below 1 for spot only)
     capital's hour, over n years at interest i:
         (capital - resale / (1+i)^n) * i / (1 - (1+i)^-n) / 8760;   without interest (capital - resale) / (8760 n)
+    reserved rent, of which a share a is paid upfront for n years:  (1 - a) * rent + capital's hour of a * rent * n
     USD/Mtok  = USD/hour / (tokens per hour) * 1e6
 
 Utilisation is the share of time a GPU computes or communicates; nameplate power is an upper bound (measured
@@ -16,9 +17,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from sim.spec.economics import Between, CapitalItem, CostSpec, Hosting, Price, Rental
+from sim.spec.economics import CapitalItem, CostSpec, Hosting, Price, Rental
 
 HOUR = 3600.0
 YEAR = 365 * 24 * HOUR
@@ -38,6 +39,8 @@ class Counts(NamedTuple):
     gpus: int
     nodes: int
     switches: int
+    nics: int = 0
+    ports: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +61,18 @@ class PowerDraw:
 
 @dataclass(frozen=True, slots=True)
 class HourlyCost:
-    """USD an hour by part, and the electrical power behind it (W); ``span``: the total within the bounds of prices."""
+    """USD an hour by part, and the electrical power behind it (W); ``span``: the total within the bounds of prices.
+
+    ``committed``: USD that will be paid for what is reserved, used or not. ``billed``: share of rented time that was
+    paid for, None where nothing is on the spot market.
+    """
 
     parts: dict[str, float]
     power: float
     capital: float | None
     span: Span
+    committed: float | None = None
+    billed: float | None = None
 
     @property
     def total(self) -> float:
@@ -87,18 +96,44 @@ def capital_of(spec: CostSpec, counts: Counts, prices: Mapping[str, Price]) -> S
         return None
     if not isinstance(spec.capital, tuple):
         return Span(spec.capital, spec.capital, spec.capital)
-    number = {"cluster": 1, "node": counts.nodes, "gpu": counts.gpus, "switch": counts.switches}
-    items = [(item.count * number[item.per], _unit_price(item, prices)) for item in spec.capital]
+    items = [(item.count * _number(item, counts), _unit_price(item, prices)) for item in spec.capital]
     return Span(*(sum(count * price[end] for count, price in items) for end in range(3)))
+
+
+def _number(item: CapitalItem, counts: Counts) -> int:
+    """How many of what the item is counted by."""
+    if item.per == "rack":
+        return ceil(counts.nodes / (item.nodes_per_rack or 1))
+    return {
+        "cluster": 1, "node": counts.nodes, "gpu": counts.gpus, "nic": counts.nics, "port": counts.ports,
+        "switch": counts.switches,
+    }[item.per]  # fmt: skip
 
 
 def _unit_price(item: CapitalItem, prices: Mapping[str, Price]) -> Span:
     if item.price is not None:
         return span_of(prices[item.price])
-    if isinstance(item.unit_price, Between):
-        return Span(item.unit_price.low, (item.unit_price.low + item.unit_price.high) / 2, item.unit_price.high)
     assert item.unit_price is not None
-    return Span(item.unit_price, item.unit_price, item.unit_price)
+    return stated(item.unit_price)
+
+
+class Bounded(Protocol):
+    """A price within bounds, of whatever unit."""
+
+    @property
+    def low(self) -> float:
+        """At least."""
+
+    @property
+    def high(self) -> float:
+        """At most."""
+
+
+def stated(price: float | Bounded) -> Span:
+    """A price as it is stated, with its bounds where it has any."""
+    if isinstance(price, (int, float)):
+        return Span(price, price, price)
+    return Span(price.low, (price.low + price.high) / 2, price.high)
 
 
 def span_of(price: Price) -> Span:
@@ -111,39 +146,70 @@ def span_of(price: Price) -> Span:
 
 def hourly_capital(capital: float, spec: CostSpec) -> float:
     """USD an hour for a purchase: what it loses, and interest on what is tied up (capital recovery)."""
-    years = spec.amortisation / YEAR
-    if spec.interest == 0.0:
-        return capital * (1.0 - spec.resale) / (spec.amortisation / HOUR)
-    growth: float = (1.0 + spec.interest) ** years
-    return capital * (1.0 - spec.resale / growth) * spec.interest / (1.0 - 1.0 / growth) / (YEAR / HOUR)
+    return _recovered(capital, spec.amortisation, spec.interest, spec.resale)
+
+
+def _recovered(paid: float, seconds: float, interest: float, resale: float = 0.0) -> float:
+    """USD an hour over ``seconds`` that pay off what is ``paid`` at their start, and the interest on it."""
+    if interest == 0.0:
+        return paid * (1.0 - resale) / (seconds / HOUR)
+    growth: float = (1.0 + interest) ** (seconds / YEAR)
+    return paid * (1.0 - resale / growth) * interest / (1.0 - 1.0 / growth) / (YEAR / HOUR)
 
 
 def hourly_cost(
-    spec: CostSpec, draws: Sequence[PowerDraw], counts: Counts, prices: Mapping[str, Price]
+    spec: CostSpec, draws: Sequence[PowerDraw], counts: Counts, prices: Mapping[str, Price], present: float = 1.0
 ) -> HourlyCost:
-    """Cost of the cluster's hour at the utilisation in ``draws``. ``prices`` are the catalogue's, by id."""
+    """Cost of the cluster's hour at the utilisation in ``draws``. ``prices`` are the catalogue's, by id; ``present`` is
+    the share of machine time that the cluster's machines were there, which is what spot ones are paid for."""
     power = cluster_power(spec, draws)
     if spec.rental is not None:
-        rent = _rent(spec.rental, counts, prices)
-        return HourlyCost({"rent": rent.mid}, power, None, rent)
+        return _rented(spec, power, counts, prices, present)
     capital = capital_of(spec, counts, prices)
     assert capital is not None
     parts = {"capital": hourly_capital(capital.mid, spec)}
+    span = [hourly_capital(price, spec) for price in capital]
     included = isinstance(spec.hosting, Hosting) and spec.hosting.power_included
     if not included:
-        parts["electricity"] = power / 1000 * (spec.electricity or 0.0)
+        energy = stated(spec.electricity or 0.0)
+        parts["electricity"] = power / 1000 * energy.mid
+        span = [part + power / 1000 * price for part, price in zip(span, energy, strict=True)]
     if (hosting := _hosting(spec, draws, counts)) > 0.0:
         parts["hosting"] = hosting
-    rest = sum(parts.values()) - parts["capital"]
-    span = Span(*(rest + hourly_capital(price, spec) for price in capital))
-    return HourlyCost(parts, power, capital.mid, span)
+    return HourlyCost(parts, power, capital.mid, Span(*(part + hosting for part in span)))
 
 
-def _rent(rental: Rental, counts: Counts, prices: Mapping[str, Price]) -> Span:
+def _rented(
+    spec: CostSpec, power: float, counts: Counts, prices: Mapping[str, Price], present: float
+) -> HourlyCost:
+    """The rent of a cluster, on whatever terms its parts are."""
+    parts: dict[str, float] = {}
+    low = high = committed = billed = 0.0
+    for rental in spec.rents:
+        rate, share = rent_of(rental, counts, prices), rental.share or 1.0
+        name = f"rent, {rental.terms.replace('_', ' ')}" if isinstance(spec.rental, tuple) else "rent"
+        paid = present if rental.terms == "spot" else 1.0
+        factor = share * paid
+        if rental.upfront:
+            assert rental.term is not None
+            hours = rental.term / HOUR
+            factor *= 1.0 - rental.upfront + _recovered(rental.upfront * hours, rental.term, spec.interest)
+        parts[name] = parts.get(name, 0.0) + rate.mid * factor
+        low, high, billed = low + rate.low * factor, high + rate.high * factor, billed + share * paid
+        if rental.term is not None:
+            committed += rate.mid * share * rental.term / HOUR
+    on_spot = any(rental.terms == "spot" for rental in spec.rents)
+    return HourlyCost(
+        parts, power, None, Span(low, sum(parts.values()), high), committed or None, billed if on_spot else None
+    )
+
+
+def rent_of(rental: Rental, counts: Counts, prices: Mapping[str, Price]) -> Span:
+    """USD an hour for all of a cluster at the price of ``rental``."""
     if rental.cluster is not None:
-        return Span(rental.cluster, rental.cluster, rental.cluster)
+        return stated(rental.cluster)
     if rental.per_gpu is not None:
-        each = Span(rental.per_gpu, rental.per_gpu, rental.per_gpu)
+        each = stated(rental.per_gpu)
     else:
         assert rental.price is not None
         each = span_of(prices[rental.price])

@@ -29,8 +29,8 @@ LIMITS: Final = (
 )
 
 
-def render_failures_html(study: FailureStudy, command: str) -> str:
-    """The page as text; ``command`` is what made it."""
+def render_failures_html(study: FailureStudy) -> str:
+    """The page as text; at most 3 MB, of which plotly is two."""
     figures = failure_figures(study)
     rows = table_rows(study)
     return template("failures.html.j2").render(
@@ -43,10 +43,15 @@ def render_failures_html(study: FailureStudy, command: str) -> str:
         definitions=(GOODPUT, DALY, BEST, BEHIND),
         sections=[(id_, *SECTIONS[id_], figures[id_]) for id_ in SECTIONS if figures[id_]],
         limits=LIMITS,
-        command=command,
+        command=_command(study),
         max_rows=MAX_ROWS,
         **parts(drawn(figures)),
     )
+
+
+def _command(study: FailureStudy) -> str:
+    said = (study.run_info or {}).get("command")
+    return said if isinstance(said, str) else f"sim failures {study.scenario}.yaml --seeds {study.seeds}"
 
 
 def _facts(study: FailureStudy) -> list[tuple[str, str]]:

@@ -1,4 +1,5 @@
-"""Reads a result.json or comparison.json back, or says in one line each what is wrong with it.
+"""Reads a document back (of a run, a comparison, a sweep or a study of failures), or says in one line each what is
+wrong with it.
 
 The file may come from another version or from an editor, so it is checked before anything is drawn: its
 size, its syntax, its schema version, then every field. Older readers refuse newer documents.
@@ -7,15 +8,19 @@ size, its syntax, its schema version, then every field. Older readers refuse new
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from pydantic import ValidationError
 
 from sim.errors import InputError, Problem
+from sim.report.sweep_words import COLUMNS
 from sim.results.schema import SCHEMA_VERSION, Result, ServingMetrics, TrainingMetrics
-from sim.study import compare_schema
+from sim.study import compare_schema, failures_schema, sweep_schema
 from sim.study.compare_schema import Comparison
+from sim.study.failures_schema import FailureStudy
+from sim.study.sweep_schema import SweepStudy
 
 MAX_BYTES: Final = 200_000_000
 """Larger than any Result: its timelines are capped."""
@@ -30,18 +35,23 @@ METRICS: Final[dict[str | None, type[ServingMetrics | TrainingMetrics]]] = {
 CLASSES: Final = {metrics.__name__ for metrics in METRICS.values()}
 
 
-def load_document(path: str | Path) -> Result | Comparison:
-    """What a JSON file holds, by its ``kind``: a comparison, or (without one) a result.
+Document = Result | Comparison | SweepStudy | FailureStudy
 
-    Raises InputError when the file is neither, or not one this version can read.
+
+def load_document(path: str | Path) -> Document:
+    """What a JSON file holds, by its ``kind``; without one a result, or an early study of failures.
+
+    Raises InputError when the file is none of these, or not one this version can read.
     """
     document = _parse(path, _read(path))
-    kind = document.get("kind", "result")
-    if kind == "comparison":
-        return _comparison(path, document)
-    if kind != "result":
-        _refuse(path, f"unknown kind {json.dumps(kind)[:40]}: result and comparison can be shown", "kind")
-    return _result(path, document)
+    kind = document.get("kind", "failures" if "bests" in document else "result")
+    known: dict[str, Callable[[str | Path, dict[str, Any]], Document]] = {
+        "comparison": _comparison, "failures": _failures, "result": _result, "sweep": _sweep,
+    }  # fmt: skip
+    if not isinstance(kind, str) or kind not in known:
+        shown = f"{', '.join(sorted(known)[:-1])} and {sorted(known)[-1]} can be shown"
+        _refuse(path, f"unknown kind {json.dumps(kind)[:40]}: {shown}", "kind")
+    return known[kind](path, document)
 
 
 def load_result(path: str | Path) -> Result:
@@ -56,6 +66,46 @@ def _comparison(path: str | Path, document: dict[str, Any]) -> Comparison:
     except ValidationError as error:
         raise InputError(_problems(path, error, [])) from None
     _check_places(path, found)
+    return found
+
+
+def _sweep(path: str | Path, document: dict[str, Any]) -> SweepStudy:
+    _check_version(path, document, sweep_schema.SCHEMA_VERSION)
+    try:
+        found = SweepStudy.model_validate(document)
+    except ValidationError as error:
+        raise InputError(_problems(path, error, [])) from None
+    if not found.points or not found.axes:
+        _refuse(path, "a sweep has points and axes", "points" if found.axes else "axes")
+    for number, point in enumerate(found.points):
+        if any(key not in point.values for key in found.paths):
+            _refuse(path, "a key that varies has no value", f"points[{number}].values")
+    for name, table in found.heat_map.items():
+        if [len(row) for row in table.cells] != [len(table.column_values)] * len(table.row_values):
+            _refuse(path, "has not a cell for each pair of values", f"heat_map.{name}.cells")
+    shown = {name for front in found.pareto for name in (front.cost, front.value)}
+    for name in (*shown, *found.sensitivity, *found.heat_map):
+        if name not in COLUMNS:
+            _refuse(path, f"'{name}' is not a figure of a sweep", "pareto" if name in shown else "sensitivity")
+    return found
+
+
+def _failures(path: str | Path, document: dict[str, Any]) -> FailureStudy:
+    _check_version(path, document, failures_schema.SCHEMA_VERSION)
+    try:
+        found = FailureStudy.model_validate(document)
+    except ValidationError as error:
+        raise InputError(_problems(path, error, [])) from None
+    many = len(found.points)
+    if not all(0 <= number < many for number in found.bests):
+        _refuse(path, f"a point is named that is none of the {many}", "bests")
+    if found.sample is not None and not 0 <= found.sample.point < many:
+        _refuse(path, f"is of a point that is none of the {many}", "sample")
+    if found.map is not None:
+        wide = len(found.map.intervals_s)
+        fits = all(len(row.goodput) == wide and 0 <= row.best < wide for row in found.map.rows)
+        if not fits or not found.map.rows or not 0 <= found.map.point < many:
+            _refuse(path, "has not a cell for each interval of its point", "map")
     return found
 
 

@@ -60,6 +60,10 @@ OF_BOTH: Final = {
 }
 """What those sections show where jobs of both kinds run."""
 
+STEPS: Final = ("Step times", "Over all steps of the run.")
+STEPS_TOO: Final = ("Latency and step times", "Over the requests of the measured window, and all steps of training.")
+"""Heading and text of the latencies where steps of training differ."""
+
 SHORT: Final = {
     "ttft_s": "TTFT",
     "tpot_s": "TPOT",
@@ -136,6 +140,8 @@ def _serves(result: Result) -> bool:
 def _section(result: Result, id_: str) -> tuple[str, str]:
     """Heading and what the section shows."""
     heading, about = SECTIONS[id_]
+    if id_ == "latency" and any("step_time_s" in job.cdf for job in result.jobs):
+        heading, about = STEPS_TOO if any("ttft_s" in job.cdf for job in result.jobs) else STEPS
     if not _serves(result):
         return heading, OF_TRAINING.get(id_, about)
     trains = any(job.kind == "training" for job in result.jobs)

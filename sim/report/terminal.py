@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from sim.report.cost_words import cost_facts, swing_facts
 from sim.report.values import (
     BOLD,
     RESET,
@@ -24,15 +25,14 @@ from sim.report.values import (
     printable,
     shares,
     target_facts,
+    visible,
     write,
 )
-from sim.results.schema import Cost, JobResult, Result, ServingMetrics, TrainingMetrics
+from sim.results.schema import JobResult, Result, ServingMetrics, TrainingMetrics
 from sim.units import format_percent
 
 LABEL: Final = 12
 """Columns of a label."""
-NEGLIGIBLE: Final = 0.005
-"""Shares below this are not printed."""
 _STATES: Final = {"stable": "\x1b[32m", "saturated": "\x1b[33m", "overloaded": "\x1b[31m", "disrupted": "\x1b[31m"}
 
 
@@ -62,7 +62,7 @@ def render_text(result: Result, width: int = 100, colour: bool = False) -> str:
 
 def _gpu_time(ledger: dict[str, float]) -> list[str]:
     """Shares of the jobs' GPU time, as the verdict tells them, and how much of the cluster no job uses."""
-    facts = [f"{name} {format_percent(part)}" for name, part in _visible(of_jobs(ledger))]
+    facts = [f"{name} {format_percent(part)}" for name, part in visible(of_jobs(ledger))]
     spare = shares(ledger).get("spare", 0.0)
     return [*facts, f"beside them {format_percent(spare)} of all GPUs spare"] if spare else facts
 
@@ -77,7 +77,8 @@ def _one_job(page: _Page, result: Result, job: JobResult) -> None:
         if metrics.availability is not None:
             page.line("failures", outage_facts(metrics), "   ")
     if job.cost is not None:
-        page.line("cost", _cost_facts(job.cost, "trained" if job.kind == "training" else "at this load"), ", ")
+        page.line("cost", cost_facts(job.cost, "trained" if job.kind == "training" else "at this load"), ", ")
+        page.line("over a day", swing_facts(job.cost.swing), ", ")
 
 
 def _serving_facts(result: Result, job: JobResult, metrics: ServingMetrics) -> list[str]:
@@ -158,24 +159,6 @@ def _latency_facts(metrics: ServingMetrics) -> list[str]:
         f"TTFT p50/p99 {pair('ttft_s', ttft.p50, ttft.p99)}",
         f"TPOT p50/p99 {pair('tpot_s', tpot.p50, tpot.p99)}",
     ]
-
-
-def _cost_facts(cost: Cost, which: str) -> list[str]:
-    facts = [f"{write('usd_per_million_tokens', cost.usd_per_million_tokens)} {which}"]
-    if cost.usd_per_million_tokens_range is not None:
-        ends = [write("usd_per_million_tokens", end).split(" ")[0] for end in cost.usd_per_million_tokens_range]
-        facts[0] += f" ({' to '.join(ends)} by prices)"
-    if cost.saturation is not None:
-        full = write("usd_per_million_tokens", cost.saturation.usd_per_million_tokens)
-        facts.append(f"{full} at saturation")
-    parts = [f"{name} {format_percent(part)}" for name, part in _visible(cost.breakdown_usd_per_hour)]
-    if parts:
-        facts[-1] += f" ({', '.join(parts)})"
-    return facts
-
-
-def _visible(amounts: dict[str, float]) -> list[tuple[str, float]]:
-    return [(name, part) for name, part in shares(amounts).items() if part >= NEGLIGIBLE]
 
 
 class _Page:

@@ -31,9 +31,11 @@ BY_AXIS: Final = ("exposed_communication_s", "sent_bytes_per_gpu")
 """Metrics with a value for each axis of parallelism."""
 SELDOM: Final = (
     "staleness_mean", "staleness_max", "outages", "availability", "outage_s", "restarted_requests", "failed_requests",
-    "lost_tokens", "lost_kv_tokens",
+    "lost_tokens", "lost_kv_tokens", "committed_usd", "billed_fraction",
 )  # fmt: skip
 """Metrics that few jobs have: left out where they are unknown."""
+NEGLIGIBLE: Final = 0.005
+"""Shares below this are not told."""
 DAY: Final = 86_400.0
 """Seconds."""
 BOLD: Final = "\x1b[1m"
@@ -73,6 +75,10 @@ FORMATS: Final[dict[str, Callable[[float], str]]] = {
     "outage_s": format_seconds,
     "usd_per_hour": _usd("h"),
     "usd_per_million_tokens": _usd("Mtok"),
+    "usd_per_million_tokens_by_use": _usd("Mtok"),
+    "fixed_usd_per_hour": _usd("h"),
+    "committed_usd": _large_usd,
+    "billed_fraction": format_percent,
     "capital_usd": format_usd,
     "power_w": format_watts,
     "kwh_per_million_tokens": _rate("kWh/Mtok"),
@@ -131,6 +137,10 @@ NAMES: Final[dict[str, str]] = {
     "tokens_per_s_per_user": "Speed per user",
     "usd_per_hour": "Cost per hour",
     "usd_per_million_tokens": "Cost per million tokens",
+    "usd_per_million_tokens_by_use": "Cost per million tokens by use",
+    "fixed_usd_per_hour": "Cost per hour without work",
+    "committed_usd": "Committed",
+    "billed_fraction": "Machine time paid for",
     "tokens_per_usd": "Tokens per dollar",
     "capital_usd": "Purchase",
     "power_w": "Power",
@@ -236,6 +246,11 @@ def shares(amounts: Mapping[str, float]) -> dict[str, float]:
     found = largest_first(amounts)
     total = sum(found.values())
     return {name: value / total for name, value in found.items()}
+
+
+def visible(amounts: Mapping[str, float]) -> list[tuple[str, float]]:
+    """The shares that are worth a word, the largest first."""
+    return [(name, part) for name, part in shares(amounts).items() if part >= NEGLIGIBLE]
 
 
 def of_jobs(ledger: Mapping[str, float]) -> dict[str, float]:
@@ -346,7 +361,8 @@ def rows(result: Result, job: JobResult) -> list[Row]:
         elif isinstance(value, (int, float)) or (value is None and key not in SELDOM):
             found.append(_row(result, job, key, value))
     for key, value in job.cost or ():
-        if key in Cost.model_fields and (isinstance(value, (int, float)) or value is None):
+        seldom = value is None and key in (*SELDOM, "saturation", "swing", "usd_per_million_tokens_range")
+        if key in Cost.model_fields and (isinstance(value, (int, float)) or value is None) and not seldom:
             found.append(_row(result, job, key, value))
     return found
 

@@ -9,6 +9,7 @@ from sim.jobs.play import Recording, ServingRecording
 from sim.jobs.training.run import TrainingRecording
 from sim.results import collect
 from sim.results.assumptions import assumptions_of, banners_of, not_modelled
+from sim.results.cost import cost_of, costs_by_use, curve_of, money_warnings
 from sim.results.definitions import definitions_of
 from sim.results.incidents import failure_metrics, incidents_of
 from sim.results.intervals import batch_means
@@ -23,8 +24,8 @@ from sim.results.schema import (
     State,
     TrainingMetrics,
 )
-from sim.results.training import priced, training_metrics, window_of
-from sim.results.verdict import disrupted, licence_warnings, state_of, training_warnings, verdict_of, warnings_of
+from sim.results.training import priced, step_times, training_metrics, window_of
+from sim.results.verdict import disrupted, state_of, training_warnings, verdict_of, warnings_of
 from sim.spec.training import TrainingPlan
 from sim.units import format_bandwidth
 
@@ -53,7 +54,7 @@ def job_results(
             name=spec.name, kind="serving", model=job.job.model.id, stack=job.job.stack.id,
             plan=_plan_text(plan.tp, plan.pp, plan.dp), gpus=gpus,
             state=disrupted(state, told, metrics, window),
-            metrics=metrics, cost=collect.cost_of(recording, job, metrics.output_tokens_per_s, devices), window=window,
+            metrics=metrics, cost=cost_of(recording, job, metrics.output_tokens_per_s, devices), window=window,
             objectives=check_objectives(metrics, spec.objectives, table, window),
             cdf=collect.latency_cdf(table, window.start_s, window.end_s), notes=[],
             incidents=told,
@@ -71,11 +72,15 @@ def _trained(recording: Recording, job: TrainingRecording, devices: list[DeviceC
     """A training job's answer."""
     metrics = training_metrics(job, recording.resolved.scenario.assume)
     useful = metrics.tokens_per_s if metrics.goodput_tokens_per_s is None else metrics.goodput_tokens_per_s
-    cost = collect.cost_of(recording, job, useful, devices)
+    cost = cost_of(recording, job, useful, devices)
+    if cost is not None:
+        curve = curve_of(costs_by_use(recording, job, useful, devices))
+        cost = cost.model_copy(update={"curve": curve})
     return JobResult(
         name=job.name, kind="training", model=job.job.model.id, stack=job.job.stack.id,
         plan=training_plan_text(job.job.spec.plan), gpus=len(job.gpus), state="stable",
-        metrics=priced(metrics, cost), cost=cost, window=window_of(job), objectives=[], cdf={}, notes=[],
+        metrics=priced(metrics, cost), cost=cost, window=window_of(job), objectives=[],
+        cdf=step_times(job), notes=[],
     )  # fmt: skip
 
 
@@ -146,7 +151,7 @@ def assemble(recording: Recording, effects: list[Effect], resolved: dict[str, An
         for job, result in zip(recording.jobs, jobs, strict=True)
         if isinstance(job, ServingRecording) and isinstance(result.metrics, ServingMetrics)
     ]
-    warn = [*warnings_of(recording, served), *licence_warnings(recording)]
+    warn = [*warnings_of(recording, served), *money_warnings(recording, jobs)]
     trained = [
         (job, result.metrics)
         for job, result in zip(recording.jobs, jobs, strict=True)

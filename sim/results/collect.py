@@ -1,4 +1,4 @@
-"""From a recording to the parts of a Result: devices, links, ledger, time lines, memory, cost.
+"""From a recording to the parts of a Result: devices, links, ledger, time lines, memory.
 
 Every GPU-second is in exactly one bucket: a device class's buckets add up to its GPUs times the simulated
 time, and the classes (with the unused GPUs as spare) to the cluster's.
@@ -12,16 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.engine.timeline import Bins, ChannelTrack
-from sim.jobs.play import JobRecording, Recording, ServingRecording
+from sim.jobs.play import Recording, ServingRecording
 from sim.jobs.reliability.life import Life
 from sim.jobs.training.run import TrainingRecording
-from sim.laws.pricing import Counts, HourlyCost, PowerDraw, hourly_cost, usd_per_million_tokens
-from sim.laws.pricing import Span as PriceSpan
+from sim.laws.pieces import pieces_of
+from sim.laws.pricing import Counts, PowerDraw
 from sim.laws.topology_parts import LinkInfo
 from sim.results.incidents import down_time
 from sim.results.metrics import Table, sums_at
 from sim.results.schema import (
-    Cost,
     DeviceClass,
     LinkClass,
     MemoryStage,
@@ -112,44 +111,7 @@ def draws_of(recording: Recording, devices: list[DeviceClass]) -> list[PowerDraw
 
 def counts_of(recording: Recording) -> Counts:
     """What the cluster has that is paid for by the piece."""
-    cluster = recording.resolved.topology
-    return Counts(len(recording.topology.gpus), cluster.node_count, cluster.switch_count)
-
-
-def cost_of(
-    recording: Recording, job: JobRecording, tokens_per_s: float, devices: list[DeviceClass]
-) -> Cost | None:
-    """The job's share (by GPUs) of the cluster's hourly cost, and what its tokens (answered or trained on) cost."""
-    spec = recording.resolved.scenario.cost
-    if spec is None:
-        return None
-    mine = len(job.gpus)
-    others = sum(len(j.gpus) for j in recording.jobs)
-    # GPUs that no job uses still cost money: the jobs carry them in proportion.
-    share = mine / others
-    counts, prices = counts_of(recording), recording.resolved.prices
-    hour: HourlyCost = hourly_cost(spec, draws_of(recording, devices), counts, prices)
-    per_hour = hour.total * share
-    tokens = tokens_per_s
-    usd = usd_per_million_tokens(per_hour, tokens)
-    power = hour.power * share
-    return Cost(
-        usd_per_hour=per_hour,
-        usd_per_million_tokens=usd,
-        tokens_per_usd=1e6 / usd if usd else None,
-        breakdown_usd_per_hour={part: value * share for part, value in hour.parts.items()},
-        capital_usd=None if hour.capital is None else hour.capital * share,
-        power_w=power,
-        kwh_per_million_tokens=power / tokens / 3600 / 1000 * 1e6 if tokens else None,
-        usd_per_million_tokens_range=_range(hour.span, share, tokens),
-    )
-
-
-def _range(span: PriceSpan, share: float, tokens_per_s: float) -> list[float] | None:
-    """USD per million tokens at the lowest and the highest prices; None where prices have no bounds."""
-    if span.low == span.high or tokens_per_s <= 0.0:
-        return None
-    return [end * share / (tokens_per_s * 3600.0) * 1e6 for end in (span.low, span.high)]
+    return pieces_of(recording.resolved.topology)
 
 
 def memory_stages(recording: Recording) -> list[MemoryStage]:

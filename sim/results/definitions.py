@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+MONEY: dict[str, str] = {
+    "usd_per_million_tokens_by_use": "USD per million tokens if the cluster were paid for only while there is work",
+    "fixed_usd_per_hour": "what runs on without work: everything but the electricity above idle power",
+    "committed_usd": "rent of what is reserved over its whole term, used or not",
+    "billed_fraction": "share of machine time that is paid for: spot machines are not while they are gone",
+}
+
 METRICS: dict[str, str] = {
     "output_tokens_per_s": "generated tokens per second in the measured window; a request's tokens count "
     "evenly between its first and its last token",
@@ -40,7 +47,7 @@ METRICS: dict[str, str] = {
     "usd_per_hour": "amortised purchase, electricity (at the mean power of the run) and hosting, or rent, per hour",
     "usd_per_million_tokens": "USD per hour divided by the tokens generated per hour of the measured window",
     "tokens_per_usd": "the inverse: generated tokens per dollar",
-}
+} | MONEY
 
 TRAINING_METRICS: dict[str, str] = {
     "step_time_s": "seconds from the first forward pass of a step to the first of the next; beside other jobs the mean "
@@ -96,7 +103,7 @@ TRAINING_METRICS: dict[str, str] = {
     "usd_per_hour": "amortised purchase, electricity (at the mean power of the run) and hosting, or rent, per hour",
     "usd_per_million_tokens": "USD per hour divided by the tokens trained on per hour",
     "tokens_per_usd": "the inverse: tokens trained on per dollar",
-}
+} | MONEY
 
 LEDGER: dict[str, str] = {
     "compute-bound": "kernels limited by arithmetic",

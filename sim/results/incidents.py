@@ -34,6 +34,14 @@ def ended(recording: ServingRecording) -> float:
     return max(replica.tally.ended for replica in recording.replicas)
 
 
+def nodes_missing(recording: ServingRecording) -> float:
+    """Node-seconds, as long as the job has requests, in which a replica's place stood without a node."""
+    if recording.incidents is None:
+        return 0.0
+    end = ended(recording)
+    return sum(max(0.0, min(back, end) - start) for start, back in recording.incidents.pool.gone)
+
+
 def failure_metrics(recording: ServingRecording) -> dict[str, Any]:
     """The numbers of :class:`ServingMetrics` that jobs have whose replicas can fail, over the job's own life."""
     incidents, table, end = recording.incidents, recording.table, ended(recording)

@@ -132,20 +132,71 @@ class Saturation(Part):
 
     output_tokens_per_s: float
     usd_per_million_tokens: float | None
+    usd_per_million_tokens_range: list[float] | None = None
+
+
+class UsePoint(Part):
+    """USD per million tokens where a share ``utilisation`` of saturation is asked for and all of it is paid; ``low``
+    and ``high`` at the bounds of prices."""
+
+    utilisation: float
+    usd_per_million_tokens: float
+    low: float
+    high: float
+
+
+class SwingPlan(Part):
+    """A demand met by ``base`` copies of the cluster all the time and up to ``burst`` more by the hour, which take
+    ``burst_hours`` copy-hours a day. Costs are means of the day."""
+
+    base: int
+    burst: int
+    burst_hours: float
+    usd_per_hour: float
+    usd_per_million_tokens: float
+    usd_per_million_tokens_range: list[float] | None = None
+
+
+class Swing(Part):
+    """A demand between valley and peak over the day, and what it takes to meet it with whole copies of the cluster.
+
+    ``copy_tokens_per_s``: what a copy takes at most. ``utilisation``: of the copies at peak, if they stand all day,
+    against their saturation. ``plans`` by rising number of base copies; ``best`` is the number of the cheapest.
+    """
+
+    peak_tokens_per_s: float
+    valley_tokens_per_s: float
+    mean_tokens_per_s: float
+    copy_tokens_per_s: float
+    copies_at_peak: int
+    copies_at_valley: int
+    utilisation: float
+    best: int
+    plans: list[SwingPlan]
 
 
 class Cost(Part):
-    """Money of one job over its measured window: its share of the cluster by GPUs."""
+    """Money of one job over its measured window: its share of the cluster by GPUs.
+
+    ``usd_per_million_tokens`` is paid for a cluster that is reserved, ``..._by_use`` if it were paid only while there
+    is work. ``fixed_usd_per_hour`` runs on without work. ``curve``: over the share of saturation that is asked for.
+    """
 
     usd_per_hour: float
     usd_per_million_tokens: float | None
     tokens_per_usd: float | None
+    usd_per_million_tokens_by_use: float | None = None
+    fixed_usd_per_hour: float | None = None
     breakdown_usd_per_hour: dict[str, float]
     capital_usd: float | None
+    committed_usd: float | None = None
+    billed_fraction: float | None = None
     power_w: float | None
     kwh_per_million_tokens: float | None
     usd_per_million_tokens_range: list[float] | None = None
     saturation: Saturation | None = None
+    curve: list[UsePoint] = []
+    swing: Swing | None = None
 
 
 class Incident(Part):

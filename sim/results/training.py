@@ -14,6 +14,7 @@ from dataclasses import replace
 from math import inf
 from typing import Any
 
+from sim.engine.histogram import percentiles
 from sim.jobs.reliability.terms import Reliability
 from sim.jobs.training.run import TrainingRecording
 from sim.jobs.training.step import Seconds, slowest_sync
@@ -149,6 +150,15 @@ def window_of(recording: TrainingRecording) -> Window:
     if rounds is not None:
         like = f"each like the {'last' if rounds.steady else 'mean'} of {rounds.played} rounds played"
     return Window(start_s=0.0, end_s=recording.ended, rule=f"{steps}, {like}")
+
+
+def step_times(recording: TrainingRecording) -> dict[str, list[list[float]]]:
+    """[seconds, share of steps at or below] of a job whose steps differ, for others slow them; else nothing."""
+    if recording.shared is None or recording.shared.longest <= recording.shared.shortest:
+        return {}
+    shares = [float(percent) for percent in range(101)]
+    found = percentiles(recording.shared.lengths, shares)
+    return {"step_time_s": [[value, share / 100] for value, share in zip(found or [], shares, strict=False)]}
 
 
 def _updated(recording: TrainingRecording) -> float:

@@ -183,19 +183,6 @@ def _signed(change: float) -> str:
     return "less than 0.1%" if abs(change) < 0.001 else f"{100 * change:+.1f}%"
 
 
-def licence_warnings(recording: Recording) -> list[str]:
-    """Cards whose driver must not be used where the cluster pays for a place in a data centre."""
-    cost = recording.resolved.scenario.cost
-    if cost is None or not cost.hosting:
-        return []
-    return [
-        f"{gpu.id}: the licence of its driver does not allow data centres, and this cluster pays for hosting "
-        "(a note, not legal advice)"
-        for gpu in recording.resolved.gpus.values()
-        if not gpu.datacenter
-    ]
-
-
 def warnings_of(recording: Recording, jobs: list[tuple[ServingRecording, ServingMetrics, State]]) -> list[str]:
     """What a reader should know before trusting the numbers."""
     lines = []

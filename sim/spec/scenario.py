@@ -196,3 +196,10 @@ class Scenario(Spec):
         if len(set(names)) != len(names):
             raise ValueError("two jobs have the same name")
         return self
+
+    @model_validator(mode="after")
+    def _demand_of_one(self) -> Scenario:
+        demand = None if self.cost is None else self.cost.demand
+        if demand is not None and [job.kind for job in self.jobs] != ["serving"]:
+            raise ValueError("cost.demand is the demand of a scenario's only job, which serves")
+        return self

@@ -19,7 +19,7 @@ from sim.jobs.play import ServingRecording
 from sim.jobs.reliability.effects import BADPUT
 from sim.jobs.serving.replica import Replica, Stage
 from sim.jobs.training.run import TrainingRecording
-from sim.laws.pricing import HOUR
+from sim.laws.pricing import HOUR, stated
 from sim.results.metrics import Table
 from sim.results.schema import Cost, JobResult, ServingMetrics, Spread, TrainingMetrics
 from sim.run import Outcome, run_recorded
@@ -269,12 +269,13 @@ def _cost(outcome: Outcome, number: int) -> Cost:
 def _per_hour(outcome: Outcome, number: int) -> list[Step]:
     cost, spec = _cost(outcome, number), outcome.recording.resolved.scenario.cost
     assert spec is not None
+    energy = stated(spec.electricity or 0.0).mid
     as_of = f"prices as of {spec.prices_as_of}" if spec.prices_as_of else "the scenario"
     formulas = {
         "capital": f"{format_usd(cost.capital_usd or 0.0)} over {format_seconds(spec.amortisation)}"
         + (f", {format_percent(spec.resale)} resold" if spec.resale else "")
         + (f", at {format_percent(spec.interest)} a year" if spec.interest else ""),
-        "electricity": f"{format_count((cost.power_w or 0.0) / 1000)} kW x {spec.electricity or 0.0:g} USD/kWh",
+        "electricity": f"{format_count((cost.power_w or 0.0) / 1000)} kW x {energy:g} USD/kWh",
         "hosting": "place in a data centre", "rent": "rent of the cluster",
     }  # fmt: skip
     steps = [

@@ -33,7 +33,8 @@ from sim.jobs.reliability.progress import Saving
 from sim.jobs.reliability.replicas import Prepared, prepare, replica
 from sim.jobs.reliability.terms import Reliability
 from sim.laws.checkpointing import daly_interval, young_interval
-from sim.laws.pricing import Counts, PowerDraw, hourly_cost
+from sim.laws.pieces import pieces_of
+from sim.laws.pricing import PowerDraw, hourly_cost
 from sim.results.intervals import t_interval
 from sim.study.executors import Hear, OpenExecutor
 from sim.study.failures_points import Axes, Point, at, check, job_of, with_length
@@ -140,6 +141,7 @@ class Record(NamedTuple):
     stops: int
     spares: int
     buckets: dict[str, float]
+    missing: float = 0.0
 
 
 class Change(NamedTuple):
@@ -234,7 +236,7 @@ def _record(prepared: Prepared, life: Life) -> Record:
     spares = prepared.terms.spares - life.spares_least
     return Record(
         life.ettr, life.end, life.finished, life.progress.high, dict(life.failures), life.stops,
-        int(spares) if spares > 0 else 0, dict(life.buckets),
+        int(spares) if spares > 0 else 0, dict(life.buckets), life.missing,
     )  # fmt: skip
 
 
@@ -342,7 +344,7 @@ def _result(plan: Plan, setting: Setting, lives: Sequence[Record], supplied: Seq
                                                  * setting.resolved.topology.node_count)  # fmt: skip
         return PointResult(nodes=nodes, gpus=gpus, failed=setting.reason, **_words(setting))
     terms, mean = prepared.terms, _means(lives)
-    usd = _usd_per_hour(plan, prepared)
+    paid = _usd(plan, prepared, lives)
     ends = [life.end if life.finished else math.inf for life in lives]
     by_duration = terms.total == math.inf
     classes = sorted({name for life in lives for name in life.failures})
@@ -365,7 +367,8 @@ def _result(plan: Plan, setting: Setting, lives: Sequence[Record], supplied: Seq
         completion_s=None if by_duration else _quantiles(ends),
         tokens=_quantiles([life.useful / prepared.step * prepared.tokens for life in lives]),
         spares=_quantiles([float(count) for count in spares]) if spares else None,
-        usd_per_hour=usd, usd=None if usd is None else _estimate([life.end / 3600.0 * usd for life in lives]),
+        usd_per_hour=None if paid is None else sum(paid) / sum(life.end for life in lives) * 3600.0,
+        usd=None if paid is None else _estimate(paid),
         goodputs=[life.goodput for life in lives],
         completions_s=[] if by_duration else [_finite(end) for end in ends],
         spares_used=spares,
@@ -411,8 +414,9 @@ def _daly(prepared: Prepared) -> float | None:
         return 0.0
 
 
-def _usd_per_hour(plan: Plan, prepared: Prepared) -> float | None:
-    """The job's hour, its GPUs busy all the time; more nodes cost in proportion."""
+def _usd(plan: Plan, prepared: Prepared, lives: Sequence[Record]) -> list[float] | None:
+    """What each life costs, its GPUs busy all the time; more nodes cost in proportion. Spot nodes that are away are
+    not paid for: the rest of an hour's cost runs on without them."""
     spec = plan.resolved.scenario.cost
     if spec is None:
         return None
@@ -421,10 +425,13 @@ def _usd_per_hour(plan: Plan, prepared: Prepared) -> float | None:
     for name, count in topology.gpu_types.items():
         card = plan.resolved.gpus[name]
         draws.append(PowerDraw(name, count, card.idle_power, card.tdp, 1.0))
-    counts = Counts(topology.gpus, topology.node_count, topology.switch_count)
-    hour = hourly_cost(spec, draws, counts, plan.resolved.prices).total
-    held = sum(job.spec.plan.gpus for job in plan.resolved.jobs)
-    return hour * prepared.gpus / held
+    counts, prices = pieces_of(topology), plan.resolved.prices
+    rest, whole = (hourly_cost(spec, draws, counts, prices, present).total for present in (0.0, 1.0))
+    share = prepared.gpus / sum(job.spec.plan.gpus for job in plan.resolved.jobs)
+    return [
+        share * (rest * life.end + (whole - rest) * max(0.0, life.end - life.missing / prepared.nodes)) / 3600.0
+        for life in lives
+    ]
 
 
 def _gpu_seconds_per_token(point: PointResult) -> float:

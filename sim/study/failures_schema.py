@@ -1,8 +1,12 @@
-"""The document of a study of failures: what ``sim failures --json`` prints and the page is drawn from (SI units)."""
+"""The document of a study of failures: what ``sim failures --json`` prints and the page is drawn from (SI units).
+
+Later versions add keys and never rename them; a reader refuses a newer ``schema_version`` than its own. ``run_info``
+holds the command, and stands outside the document's identity.
+"""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -14,7 +18,7 @@ SCHEMA_VERSION: Final = 1
 class Part(BaseModel):
     """A frozen piece of the document."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
+    model_config = ConfigDict(frozen=True, extra="allow", ser_json_inf_nan="null")
 
 
 class Estimate(Part):
@@ -117,6 +121,7 @@ class FailureStudy(Part):
     """The whole study; amounts in SI units. ``bests``: the best point at each time between failures, by number."""
 
     schema_version: int = SCHEMA_VERSION
+    kind: Literal["failures"] = "failures"
     version: str = __version__
     scenario: str
     about: str
@@ -130,3 +135,4 @@ class FailureStudy(Part):
     bests: list[int]
     map: FailureMap | None
     sample: Sample | None
+    run_info: dict[str, Any] | None = None

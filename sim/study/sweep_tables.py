@@ -9,7 +9,7 @@ import csv
 import io
 import json
 from dataclasses import asdict
-from typing import Any, Final
+from typing import Any
 
 from sim import __version__
 from sim.errors import InputError, Problem
@@ -17,8 +17,12 @@ from sim.results.definitions import METRICS, TRAINING_METRICS
 from sim.study.sweep import Sweep
 from sim.study.sweep_analysis import FRONTS, SENSITIVE, column, front, heat_map, sensitivities
 from sim.study.sweep_metrics import HEADLINE
+from sim.study.sweep_schema import SCHEMA_VERSION, SweepStudy
 
-SCHEMA_VERSION: Final = 1
+
+def study_of(sweep: Sweep) -> SweepStudy:
+    """The whole sweep as its document."""
+    return SweepStudy.model_validate(document(sweep))
 
 
 def document(sweep: Sweep) -> dict[str, Any]:

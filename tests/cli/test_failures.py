@@ -138,9 +138,9 @@ def test_the_page_has_every_figure_with_words_and_data(written):
 def test_the_page_follows_from_the_document(written):
     _, folder = written
     study = FailureStudy.model_validate_json((folder / "failures.json").read_text())
-    assert render_failures_html(study, "x") == render_failures_html(study, "x")
+    assert render_failures_html(study) == render_failures_html(study)
     hostile = study.model_copy(update={"about": "<script>alert(1)</script>", "scenario": "</title><b>"})
-    text = render_failures_html(hostile, "x")
+    text = render_failures_html(hostile)
     assert "<script>alert" not in text
     assert "</title><b>" not in text
 
@@ -160,3 +160,60 @@ def test_a_browser_draws_every_figure(written, dark):
     assert kinds["map"].count("scatter") == 3
     assert set(kinds["lost"]) == set(kinds["sample"]) == {"bar"}
     assert all(kinds.values())
+
+
+# -- sim show -----------------------------------------------------------------------------------------------
+
+
+def test_it_is_shown_again_as_it_was(sim, written, tmp_path):
+    answer, folder = written
+    shown = sim("show", folder, "--html", tmp_path / "again.html")
+    assert (shown.code, shown.err) == (0, "")
+    assert shown.out.splitlines()[:-1] == answer.out.splitlines()[:-2]
+    assert (tmp_path / "again.html").read_bytes() == (folder / "index.html").read_bytes()
+    assert sim("show", folder / "failures.json", "--json").json == json.loads((folder / "failures.json").read_text())
+
+
+def test_a_study_from_before_it_had_a_kind_is_shown(sim, written, tmp_path):
+    _, folder = written
+    document = json.loads((folder / "failures.json").read_text())
+    file = tmp_path / "old.json"
+    file.write_text(json.dumps({k: v for k, v in document.items() if k not in ("kind", "run_info")}))
+    assert sim("show", file).out == sim("show", folder).out
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"schema_version": 2}, "schema_version: version 2 is newer than this program's 1: update gpu-cluster-sim"),
+        ({"bests": [99]}, "bests: a point is named that is none of the 16"),
+        ({"points": "x"}, "points: input should be a valid list"),
+        ({"sample": {"point": 16, "seed": 0, "goodput": 1, "end_s": 1, "failures": 0, "complete": True,
+                     "stretches": []}}, "sample: is of a point that is none of the 16"),
+    ],
+)  # fmt: skip
+def test_a_study_that_cannot_be_drawn_is_refused_in_a_line(sim, written, tmp_path, changes, complaint):
+    _, folder = written
+    file = tmp_path / "failures.json"
+    file.write_text(json.dumps({**json.loads((folder / "failures.json").read_text()), **changes}))
+    answer = sim("show", file)
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.complaints == [f"{file}: {complaint}"]
+
+
+def test_spot_nodes_are_not_paid_for_while_they_are_gone(sim, scenario):
+    def points(terms, spares):
+        settings = [f"cost.rental.terms={terms}", f"faults.spares={spares}", "faults.repair=6 h"]
+        words = [word for setting in settings for word in ("--set", setting)]
+        answer = sim("failures", scenario, *words, "--policy", "wait,restart", "--seeds", "5", "--json", "--no-report")
+        return answer.json["points"]
+
+    for spot, kept in zip(points("spot", 0), points("on_demand", 0), strict=True):
+        assert spot["wall_s"] == kept["wall_s"]
+        assert kept["usd"]["mean"] == pytest.approx(64 * kept["wall_s"]["mean"] / 3600)
+        away = 1 - spot["usd"]["mean"] / kept["usd"]["mean"]
+        # One of four nodes is gone while the job waits for it, and for as long again as the failure is looked for.
+        waiting = spot["seconds"]["down"] / spot["wall_s"]["mean"] / 4
+        assert waiting <= away <= 1.5 * waiting
+        assert spot["usd_per_hour"] == pytest.approx(spot["usd"]["mean"] / spot["wall_s"]["mean"] * 3600)
+    assert points("spot", 9)[1]["usd"]["mean"] == pytest.approx(points("on_demand", 9)[1]["usd"]["mean"])

@@ -68,10 +68,14 @@ def test_parts_are_counted_on_the_cluster_and_carry_their_bounds() -> None:
         {"what": "desktop", "per": "node", "unit_price": {"low": "600 USD", "high": "800 USD"}},
         {"what": "switch", "per": "switch", "count": 0.5, "unit_price": "1000 USD"},
         {"what": "cables", "unit_price": "100 USD"},
+        {"what": "network card", "per": "nic", "unit_price": "150 USD"},
+        {"what": "switch share", "per": "port", "unit_price": "37.5 USD"},
+        {"what": "rack", "per": "rack", "nodes_per_rack": 3, "unit_price": "500 USD"},
     ]
-    spec, home = bought(capital=items), Counts(gpus=16, nodes=8, switches=2)
+    spec, home = bought(capital=items), Counts(gpus=16, nodes=8, switches=2, nics=10, ports=12)
+    rest = 1000 + 100 + 1500 + 450 + 3 * 500  # eight nodes stand in three racks
     assert capital_of(spec, home, {"card": card}) == (
-        16 * 1500 + 8 * 600 + 1100, 16 * 1600 + 8 * 700 + 1100, 16 * 1900 + 8 * 800 + 1100
+        16 * 1500 + 8 * 600 + rest, 16 * 1600 + 8 * 700 + rest, 16 * 1900 + 8 * 800 + rest
     )  # fmt: skip
     hour = hourly_cost(spec, [gpus(0.5)], home, {"card": card})
     assert hour.span.mid == pytest.approx(hour.total)
@@ -109,6 +113,9 @@ def test_a_place_is_paid_by_the_kilowatt_or_the_rack(hosting: dict[str, Any], pe
     [
         ({"capital": [{"what": "x"}]}, "give either unit_price or price"),
         ({"capital": [{"what": "x", "unit_price": {"low": "2 USD", "high": "1 USD"}}]}, "low is above high"),
+        ({"capital": [{"what": "x", "per": "rack", "unit_price": "1 USD"}]}, "nodes_per_rack belongs to per: rack"),
+        ({"electricity": {"low": "0.2 USD/kWh", "high": "0.1 USD/kWh"}}, "low is above high"),
+        ({"demand": {"peak": "1 req/s", "valley": "2 req/s"}}, "valley rate is above the peak"),
         ({"hosting": {"per_rack": "1 USD/h"}}, "nodes_per_rack belongs to per_rack"),
         ({"hosting": {}}, "give either per_kw or per_rack"),
         ({"hosting": {"per_kw": "1 USD/h", "power_included": True}}, "leave electricity out"),
@@ -121,8 +128,72 @@ def test_what_does_not_go_together_is_refused(keys: dict[str, Any], says: str) -
 
 
 def test_rent_is_not_owned() -> None:
-    with pytest.raises(ValidationError, match="resale and interest belong to capital"):
+    with pytest.raises(ValidationError, match="resale belongs to capital"):
         CostSpec.model_validate({"rental": {"per_gpu": "1 USD/h"}, "resale": "10%"})
+
+
+def rented(*rents: dict[str, Any], **keys: Any) -> CostSpec:
+    return CostSpec.model_validate({"rental": list(rents) if len(rents) > 1 else rents[0]} | keys)
+
+
+def test_what_is_reserved_is_committed_and_what_is_on_the_spot_market_is_paid_while_it_is_there() -> None:
+    spot = {"per_gpu": {"low": "0.2 USD/h", "high": "0.6 USD/h"}, "terms": "spot"}
+    hour = hourly_cost(rented(spot), [gpus(1.0)], BOX, {}, present=0.75)
+    assert hour.parts == {"rent": pytest.approx(8 * 0.4 * 0.75)}
+    assert hour.span == pytest.approx((8 * 0.2 * 0.75, 8 * 0.4 * 0.75, 8 * 0.6 * 0.75))
+    assert (hour.billed, hour.committed) == (0.75, None)
+    held = {"per_gpu": "1 USD/h", "terms": "reserved", "term": "1 year"}
+    hour = hourly_cost(rented(held), [gpus(1.0)], BOX, {}, present=0.75)
+    assert (hour.total, hour.billed, hour.committed) == (8.0, None, pytest.approx(8 * 8760))
+    assert hourly_cost(rented({"per_gpu": "1 USD/h"}), [gpus(1.0)], BOX, {}, present=0.5).total == 8.0
+
+
+def test_rent_that_is_paid_upfront_costs_interest() -> None:
+    held = {"per_gpu": "1 USD/h", "terms": "reserved", "term": "3 years", "upfront": "50%"}
+    assert hourly_cost(rented(held), [gpus(1.0)], BOX, {}).total == pytest.approx(8.0)  # money costs nothing
+    hour = hourly_cost(rented(held, interest="8%"), [gpus(1.0)], BOX, {}).total
+    yearly, owed = (hour - 4.0) * 8760, 4.0 * 3 * 8760  # half by the hour, half as a loan
+    for _ in range(3):
+        owed = owed * 1.08 - yearly
+    assert owed == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_cluster_of_several_rents() -> None:
+    base = {"per_gpu": "1 USD/h", "terms": "reserved", "term": "1 year", "share": "75%"}
+    rest = {"per_gpu": "0.4 USD/h", "terms": "spot", "share": "25%"}
+    hour = hourly_cost(rented(base, rest), [gpus(1.0)], BOX, {}, present=0.5)
+    assert hour.parts == pytest.approx({"rent, reserved": 6.0, "rent, spot": 0.4})
+    assert (hour.billed, hour.committed) == (0.875, pytest.approx(6 * 8760))
+
+
+@pytest.mark.parametrize(
+    ("rents", "says"),
+    [
+        ([{"per_gpu": "1 USD/h", "terms": "reserved"}], "term .* belongs to terms: reserved"),
+        ([{"per_gpu": "1 USD/h", "term": "1 year"}], "term .* belongs to terms: reserved"),
+        ([{"per_gpu": "1 USD/h", "upfront": "20%"}], "upfront belongs to terms: reserved"),
+        ([{"per_gpu": "1 USD/h", "share": "20%"}], "share belongs to a cluster of several rents"),
+        ([{"per_gpu": "1 USD/h"}] * 2, "each needs its share"),
+        ([{"per_gpu": "1 USD/h", "share": "50%"}, {"per_gpu": "1 USD/h", "share": "40%"}], "make 100%"),
+        ([{"cluster": "1 USD/h", "share": "50%"}, {"per_gpu": "1 USD/h", "share": "50%"}], "price parts by per_gpu"),
+    ],
+)
+def test_rents_that_do_not_fit_are_refused(rents: list[dict[str, Any]], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        rented(*rents)
+
+
+def test_interest_needs_something_that_is_paid_ahead() -> None:
+    with pytest.raises(ValidationError, match="interest belongs to capital, or to rent that is paid upfront"):
+        rented({"per_gpu": "1 USD/h"}, interest="5%")
+
+
+def test_a_price_of_energy_within_bounds() -> None:
+    spec = bought(electricity={"low": "0.10 USD/kWh", "high": "0.30 USD/kWh"})
+    hour = hourly_cost(spec, [gpus(1.0)], BOX, {})
+    assert hour.parts["electricity"] == pytest.approx(3.6 * 0.2)
+    assert hour.span.high - hour.span.low == pytest.approx(3.6 * 0.2)
+    assert hour.span.mid == pytest.approx(hour.total)
 
 
 def test_cost_per_token() -> None:

@@ -25,8 +25,11 @@ from sim.results.schema import (
     ServingMetrics,
     Span,
     Spread,
+    Swing,
+    SwingPlan,
     Timeline,
     TrainingMetrics,
+    UsePoint,
     Verdict,
     Window,
 )
@@ -135,6 +138,10 @@ def make_training(stages: int = 4, micro: int = 8, chunks: int = 1, steps: int =
     )
 
 
+STEPS = [[10.0 + 0.02 * max(0, n - 50), n / 100] for n in range(101)]
+"""Half the steps take 10 s, the others up to 11."""
+
+
 def make_mixed() -> Result:
     """A run in which one job serves and another trains."""
     serving, training = make_result(stages=2, bins=120), make_training()
@@ -149,7 +156,7 @@ def make_mixed() -> Result:
     )
     return serving.model_copy(
         update={
-            "jobs": [*serving.jobs, *training.jobs],
+            "jobs": [*serving.jobs, *(job.model_copy(update={"cdf": {"step_time_s": STEPS}}) for job in training.jobs)],
             "metrics": None,
             "cost": None,
             "memory": [*serving.memory, *training.memory],
@@ -304,7 +311,32 @@ def _cost() -> Cost:
         power_w=3810.0,
         kwh_per_million_tokens=0.806,
         saturation=Saturation(output_tokens_per_s=2190.0, usd_per_million_tokens=0.156),
+        usd_per_million_tokens_by_use=0.9 * per_million,
+        fixed_usd_per_hour=0.9,
+        curve=_curve(0.156),
+        swing=_swing(),
     )
+
+
+def _curve(full: float) -> list[UsePoint]:
+    uses = [n / 20 for n in range(1, 21)]
+    prices = [full * (0.7 / use + 0.3) for use in uses]
+    return [
+        UsePoint(utilisation=use, usd_per_million_tokens=usd, low=0.9 * usd, high=1.2 * usd)
+        for use, usd in zip(uses, prices, strict=True)
+    ]
+
+
+def _swing() -> Swing:
+    plans = [
+        SwingPlan(base=base, burst=4 - base, burst_hours=8.0 * (4 - base), usd_per_hour=9.0 + abs(3 - base),
+                  usd_per_million_tokens=0.3 + 0.05 * abs(3 - base), usd_per_million_tokens_range=[0.2, 0.6])
+        for base in range(5)
+    ]  # fmt: skip
+    return Swing(
+        peak_tokens_per_s=8000.0, valley_tokens_per_s=1000.0, mean_tokens_per_s=4500.0, copy_tokens_per_s=2000.0,
+        copies_at_peak=4, copies_at_valley=1, utilisation=0.51, best=3, plans=plans,
+    )  # fmt: skip
 
 
 def _verdict() -> Verdict:
@@ -627,6 +659,7 @@ def _training_job(stages: int, micro: int, step: float, steps: int) -> JobResult
             tokens_per_usd=rate * 3600 / hourly,
             breakdown_usd_per_hour={"capital": 9.3, "electricity": 0.3},
             capital_usd=40_000.0,
+            curve=_curve(hourly / rate / 3600 * 1e6),
             power_w=2800.0,
             kwh_per_million_tokens=0.5,
         ),

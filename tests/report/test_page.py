@@ -94,7 +94,7 @@ def test_the_answer_is_plain_html(result: Result) -> None:
 def test_each_figure_has_its_words_and_its_table(result: Result) -> None:
     page = Page(render_html(result))
     figures = [figure for group in figures_of(result).values() for figure in group]
-    assert len(page.all("figure")) == len(figures) == 14
+    assert len(page.all("figure")) == len(figures) == 17
     plots = [a for a in page.all("div") if "data-figure" in a]
     assert [a["id"] for a in plots] == [figure.id for figure in figures]
     assert len({figure.id for figure in figures}) == len(figures)

@@ -12,9 +12,10 @@ from sim.report.figures import figures_of
 from sim.report.figures.common import MAX_POINTS, Figure
 from sim.report.figures.pipeline import ink_on, lighter
 from sim.report.page import render_html
-from sim.results.schema import Result, Span
+from sim.results.schema import Result, Span, TrainingMetrics
 from sim.units import format_seconds
 
+from ..helpers import played
 from .factory import hostile_result, make_mixed, make_training
 from .test_page import Page
 
@@ -284,14 +285,15 @@ def test_memory_tells_what_is_kept_elsewhere(training: Result) -> None:
 
 
 def test_cost_and_effects_are_those_of_training(training: Result, mixed: Result) -> None:
-    cost, effects = figures_of(training)["cost"]
+    cost, use, effects = figures_of(training)["cost"]
+    assert (use.types, use.takeaway.count("10% of saturation")) == (["scatter"] * 4, 0)
     assert "0.11 USD/Mtok trained on. Training on 2T tokens takes 2.72 years" in cost.takeaway
     assert cost.columns[-1] == "to the target"
     assert cost.rows[0] == ("pretrain", "capital", "9.30 USD", "96.9%", "221,690 USD")
     assert effects.traces[0]["name"] == "tokens/s of training"
     assert "GPU arithmetic (x2) changes the tokens/s of training most: +41.0%." in effects.takeaway
     assert len(effects.columns) == 5
-    both = figure(mixed, "cost", 1)
+    both = figure(mixed, "cost", -1)
     assert both.traces[0]["name"] == "tokens/s generated and trained on"
     assert len(both.columns) == 7
 
@@ -308,3 +310,27 @@ def test_every_number_has_a_name_and_a_unit(training: Result) -> None:
     names = re.findall(r'<tr><th scope="row">([^<]+)</th>', html)
     assert {"Step time", "Training throughput", "Micro-batches", "Steps", "Sequences per second"} <= set(names)
     assert not any("_" in name for name in names)
+
+
+def test_steps_that_differ_are_a_histogram(mixed: Result, training: Result) -> None:
+    (steps,) = [f for f in figures_of(mixed)["latency"] if f.id == "step-times"]
+    (bars,) = steps.traces
+    assert bars["type"] == "bar"
+    assert sum(bars["y"]) == pytest.approx(1.0)
+    assert bars["y"][0] == pytest.approx(0.5, abs=0.03)
+    assert "10 s to 11 s, half within 10 s" in steps.takeaway
+    assert "Latency and step times" in render_html(mixed)
+    assert not figures_of(training)["latency"]
+
+
+def test_the_steps_of_a_job_beside_another_are_counted() -> None:
+    result = played("training_beside_serving").result
+    (job,) = [job for job in result.jobs if job.kind == "training"]
+    points = job.cdf["step_time_s"]
+    assert [share for _, share in points] == pytest.approx([n / 100 for n in range(101)])
+    lengths = [seconds for seconds, _ in points]
+    assert lengths == sorted(lengths)
+    assert lengths[-1] > 1.05 * lengths[0]
+    assert isinstance(job.metrics, TrainingMetrics)
+    assert lengths[0] < job.metrics.step_time_s * 1.005
+    assert lengths[-1] > job.metrics.step_time_s

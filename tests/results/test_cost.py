@@ -1,14 +1,18 @@
-"""Money of a run: bounds of prices carried to a token, and the note on licences."""
+"""Money of a run: bounds of prices carried to a token, its use, peak and valley, spot, and the note on licences."""
 
 from __future__ import annotations
 
+import json
+import math
 from typing import Any
 
 import pytest
 
+from sim.errors import InputError
 from sim.report.terminal import render_text
+from sim.run import run_recorded
 
-from ..helpers import only, simulate, topology, toy
+from ..helpers import only, played, resolved, shipped, simulate, topology, toy
 
 LOAD = {"deterministic": {"rate": "5 req/s"}, "requests": 60, "prompt_tokens": 200, "output_tokens": 50}
 BOUGHT = {"capital": "1000 USD", "electricity": "0 USD/kWh"}
@@ -40,3 +44,123 @@ def test_geforce_in_a_data_centre_is_noted(hosting: str, warned: bool):
     described |= {"cluster": topology("desktop_1x4090"), "model": "tinyllama-1.1b", "stack": "vllm"}
     found = [line for line in simulate(described).result.verdict.warnings if "data centres" in line]
     assert len(found) == warned
+
+
+# ---- over its use
+
+
+def test_reserved_and_by_use_differ_by_the_time_without_work():
+    cost = only(simulate(priced()).result).cost  # electricity is free: all of it runs on
+    assert cost.fixed_usd_per_hour == pytest.approx(cost.usd_per_hour)
+    result = simulate(priced()).result
+    waiting = result.ledger["waiting for work"] / sum(result.ledger.values())
+    assert 0.1 < waiting < 0.99
+    by_use = cost.usd_per_million_tokens_by_use
+    assert by_use == pytest.approx(cost.usd_per_million_tokens * (1 - waiting))
+
+
+def test_the_curve_ends_at_saturation_and_halves_with_twice_the_use():
+    described = priced(electricity={"low": "0 USD/kWh", "high": "2 USD/kWh"})
+    cost = only(run_recorded(resolved(described)).result).cost
+    uses = {round(point.utilisation, 2): point for point in cost.curve}
+    full = uses[1.0]
+    assert full.usd_per_million_tokens == pytest.approx(cost.saturation.usd_per_million_tokens)
+    assert [full.low, full.high] == pytest.approx(cost.saturation.usd_per_million_tokens_range)
+    # What is paid for use (u) and for standing (1/u): from 50 to 100% only the latter halves.
+    standing = 2 * (uses[0.5].usd_per_million_tokens - full.usd_per_million_tokens) / 2
+    assert uses[0.25].usd_per_million_tokens == pytest.approx(full.usd_per_million_tokens + 3 * standing)
+    assert all(point.low < point.usd_per_million_tokens < point.high for point in cost.curve)
+    prices = [point.usd_per_million_tokens for point in cost.curve]
+    assert prices == sorted(prices, reverse=True)
+
+
+def test_a_training_run_is_its_own_saturation():
+    cost = only(played("ring_8x4090").result).cost
+    assert cost.saturation is None
+    assert cost.curve[-1].usd_per_million_tokens == pytest.approx(cost.usd_per_million_tokens)
+    assert cost.curve[0].usd_per_million_tokens > 10 * cost.usd_per_million_tokens
+
+
+# ---- peak and valley
+
+
+def test_a_demand_is_met_by_copies_of_the_cluster():
+    demand = {"peak": "5000 req/s", "valley": "500 req/s", "burst": {"per_gpu": "0.1 USD/h"}}
+    cost = only(run_recorded(resolved(priced(demand=demand))).result).cost
+    swing, full = cost.swing, cost.saturation
+    assert swing.peak_tokens_per_s == pytest.approx(5000 * 50)  # answers of 50 tokens
+    assert swing.copies_at_peak == math.ceil(5000 * 50 / full.output_tokens_per_s)
+    assert swing.utilisation == pytest.approx(2750 * 50 / swing.copies_at_peak / full.output_tokens_per_s)
+    stands = swing.plans[-1]
+    assert (stands.base, stands.burst) == (swing.copies_at_peak, 0)
+    # CST-33: what stands for the peak costs the ideal over its utilisation.
+    assert stands.usd_per_million_tokens == pytest.approx(full.usd_per_million_tokens / swing.utilisation)
+    best = swing.plans[swing.best]
+    assert 0 < best.base < swing.copies_at_peak
+    assert best.usd_per_million_tokens < min(stands.usd_per_million_tokens, swing.plans[0].usd_per_million_tokens)
+    assert all(plan.base + plan.burst == swing.copies_at_peak for plan in swing.plans)
+
+
+def test_a_diurnal_load_is_its_own_demand_and_what_is_rented_by_the_hour_is_given_back():
+    load = {k: v for k, v in LOAD.items() if k != "deterministic"}
+    load |= {"diurnal": {"peak": "900 req/s", "valley": "100 req/s", "period": "1 s"}}
+    described = toy({"load": load}, cost={"rental": {"per_gpu": "1 USD/h"}})
+    swing = only(run_recorded(resolved(described)).result).cost.swing
+    assert swing.peak_tokens_per_s == pytest.approx(9 * swing.valley_tokens_per_s)
+    assert (swing.plans[swing.best].base, swing.best) == (0, 0)
+    described["cost"]["rental"] |= {"terms": "reserved", "term": "1 year"}
+    swing = only(run_recorded(resolved(described)).result).cost.swing
+    assert [plan.burst for plan in swing.plans] == [0]  # it is paid for, used or not
+    assert "all day cost" in render_text(run_recorded(resolved(described)).result)
+
+
+def test_a_demand_is_that_of_one_serving_job():
+    described = toy({"load": LOAD}, cost=BOUGHT | {"demand": {"peak": "2 req/s", "valley": "1 req/s"}})
+    described["jobs"] = [described["jobs"][0], described["jobs"][0] | {"name": "other"}]
+    with pytest.raises(InputError, match="only job"):
+        resolved(described)
+
+
+# ---- spot
+
+
+def test_spot_machines_are_not_paid_for_while_they_are_gone():
+    """One of two machines goes after 4 s and is there again 6 s later."""
+    faults = {
+        "classes": [{"name": "preemption", "per": "node", "mtbf": "1000 h"}], "spares": 0, "repair": "6 s",
+        "trace": [{"time": "4 s", "name": "preemption", "unit": 1}],
+    }  # fmt: skip
+    recovery = {"time": "1 s"}
+    described = toy({"plan": {"dp": 2}, "load": LOAD, "recovery": recovery}, gpus=2, faults=faults)
+    described["cost"] = {"rental": {"per_gpu": "1 USD/h", "terms": "spot"}}
+    result = simulate(described).result
+    cost = only(result).cost
+    end = result.simulated_s
+    assert cost.billed_fraction == pytest.approx(1 - 6 / (2 * end), rel=1e-6)
+    assert cost.usd_per_hour == pytest.approx(2 * cost.billed_fraction)
+    described["cost"]["rental"]["terms"] = "on_demand"
+    kept = only(simulate(described).result).cost
+    assert (kept.billed_fraction, kept.usd_per_hour) == (None, 2.0)
+
+
+# ---- what training to a target costs
+
+
+def test_money_to_finish_with_failures_is_that_of_the_days_it_takes_with_them():
+    result = played("spot_training").result
+    m, cost = only(result).metrics, only(result).cost
+    assert m.failures > 100
+    days = m.target_tokens / m.goodput_tokens_per_s / 86400
+    assert m.days_to_target == pytest.approx(days)
+    assert m.usd_to_target == pytest.approx(days * 24 * cost.usd_per_hour)
+    calm = only(run_recorded(shipped("spot_training", "faults.scale=0.001"), effects=False).result)
+    assert calm.metrics.usd_to_target < 0.96 * m.usd_to_target
+    assert 0.98 < cost.billed_fraction < 1.0
+
+
+def test_a_reservation_that_outlasts_the_training_is_told():
+    rental = {"per_gpu": "1 USD/h", "terms": "reserved", "term": "1 year"}
+    found = run_recorded(shipped("spot_training", f"cost.rental={json.dumps(rental)}"), effects=False).result
+    assert only(found).cost.committed_usd == pytest.approx(128 * 8760)
+    assert any("reserved for" in line for line in found.verdict.warnings)
+    assert "1.12M USD reserved, used or not" in render_text(found)

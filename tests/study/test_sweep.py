@@ -33,7 +33,7 @@ from sim.study.sweep import Sweep, prepare, run_sweep
 from sim.study.sweep_axes import from_options
 from sim.study.sweep_points import PointResolver, tasks_of
 from sim.study.sweep_store import Journal
-from sim.study.sweep_tables import csv_text, document, document_text
+from sim.study.sweep_tables import csv_text, document, document_text, study_of
 
 from ..helpers import SCENARIOS, desktops, scenario, toy
 
@@ -222,7 +222,7 @@ def test_failures_are_the_points_own(file: Path, tmp_path: Path) -> None:
     assert kinds == {"invalid": 4, "infeasible": 2, None: 2}
     assert any("takes 8 GPUs, the cluster has 4" in (o.reason or "") for o in sweep.outcomes)
     assert any("batch_size belongs to policy static" in (o.reason or "") for o in sweep.outcomes)
-    text = render_sweep(sweep)
+    text = render_sweep(study_of(sweep))
     assert "6 failed" in text
     assert "infeasible: job job0: tp 1 x pp 8" in text
     assert len(list(csv.DictReader(csv_text(sweep).splitlines()))) == 8
@@ -473,5 +473,5 @@ def test_a_sweep_without_costs_has_a_table_and_no_front(tmp_path: Path) -> None:
     sweep = swept(path, ["jobs.0.load.requests=5,10"], tmp_path)
     assert [o.failed for o in sweep.outcomes] == [None, None]
     assert document(sweep)["pareto"][0]["points"] == []
-    assert "Pareto" not in render_sweep(sweep)
-    assert "USD" not in render_sweep(sweep)
+    assert "Pareto" not in render_sweep(study_of(sweep))
+    assert "USD" not in render_sweep(study_of(sweep))

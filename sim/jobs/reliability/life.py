@@ -23,6 +23,7 @@ beforehand to spares: these are made ready beside the work, then the job stands 
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from itertools import count
@@ -56,7 +57,7 @@ class Life:
     """A run that was lived: when it ended, its seconds by bucket, its failures by class, and what it did when.
 
     ``stops`` counts what ended work, ``interrupted_recoveries`` what started a recovery or the start-up over; ``lost``
-    are useful seconds that they took back.
+    are useful seconds that they took back. ``gone``: from when until when a node was away that no spare stood in for.
     """
 
     progress: Progress
@@ -68,6 +69,12 @@ class Life:
     lost: float = 0.0
     spares_least: float = inf
     stretches: list[Stretch] = field(default_factory=list)
+    gone: list[tuple[float, float]] = field(default_factory=list)
+
+    @property
+    def missing(self) -> float:
+        """Node-seconds of the life in which nodes were away that no spare stood in for."""
+        return sum(max(0.0, min(end, self.end) - start) for start, end in self.gone)
 
     @property
     def buckets(self) -> dict[str, float]:
@@ -115,6 +122,7 @@ class Run:
         self.numbers = count()
         self.corruptible = any(effect.kind == "corrupt" for effect in terms.effects.values())
         self.spares = 0.0 if terms.policy == "wait" else terms.spares
+        self.short: deque[float] = deque()
         self.away = 0
         self.slowness: list[float] = []
         self.told: list[_Ahead] = []
@@ -136,6 +144,7 @@ class Run:
             elif self.next is not None and self.next.time <= self.clock.now:
                 yield from self._hit(self._take())
         self.life.end, self.life.finished = self.clock.now, self.life.progress.finished
+        self.life.gone += [(since, inf) for since in self.short]
         return self.life
 
     # ---- time
@@ -267,6 +276,8 @@ class Run:
         """What comes due and stops nothing."""
         if item.what == "spare":
             self.spares += 1
+            if self.short:
+                self.life.gone.append((self.short.popleft(), item.time))
         elif item.what == "speed":
             self.slowness.remove(item.value)
         elif item.what == "replicas":
@@ -444,11 +455,14 @@ class Run:
         missing = backs[int(min(nodes, max(0.0, self.spares))) :]
         if missing and self.terms.policy == "elastic" and self._can_spare(len(missing)):
             self._part_with(len(missing), max(missing))
+            self.life.gone += [(self.clock.now, back) for back in missing]
             backs = backs[: -len(missing)]
         self._use_spares(backs)
 
     def _use_spares(self, backs: list[float]) -> None:
         """As many spares as there are times at which what they replace is back."""
+        lacking = min(float(len(backs)), max(0.0, len(backs) - self.spares))
+        self.short.extend([self.clock.now] * int(lacking))
         self.spares -= len(backs)
         if self.terms.policy != "wait":
             self.life.spares_least = min(self.life.spares_least, max(0.0, self.spares))
@@ -483,6 +497,7 @@ class Run:
         spares = int(min(effect.nodes, max(0.0, self.spares)))
         ready = sum(times) + self.life.progress.saving.load - effect.notice
         self._part_with(effect.nodes, max([now + max(0.0, ready), *backs[spares:]]))
+        self.life.gone += [(now, back) for back in backs[spares:]]
         self._use_spares(backs[:spares])
         noticed = times[0] if effect.phases and effect.phases[0][0] == "detection" else 0.0
         if (yield from self._pause("detection", noticed)):

@@ -140,16 +140,18 @@ class Places:
 
 
 class Pool:
-    """Spare nodes, and nodes under repair."""
+    """Spare nodes, and nodes under repair; ``gone``: from when until when a place stood without a node."""
 
     def __init__(self, spares: float, repair: Draw) -> None:
         self.spares = spares
         self.repair = repair
         self.back: list[float] = []
+        self.gone: list[tuple[float, float]] = []
 
     def take(self, failed: float, needed: float, nodes: int, rng: np.random.Generator) -> float:
         """When ``nodes`` that failed at one time are replaced, which is asked for at another."""
         if self.spares == inf:
+            self.gone += [(failed, needed)] * nodes
             return needed
         ready = needed
         for _ in range(nodes):
@@ -157,10 +159,13 @@ class Pool:
             while self.back and self.back[0] <= needed:
                 heapq.heappop(self.back)
                 self.spares += 1
+            there = needed
             if self.spares > 0:
                 self.spares -= 1
             else:
-                ready = max(ready, heapq.heappop(self.back))
+                there = heapq.heappop(self.back)
+            self.gone.append((failed, there))
+            ready = max(ready, there)
         return ready
 
 

@@ -18,6 +18,7 @@ import simpy
 
 from sim.adapters.resolve import Resolved, ResolvedTraining
 from sim.engine.clock import Clock
+from sim.engine.histogram import Durations
 from sim.engine.timeline import Bins, ChannelTrack, DeviceTrack
 from sim.errors import RunError
 from sim.jobs.reliability.effects import BADPUT
@@ -55,16 +56,19 @@ DRAWN_PIECES = 200_000
 
 @dataclass(slots=True)
 class Shared:
-    """Steps that were played one by one beside ``others``: how many, and the shortest and longest of all (s)."""
+    """Steps that were played one by one beside ``others``: how many, the shortest and longest of all (s), and how often
+    each length came."""
 
     others: tuple[str, ...]
     played: int = 0
     shortest: float = inf
     longest: float = 0.0
+    lengths: Durations = field(default_factory=Durations)
 
-    def count(self, seconds: float) -> None:
-        """A step, or equal ones, of this length."""
+    def count(self, seconds: float, steps: float) -> None:
+        """A step, or so many equal ones, of this length."""
         self.shortest, self.longest = min(self.shortest, seconds), max(self.longest, seconds)
+        self.lengths.add(seconds, max(1, round(steps)))
 
 
 @dataclass(slots=True)

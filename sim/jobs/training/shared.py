@@ -246,7 +246,7 @@ class SharedRun:
         self.useful += seconds
         self.since += seconds
         if steps > 0.0:
-            self.shared.count(seconds / steps)
+            self.shared.count(seconds / steps, steps)
 
     # ---- checkpoints
 

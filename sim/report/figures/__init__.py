@@ -12,6 +12,7 @@ from sim.report.figures.pipeline import step_figures
 from sim.report.figures.roofline import roofline_figure
 from sim.report.figures.timeline import device_figure, job_figures, link_figure
 from sim.report.figures.topology import topology_figure
+from sim.report.figures.use import day_figure, mix_figure, use_figure
 from sim.results.schema import Result
 
 
@@ -26,6 +27,8 @@ def figures_of(result: Result) -> dict[str, list[Figure]]:
         "memory": [*memory_figures(result)],
         "roofline": [roofline_figure(result)],
         "latency": [*latency_figures(result)],
-        "cost": [cost_figure(result), effects_figure(result)],
+        "cost": [
+            cost_figure(result), use_figure(result), day_figure(result), mix_figure(result), effects_figure(result),
+        ],
     }
     return {section: [figure for figure in figures if figure] for section, figures in made.items()}

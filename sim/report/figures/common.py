@@ -155,6 +155,18 @@ def axis(title: str = "", **changes: Any) -> dict[str, Any]:
     return made | changes
 
 
+def log_scale(values: Iterable[float]) -> dict[str, Any]:
+    """A logarithmic axis with labels at 1, 2 and 5 times powers of ten within the values; those above zero count."""
+    known = [value for value in values if value > 0]
+    low, high = min(known, default=1.0), max(known, default=1.0)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [m * 10.0**power for power in powers for m in (1, 2, 5)]
+    inside = [t for t in ticks if low / 1.5 <= t <= high * 1.5]
+    if len(inside) > 8:
+        inside = [t for t in inside if f"{t:e}".startswith("1")]
+    return {"type": "log", "tickvals": inside, "ticktext": [f"{t:,.12g}" for t in inside]}
+
+
 def categories(**changes: Any) -> dict[str, Any]:
     """A vertical axis of names, the first at the top; never read as numbers or dates."""
     style: dict[str, Any] = {

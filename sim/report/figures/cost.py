@@ -134,7 +134,7 @@ def effects_figure(result: Result) -> Figure | None:
         layout=layout(
             barmode="group",
             bargap=0.3,
-            xaxis=axis("change against this run", tickformat="+.0%", zeroline=True, zerolinewidth=2),
+            xaxis=axis("change against this run", tickformat="+.1~%", zeroline=True, zerolinewidth=2),
             yaxis=categories(),
             showlegend=True,
         ),

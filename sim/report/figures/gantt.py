@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Final
 
 from sim.report.figures.common import (
     BLUE,
+    BRICK,
     GREEN,
     MAX_POINTS,
     ORANGE,
@@ -26,18 +28,21 @@ from sim.report.figures.common import (
     some,
     table,
 )
-from sim.results.schema import Result, Span
+from sim.results.schema import Incident, Result, Span
 from sim.units import format_percent, format_seconds
 
 MAX_DEVICES: Final = 24
 FIRST_LOOK: Final = 24
 """Stretches of work a row shows before anyone zooms."""
 
+DOWN: Final = "down"
+"""Between a replica's failure and its return."""
 STYLES: Final[dict[str, tuple[int, str]]] = {
     "prefill": (1, ORANGE),
     "decode": (0, BLUE),
     "mixed": (3, GREEN),
     "comm": (4, RED),
+    DOWN: (6, BRICK),
     "idle": (5, PALE),
     "no kernel": (5, PALE),
 }
@@ -59,7 +64,8 @@ def gantt_figure(result: Result) -> Figure | None:
     drawn = [span for span in spans if span.device in shown]
     of = f" of {joined([job.name for job in result.jobs if job.kind == 'serving'])}" if training else ""
     rest = "idle" if any(span.kind == "comm" for span in spans) else UNTOLD
-    drawn += [gap for name in shown for gap in gaps(name, rest, drawn, window)]
+    found = [gap for name in shown for gap in gaps(name, rest, drawn, window)]
+    drawn += [part for gap in found for part in _cut_by_outages(gap, _outages_of(result, gap.device))]
     end = _first_look(spans, shown, window)
     traces, left_out = _traces(drawn)
     notes = (some(len(shown), len(active), "classes"), left_out)
@@ -109,6 +115,34 @@ def gaps(device: str, kind: str, spans: list[Span], window: list[float]) -> list
     return found
 
 
+def _outages_of(result: Result, device: str) -> list[Incident]:
+    """The outages of the replica that a class of GPUs belongs to, in order of time."""
+    job = next((d.job for d in result.devices if d.name == device), None)
+    named = re.search(r"\.r([0-9]+)(?:\.|$)", device)
+    replica = int(named[1]) if named else 0
+    return [
+        incident
+        for one in result.jobs
+        if one.name == job
+        for incident in sorted(one.incidents, key=lambda i: i.start_s)
+        if incident.replica == replica
+    ]
+
+
+def _cut_by_outages(gap: Span, outages: Sequence[Incident]) -> list[Span]:
+    """A stretch without work in pieces: down, and what is left."""
+    found, at = list[Span](), gap.start_s
+    for outage in outages:
+        start, end = max(at, outage.start_s), min(gap.end_s, outage.up_s)
+        if end <= start:
+            continue
+        if start > at:
+            found.append(gap.model_copy(update={"start_s": at, "end_s": start}))
+        found.append(gap.model_copy(update={"kind": DOWN, "start_s": start, "end_s": end}))
+        at = end
+    return [*found, gap.model_copy(update={"start_s": at})] if at < gap.end_s else found
+
+
 def _traces(spans: list[Span]) -> tuple[list[Trace], str]:
     """A trace a kind of work, and a note where some of its bars are left out."""
     kinds = list(dict.fromkeys([*STYLES, *(span.kind for span in spans)]))
@@ -144,7 +178,7 @@ def _takeaway(shown: list[str], drawn: list[Span], window: list[float]) -> str:
     length = window[1] - window[0]
     idle = dict.fromkeys(shown, 0.0)
     for span in drawn:
-        if span.kind in ("idle", UNTOLD):
+        if span.kind in ("idle", UNTOLD, DOWN):
             idle[span.device] += (span.end_s - span.start_s) / length
     most, least = max(shown, key=lambda n: idle[n]), min(shown, key=lambda n: idle[n])
     where = f"In this window of {format_seconds(length)}"

@@ -86,7 +86,7 @@ def _shares_figure(
     traces, changes, size = make(names, result.timeline.bin_s / unit.seconds, verb, unit.symbol)
     averages = {name: mean(values) for name, values in kept.items()}
     bins = _bin_note(size, result.timeline.bin_s)
-    notes = (note, some(len(names), len(kept), "classes"), bins, _band_note(result))
+    notes = (note, some(len(names), len(kept), "classes"), bins, _band_note(result, framed=not few))
     return Figure(
         id=id_,
         title=title,
@@ -94,7 +94,7 @@ def _shares_figure(
         alt=f"{title}: mean share {verb} of "
         + ", ".join(f"{name} {format_percent(value)}" for name, value in list(averages.items())[:20]),
         traces=traces,
-        layout=layout(xaxis=_time(unit), shapes=_bands(result, unit), **changes),
+        layout=layout(xaxis=_time(unit), shapes=_bands(result, unit, framed=not few), **changes),
         columns=("class", "from", "to", f"mean share {verb}"),
         rows=_share_rows(kept, result.timeline.bin_s),
         height=300 if few else rows_height(len(names), 26, 110),
@@ -107,21 +107,45 @@ def _outages(result: Result, job: str | None) -> list[Incident]:
     return [incident for one in result.jobs if job in (None, one.name) for incident in one.incidents]
 
 
-def _bands(result: Result, unit: _Unit, job: str | None = None) -> list[dict[str, Any]]:
-    """A shaded band for each outage of a replica."""
+def _stops(result: Result, job: str | None) -> list[tuple[float, float]]:
+    """Stretches in which a training job was down or coming back for most of a bin, from its series."""
+    width, found = result.timeline.bin_s, list[tuple[float, float]]()
+    for name, series in result.timeline.jobs.items():
+        parts = [series[key] for key in ("recovery", "down") if series.get(key)]
+        if job not in (None, name) or "training" not in series or not parts:
+            continue
+        for at, shares in enumerate(zip(*parts, strict=False)):
+            if sum(shares) <= 0.5:
+                continue
+            if found and found[-1][1] == at * width:
+                found[-1] = (found[-1][0], (at + 1) * width)
+            else:
+                found.append((at * width, (at + 1) * width))
+    return found
+
+
+def _down(result: Result, job: str | None) -> list[tuple[float, float]]:
+    return [*((one.start_s, one.up_s) for one in _outages(result, job)), *_stops(result, job)]
+
+
+def _bands(result: Result, unit: _Unit, job: str | None = None, *, framed: bool = False) -> list[dict[str, Any]]:
+    """A band for each stretch that a replica or a training job was down: shaded, or over a heat map ``framed``."""
+    look: dict[str, Any] = {"layer": "below", "line": {"width": 0}, "fillcolor": RED, "opacity": 0.15}
+    if framed:
+        look = {"layer": "above", "line": {"width": 1.5, "color": RED, "dash": "dot"}}
     return [
-        {
-            "type": "rect", "xref": "x", "x0": one.start_s / unit.seconds, "x1": one.up_s / unit.seconds,
-            "yref": "paper", "y0": 0, "y1": 1, "layer": "below",
-            "line": {"width": 0}, "fillcolor": RED, "opacity": 0.15,
-        }
-        for one in _outages(result, job)[:MAX_BANDS]
+        {"type": "rect", "xref": "x", "x0": start / unit.seconds, "x1": end / unit.seconds, "yref": "paper", "y0": 0,
+         "y1": 1, **look}
+        for start, end in _down(result, job)[:MAX_BANDS]
     ]  # fmt: skip
 
 
-def _band_note(result: Result, job: str | None = None) -> str:
-    found = len(_outages(result, job))
-    return "Shaded: a replica is down." + (f" The first {MAX_BANDS}." if found > MAX_BANDS else "") if found else ""
+def _band_note(result: Result, job: str | None = None, *, framed: bool = False) -> str:
+    found = len(_down(result, job))
+    if not found:
+        return ""
+    who = "a replica is down" if _outages(result, job) else "training is down or coming back for most of a bin"
+    return f"{'Framed' if framed else 'Shaded'}: {who}." + (f" The first {MAX_BANDS}." if found > MAX_BANDS else "")
 
 
 class _Unit(NamedTuple):

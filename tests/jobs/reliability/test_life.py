@@ -225,6 +225,22 @@ def test_an_elastic_job_works_through_a_notice_and_goes_on_without_the_replica()
     assert alone.buckets["degraded"] == pytest.approx(400 / 4)
 
 
+def test_nodes_are_missing_while_no_spare_stands_in_for_them() -> None:
+    """Two are lost, one stands by; a third is lost meanwhile. The first to be back fills the first gap."""
+    assert lived([(150.0, "broken")], spares=1, repair=always(300)).missing == 0.0
+    life = lived([(150.0, "broken"), (250.0, "broken")], spares=1, repair=always(300))
+    assert life.missing == 450 - 250
+    three = lived([(150.0, "broken"), (250.0, "broken"), (300.0, "broken")], spares=1, repair=always(300))
+    assert three.missing == (450 - 250) + (550 - 300)
+    assert lived([(900.0, "broken")], spares=0, repair=always(300)).missing == 100.0  # to the end of the life
+    assert lived([(150.0, "broken")], policy="wait", spares=5, repair=always(300)).missing == 300.0
+
+
+def test_nodes_that_an_elastic_job_goes_on_without_are_missing_too() -> None:
+    assert lived([(150.0, "spot")], Saving(inf), noticed(60), **FOUR).missing == 400.0
+    assert lived([(150.0, "spot")], Saving(inf), noticed(60), **FOUR | {"spares": 1}).missing == 0.0
+
+
 # ---- migration
 
 MOVE: dict[str, Any] = {"policy": "migrate", "move": 6.0, "spares": 1, "repair": always(300)}
