@@ -145,7 +145,7 @@ def _by_demand_within(c: Comparison) -> str:
     if not c.by_demand_within:
         return ""
     never = [p.name for p in c.scenarios if p.objectives and p.curve and p.use is not None and p.within is None]
-    out = f"; at no load does {joined(never)}" if never else ""
+    out = f"; not within them at any load: {joined(never)}" if never else ""
     return f"Each filled only as far as its own objectives allow: {stretches_text(c, c.by_demand_within)}{out}."
 
 

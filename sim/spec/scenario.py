@@ -108,6 +108,7 @@ class Assume(Spec):
     kv_reads: Literal["counted", "free"] = "counted"
     tp_volume: Literal["ring", "one_copy"] = "ring"
     tp_latency: Seconds | None = None
+    tp_overlap: Literal["none", "double_buffer"] = "none"
     pp_return_hop: Literal["token_ids", "counted"] = "token_ids"
 
 
@@ -195,4 +196,10 @@ class Scenario(Spec):
         names = [job.name for job in self.jobs]
         if len(set(names)) != len(names):
             raise ValueError("two jobs have the same name")
+        return self
+
+    @model_validator(mode="after")
+    def _halves_do_not_fail(self) -> Scenario:
+        if self.assume.tp_overlap == "double_buffer" and self.faults is not None:
+            raise ValueError("assume.tp_overlap: double_buffer knows no slow links: leave faults out, or take none")
         return self
