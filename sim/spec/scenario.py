@@ -192,14 +192,14 @@ class Scenario(Spec):
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
 
     @model_validator(mode="after")
+    def _halves_do_not_fail(self) -> Scenario:
+        if self.assume.tp_overlap == "double_buffer" and self.faults is not None:
+            raise ValueError("assume.tp_overlap: double_buffer knows no slow links: leave faults out, or take none")
+        return self
+
+    @model_validator(mode="after")
     def _names_differ(self) -> Scenario:
         names = [job.name for job in self.jobs]
         if len(set(names)) != len(names):
             raise ValueError("two jobs have the same name")
-        return self
-
-    @model_validator(mode="after")
-    def _halves_do_not_fail(self) -> Scenario:
-        if self.assume.tp_overlap == "double_buffer" and self.faults is not None:
-            raise ValueError("assume.tp_overlap: double_buffer knows no slow links: leave faults out, or take none")
         return self
