@@ -8,7 +8,6 @@ say what happens, and not how much, have tests of their own; so has what the ver
 
 from __future__ import annotations
 
-import csv
 import re
 from math import ceil, sqrt
 from pathlib import Path
@@ -76,15 +75,11 @@ from .article import (
     waiting_against_kernels,
     zero,
 )
-from .helpers import ROOT, SCENARIOS
+from .article_page import PAGE, PRINTED, TOLERANCE, cells, says_what_runs_say, shows, table
+from .helpers import SCENARIOS
 
-TABLE = ROOT / "tests" / "data" / "article_training.csv"
-PAGE = ROOT / "docs" / "article.md"
 ARTICLE = SCENARIOS / "article"
-TOLERANCE = 0.03
-
-with TABLE.open(encoding="utf-8", newline="") as _file:
-    ROWS = {row["id"]: row for row in csv.DictReader(_file)}
+ROWS = table("article_training")
 
 
 @pytest.mark.parametrize("row", IDEAL)
@@ -362,43 +357,13 @@ def test_frozen_weights_cost_4_flop_and_rank_hardly_anything() -> None:
 # ---- the page
 
 
-def cells(first: str) -> dict[str, list[str]]:
-    """The page's table rows whose first cell matches, by that cell."""
-    lines = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    return {row[0]: row[1:] for row in rows if re.fullmatch(first, row[0])}
-
-
-def shows(cell: str, value: float) -> bool:
-    """Whether a cell's first number is the value, to its last digit or half a percent."""
-    found = re.search(r"\d[\d,]*(?:\.(\d+))?", cell)
-    assert found is not None, f"no number in '{cell}'"
-    half = 0.5 * 10.0 ** -len(found[1] or "")
-    return abs(float(found[0].replace(",", "")) - value) <= max(half * 1.001, 0.005 * abs(value))
-
-
-PRINTED = cells(r"[A-Z]+-\d+")
-
-
 def test_the_page_has_every_row() -> None:
-    assert sorted(PRINTED) == sorted(ROWS)
+    assert sorted(PRINTED) == sorted([*ROWS, *table("article_serving")])
 
 
 @pytest.mark.parametrize("row", ROWS)
 def test_the_page_says_what_the_simulator_says(row: str) -> None:
-    """Columns: claim, the article's number, recomputed, simulator (ideal), measured stack, verdict."""
-    _, _, recomputed, simulated, measured, verdict = PRINTED[row]
-    if ROWS[row]["recomputed_value"]:
-        assert shows(recomputed, float(ROWS[row]["recomputed_value"]))
-    else:
-        assert recomputed == "–"
-    if row in IDEAL:
-        assert shows(simulated, IDEAL[row]()), f"{simulated}, not {IDEAL[row]()}"
-    if row in MEASURED:
-        assert shows(measured, MEASURED[row]()), f"{measured}, not {MEASURED[row]()}"
-    else:
-        assert measured == "–"
-    assert verdict == ROWS[row]["verdict"]
+    says_what_runs_say(row, ROWS[row], IDEAL, MEASURED)
 
 
 #: What an eight-GPU server cost in the article (USD, 2023), and drew (W).

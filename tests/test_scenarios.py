@@ -23,7 +23,9 @@ EXPECTED = {
     "4090_pp_home_azure": ("stable", "HBM bandwidth"),
     "4090_pp_home_ideal": ("stable", "pipeline bubbles"),
     "4090_pp_home_overload": ("overloaded", "HBM bandwidth"),
+    "4090_tp4_pp2_25gbe": ("saturated", "network: PCIe through host memory"),
     "4090_tp_pcie": ("saturated", "network: PCIe through host memory"),
+    "4090_tp_roce": ("saturated", "network: roce"),
     "a100_tp8": ("stable", "GPU arithmetic"),
     "a100_tp8_azure": ("stable", "GPU arithmetic"),
     "article_2048_4090_at_llama3_rate": ("stable", "GPU arithmetic"),
@@ -35,6 +37,7 @@ EXPECTED = {
     "h100_tp8": ("stable", "network: nvlink"),
     "h100_tp8_azure": ("stable", "GPU arithmetic"),
     "h100_tp8_ideal": ("stable", "HBM bandwidth"),
+    "h800_tp8": ("stable", "network: nvlink"),
     "home_8x4090_drop_out": ("stable", "repair of nodes"),
     "llama2_70b_2048_4090": ("stable", "network: tp over PCIe through host memory"),
     "llama2_70b_2048_a100": ("stable", "GPU arithmetic"),
@@ -177,6 +180,45 @@ def test_what_the_comments_promise() -> None:
     assert h100.output_tokens_per_s > 2 * a100.output_tokens_per_s
     assert h100.output_tokens_per_s > 10 * home.output_tokens_per_s
     assert share("4090_tp_pcie", "communication: PCIe through host memory") == pytest.approx(0.75, abs=0.05)
+
+
+def test_eight_4090_joined_in_four_ways() -> None:
+    """Sentences of the scenarios that share layers between hosts, and of the H800."""
+    home, roce, pairs, server = (
+        serving(f"4090_{name}") for name in ("pp_home", "tp_roce", "tp4_pp2_25gbe", "tp_pcie")
+    )  # fmt: skip
+    assert roce.output_tokens_per_s / home.output_tokens_per_s == pytest.approx(4 / 3, rel=0.03)
+    assert share("4090_tp_roce", "communication: roce") == pytest.approx(0.67, abs=0.03)
+    faster, whole = (
+        changed("4090_tp_roce", o).jobs[0].metrics
+        for o in ("cluster.network.bandwidth=400 Gbps", "jobs.0.batching.max_batched_tokens=2048")
+    )  # fmt: skip
+    assert isinstance(faster, ServingMetrics)
+    assert isinstance(whole, ServingMetrics)
+    assert faster.output_tokens_per_s == pytest.approx(roce.output_tokens_per_s, rel=1e-3)
+    assert roce.ttft_s.p99 == pytest.approx(7, rel=0.1)
+    assert whole.ttft_s.p99 == pytest.approx(23, rel=0.05)
+    alone = "jobs.0.load={closed_loop: {clients: 1}, prompt_tokens: 512, output_tokens: 512, requests: 3}"
+    speeds = [changed(f"4090_{name}", alone).jobs[0].metrics for name in ("tp_roce", "pp_home")]
+    seen = [m.tokens_per_s_per_user for m in speeds if isinstance(m, ServingMetrics)]
+    assert seen == pytest.approx([30, 6], rel=0.05)
+
+    name, staged = "4090_tp4_pp2_25gbe", "communication: PCIe through host memory"
+    assert share(name, staged) == pytest.approx(0.47, abs=0.03)
+    assert share(name, "communication: ethernet") < 0.015
+    half = changed(name, "define.fabrics.slow={like: nccl-staged, bulk_efficiency: {'4': 0.127}}").jobs[0]
+    assert isinstance(half.metrics, ServingMetrics)
+    assert half.metrics.output_tokens_per_s == pytest.approx(686, rel=0.02)
+    costs = [found.cost.usd_per_million_tokens or 0 for found in (half, job("4090_pp_home")) if found.cost]
+    assert costs[0] < costs[1]
+    rates = [m.output_tokens_per_s for m in (pairs, roce, home, server)]
+    assert rates == sorted(rates, reverse=True)
+    assert pairs.output_tokens_per_s == pytest.approx(1060, rel=0.02)
+
+    h100, h800 = serving("h100_tp8"), serving("h800_tp8")
+    assert h800.output_tokens_per_s == pytest.approx(0.81 * h100.output_tokens_per_s, rel=0.02)
+    nvlink = [share(name, "communication: nvlink") for name in ("h800_tp8", "h100_tp8")]
+    assert nvlink == pytest.approx([0.44, 0.31], abs=0.01)
 
 
 def test_overload_says_so_and_says_what_its_latencies_mean() -> None:

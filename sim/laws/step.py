@@ -106,7 +106,7 @@ class StageLaw:
         self.decode_launch = shape.layers * shape.rates.decode_launch
         #: FLOP of decode attention per token of context
         self.decode_flops = shape.layers * 4 * self._heads_width
-        #: whether a pass can wait for the host's launches, which breaks the linearity in context
+        #: whether a pass can wait for something else than its kernels, which breaks the linearity in context
         self.eager = shape.host_per_layer > 0
 
     def base(self, tokens: int, sequences: int) -> Pass:
@@ -144,13 +144,13 @@ class StageLaw:
         wire = 2.0 * s.layers * reduced * s.wire_per_byte
         return Pass(compute, memory, launch, 2.0 * s.layers * each, flops, nbytes, wire)
 
-    def collective_flow(self, cost: Pass) -> tuple[float, float]:
-        """A pass's collectives as one flow: (fixed seconds, bytes/s), so that fixed + wire / rate is their time."""
+    def collective_flow(self, cost: Pass) -> tuple[float, float, float]:
+        """A pass's collectives as one flow that alone takes their time: (bytes, fixed seconds, bytes/s)."""
         s = self.shape
         count = 2.0 * s.layers
         reduced = cost.wire / (count * s.wire_per_byte)
         fixed, slope = min(s.pieces, key=lambda piece: piece[0] + reduced * piece[1])
-        return count * fixed, s.wire_per_byte / slope
+        return cost.wire, count * fixed, s.wire_per_byte / slope
 
     def prefill(self, chunks: Sequence[Chunk]) -> tuple[float, float, float, float, float]:
         """Prefill attention of a pass: (compute, memory, launch seconds, FLOP, bytes)."""

@@ -5,15 +5,20 @@ from __future__ import annotations
 from typing import Any, Final
 
 from sim.report.assets import parts, template
-from sim.report.compare_words import (
+from sim.report.compare_answer import (
     DEMAND,
-    EQUAL,
-    METHOD,
+    LOADS,
     SPEED,
     USE,
     answer,
-    banner_lines,
     break_even_lines,
+    break_even_table,
+    load_table,
+)
+from sim.report.compare_words import (
+    EQUAL,
+    METHOD,
+    banner_lines,
     copies_lines,
     metric_name,
     metric_rows,
@@ -35,12 +40,16 @@ SECTIONS: Final = {
 }
 """Sections that hold figures: id to heading and what it shows."""
 NONE: Final = "–"
+UNFOLDED: Final = 2
+"""Pairs whose tables stand open; of more, each opens at a click."""
+NO_TABLE: Final[tuple[list[str], list[list[str]]]] = ([], [])
 
 
 def render_comparison_html(c: Comparison) -> str:
     """The page as text; at most 3 MB, of which plotly is two."""
     figures = compare_figures(c)
     text = {"speed": [SPEED], "break-even": break_even_lines(c) or [USE, DEMAND], "difference": []}
+    tables = {"break-even": break_even_table(c)}
     return template("compare.html.j2").render(
         c=c,
         title=title(c),
@@ -56,7 +65,14 @@ def render_comparison_html(c: Comparison) -> str:
         notes=[*copies_lines(c), *run_lines(c), *([METHOD] if c.pairs else [])],
         banners=banner_lines(c),
         warnings=warning_lines(c),
-        sections=[(id_, *SECTIONS[id_], figures[id_], text[id_]) for id_ in SECTIONS if figures[id_]],
+        loads=load_table(c),
+        loads_note=LOADS,
+        folded=len(c.pairs) > UNFOLDED,
+        sections=[
+            (id_, *SECTIONS[id_], figures[id_], text[id_], tables.get(id_, NO_TABLE))
+            for id_ in SECTIONS
+            if figures[id_]
+        ],
         definitions=_definitions(c),
         command=_command(c),
         max_rows=MAX_ROWS,
@@ -99,7 +115,7 @@ def _overview(c: Comparison) -> list[list[str]]:
     wanted = (
         "output_tokens_per_s", "tokens_per_s", "goodput_tokens_per_s", "tokens_per_s_per_user", "ttft_s.p50",
         "tpot_s.p50", "slo_attainment", "step_time_s", "mfu", "ettr", "usd_per_hour", "usd_per_million_tokens",
-        "power_w", "gpus",
+        "capital_usd", "power_w", "gpus",
     )  # fmt: skip
     rows = [["copies", *(_copies(part) for part in c.scenarios)]] if c.at_equal else []
     for path in wanted:

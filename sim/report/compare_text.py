@@ -10,19 +10,24 @@ from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 from typing import Final
 
-from sim.report.compare_words import (
-    EQUAL,
-    METHOD,
+from sim.report.compare_answer import (
+    LOADS,
     MOST_SAID,
     SPEED,
     answer,
-    banner_lines,
     break_even_lines,
+    break_even_table,
+    load_table,
+    speed_sentences,
+)
+from sim.report.compare_words import (
+    EQUAL,
+    METHOD,
+    banner_lines,
     copies_lines,
     metric_rows,
     run_lines,
     signed,
-    speed_sentences,
     title,
     warning_lines,
     waterfall_steps,
@@ -38,10 +43,10 @@ MOST_SETTINGS: Final = 40
 
 def render_comparison(c: Comparison, colour: bool = False) -> str:
     """The comparison for a terminal; no escape codes unless ``colour``."""
-    parts = [_wrapped(_head(c)), _answer(c, colour), _failed(c), _settings(c)]
+    parts = [_wrapped(_head(c)), _answer(c, colour), _failed(c), _loads(c), _settings(c)]
     parts += [_pair(c, pair) for pair in c.pairs]
     parts += [_titled("Speed and cost", [*speed_sentences(c), *([SPEED] if c.cheapest else [])])]
-    parts += [_titled("Break-even", break_even_lines(c)), _waterfalls(c)]
+    parts += [_break_even(c), _waterfalls(c)]
     notes = [*(f"warning: {line}" for line in warning_lines(c)), *banner_lines(c), *copies_lines(c), *run_lines(c)]
     parts += [_titled("Notes", [*notes, METHOD if c.pairs else ""])]
     lines = "\n\n".join(part for part in parts if part).splitlines()
@@ -90,15 +95,43 @@ def _settings(c: Comparison) -> str:
     rows = [["", "", *(_short(part.name, room) for part in c.scenarios)]]
     group = ""
     for s in shown:
-        cells = [s.group if s.group != group else "", s.key, *(value or "-" for value in s.values)]
+        rows.append([s.group if s.group != group else "", s.key, *(value or "-" for value in s.values)])
         group = s.group
-        split = [textwrap.wrap(cell, size) or [""] for cell, size in zip(cells, [12, 28, *[room] * 8], strict=False)]
-        rows += [list(line) for line in zip_longest(*split, fillvalue="")]
-    lines = ["Configuration", *_left(rows)]
+    lines = ["Configuration", *_cells(rows, [12, 28, *[room] * len(c.scenarios)])]
     rest = len(c.settings) - len(shown)
     if rest:
         lines.append(f"  and {rest:,} more, constants of devices and software among them, in comparison.json")
     return "\n".join(lines)
+
+
+def _loads(c: Comparison) -> str:
+    """Which to buy for which demand and speed per user."""
+    speeds = len({found.tokens_per_s_per_user for found in c.by_load})
+    if not speeds:
+        return ""
+    room = max(14, (WIDTH - 16) // speeds - 2)
+    columns, rows = load_table(c, lambda name: _short(name, room))
+    table = _cells([columns, *rows], [12, *[room] * (len(columns) - 1)])
+    return "\n".join(["Which to buy", *table, _wrapped(LOADS, "  ")])
+
+
+def _break_even(c: Comparison) -> str:
+    columns, rows = break_even_table(c)
+    lines = _titled("Break-even", break_even_lines(c))
+    if not rows:
+        return lines
+    room = max(12, (WIDTH - 20) // (len(columns) - 1) - 2)
+    table = _cells([columns, *rows], [18, *[room] * (len(columns) - 1)])
+    return "\n".join(["Break-even", *table, *lines.splitlines()[1:]])
+
+
+def _cells(rows: Sequence[Sequence[str]], widths: Sequence[int]) -> list[str]:
+    """Lines of a table whose cells are wrapped to ``widths``."""
+    found = []
+    for row in rows:
+        split = [textwrap.wrap(cell, size) or [""] for cell, size in zip(row, widths, strict=True)]
+        found += [list(line) for line in zip_longest(*split, fillvalue="")]
+    return _left(found)
 
 
 def _pair(c: Comparison, pair: Pair) -> str:

@@ -1,4 +1,4 @@
-"""A comparison in words: the sentences that page and terminal share, and how its metrics are written."""
+"""A comparison in words: how its metrics are written, and the notes that page and terminal share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 
 from sim.report.values import FORMATS, NONE, named, write
 from sim.study.compare_pairs import metric_of
-from sim.study.compare_schema import Against, Comparison, Difference, Estimate, Pair, ScenarioPart
+from sim.study.compare_schema import Comparison, Difference, Estimate, Pair
 from sim.units import format_count, format_percent, format_usd
 
 HEADLINE: Final = (
@@ -21,8 +21,6 @@ HEADLINE: Final = (
 EQUAL: Final = {"budget": "budget", "throughput": "throughput", "power": "power", "gpus": "number of GPUs"}
 MOST_NAMED: Final = 5
 """Scenarios that a title names."""
-MOST_SAID: Final = 4
-"""Stretches that a sentence tells."""
 _MINUS: Final = "−"
 _NAMES: Final = {"gpus": "GPUs", "gpu_s_per_million_tokens": "GPU time per million tokens"}
 
@@ -35,15 +33,6 @@ FRACTIONS: Final = (
     "Amounts that grow with the cluster (tokens/s, USD/h, power, GPUs, purchase) are times the copies, all others "
     "stay; fractions of a copy stand for many copies."
 )
-USE: Final = (
-    "Utilisation is the share of saturated throughput that is asked for; purchase, hosting and rent run on, "
-    "electricity goes from idle power to that of saturation."
-)
-DEMAND: Final = "Demand is met by whole copies, all paid all the time; latency is not in it."
-SPEED: Final = (
-    "Speed per user is 1 / median TPOT; a cluster has as many users as see that speed, or a higher one. Between the "
-    "points of a curve, cost follows speed linearly."
-)
 
 
 def title(c: Comparison) -> str:
@@ -51,173 +40,7 @@ def title(c: Comparison) -> str:
     names = [part.name for part in c.scenarios]
     if len(names) > MOST_NAMED:
         return f"{names[0]} against {len(names) - 1} others"
-    return f"{names[0]} against {_joined(names[1:])}"
-
-
-def answer(c: Comparison) -> list[str]:
-    """Which to buy for which load, in a few sentences."""
-    found = [_by_cost(c), _by_equal(c)]
-    if c.by_demand:
-        found.append(_by_demand(c))
-    if c.cheapest:
-        found += speed_sentences(c)[:1]
-    return [line for line in found if line] or [_counts(c, pair) for pair in c.pairs]
-
-
-def _counts(c: Comparison, pair: Pair) -> str:
-    """How many main metrics are better: the answer where jobs of both kinds have no cost of a token in common."""
-    verdicts = [row[-1] for row in metric_rows(c, pair, every=False)]
-    base, mine = c.scenarios[c.baseline].name, c.scenarios[pair.scenario].name
-    return (
-        f"{mine} is better than {base} in {verdicts.count('better')} of {len(verdicts)} main metrics and worse in "
-        f"{verdicts.count('worse')}."
-    )
-
-
-def _by_cost(c: Comparison) -> str:
-    """Who makes tokens cheapest, or with the least GPU time, at the loads given."""
-    name = c.split_by
-    fit = [(i, part) for i, part in enumerate(c.scenarios) if part.failed is None]
-    if name is None or not fit:
-        return ""
-    ranked = sorted(fit, key=lambda pair: pair[1].metrics[name].mean)
-    best, rest = ranked[0], ranked[1:]
-    what = "cheapest" if name == "usd_per_million_tokens" else "with the least GPU time"
-    verb = "trains on" if best[1].jobs[0].kind == "training" else "makes"
-    load = "At the loads given" if any(s.group == "load" and not s.detail for s in c.settings) else "At this load"
-    head = f"{load} {best[1].name} {verb} tokens {what}, {write_metric(name, best[1].metrics[name].mean)}"
-    more = [f"{part.name} {_percent(part.metrics[name].mean / best[1].metrics[name].mean - 1)}" for _, part in rest]
-    same = _tie(c, best[0], rest)
-    return f"{head}{f' ({_joined(more)})' if more else ''}.{same}"
-
-
-def _by_equal(c: Comparison) -> str:
-    """What each gives for as much: tokens/s, or where these are made equal the USD/h or watts they take."""
-    wanted = {"throughput": ("usd_per_hour", "power_w")}.get(
-        c.at_equal or "", ("output_tokens_per_s", "goodput_tokens_per_s", "tokens_per_s")
-    )
-    fit = [part for part in c.scenarios if part.failed is None]
-    name = next((name for name in wanted if all(name in part.metrics for part in fit)), None)
-    if c.at_equal is None or name is None:
-        return ""
-    told = []
-    for part in fit:
-        copies = "" if part.factor == 1 else f" ({format_count(part.factor)} copies)"
-        told.append(f"{write_metric(name, part.metrics[name].mean)} of {part.name}{copies}")
-    return f"At equal {EQUAL[c.at_equal]}: {_joined(told)}."
-
-
-def _tie(c: Comparison, best: int, rest: Sequence[tuple[int, ScenarioPart]]) -> str:
-    """Whether the best and the baseline differ clearly in what it is best at."""
-    assert c.split_by is not None
-    for pair in c.pairs:
-        unclear = c.split_by in pair.metrics and pair.metrics[c.split_by].verdict == "no clear difference"
-        if unclear and rest and {best, rest[0][0]} == {c.baseline, pair.scenario}:
-            return " The first two are no clear difference apart."
-    return ""
-
-
-def _by_demand(c: Comparison) -> str:
-    told = []
-    for stretch in c.by_demand[:MOST_SAID]:
-        copies = f" ({stretch.copies:,} copies there)" if stretch.copies > 1 else ""
-        rate = write("output_tokens_per_s", stretch.to_tokens_per_s)
-        told.append(f"{c.scenarios[stretch.scenario].name} up to {rate}{copies}")
-    left = len(c.by_demand) - MOST_SAID
-    more = f", and so on in turn ({left:,} more stretches)" if left > 0 else ""
-    trains = c.scenarios[c.baseline].jobs[0].kind == "training"
-    what = "A steady rate of training" if trains else "A steady demand"
-    return f"{what} is met cheapest with whole clusters of {', then '.join(told)}{more}{_when_full(c)}."
-
-
-def _when_full(c: Comparison) -> str:
-    """What a user sees of the clusters that meet a demand cheapest, when they are full."""
-    told = []
-    for at in dict.fromkeys(stretch.scenario for stretch in c.by_demand[:MOST_SAID]):
-        part = c.scenarios[at]
-        last = max(part.curve, key=lambda point: point.tokens_per_s, default=None)
-        if last is not None and last.tokens_per_s_per_user is not None:
-            told.append(f"{write('tokens_per_s_per_user', last.tokens_per_s_per_user)} of {part.name}")
-    return f"; when full a user sees {_joined(told)}" if told else ""
-
-
-def speed_sentences(c: Comparison) -> list[str]:
-    """Who is cheapest at which speed per user."""
-    if not c.cheapest:
-        return []
-    told = []
-    for n, s in enumerate(c.cheapest[:MOST_SAID]):
-        money = f"{_usd(s.from_usd)} to {_usd(s.to_usd)} USD/Mtok"
-        if n == 0 and s.from_usd == s.to_usd:
-            money = f"{_usd(s.to_usd)} USD/Mtok"
-        told.append(f"{c.scenarios[s.scenario].name} up to {write('output_tokens_per_s', s.to_speed)} ({money})")
-    left = len(c.cheapest) - MOST_SAID
-    more = f", and so on ({left:,} more stretches)" if left > 0 else ""
-    found = [f"By speed per user the cheapest is {', then '.join(told)}{more}."]
-    idle = [p.name for i, p in enumerate(c.scenarios) if p.curve and not any(s.scenario == i for s in c.cheapest)]
-    if idle:
-        found.append(f"Never cheapest at any speed when full: {_joined(idle)}.")
-    return found
-
-
-def break_even_lines(c: Comparison) -> list[str]:
-    """From which use or demand on each scenario pays, against an API and against each other."""
-    found = []
-    price = c.api_usd_per_million_tokens
-    for api in c.against_api:
-        part = c.scenarios[api.scenario]
-        assert price is not None
-        if api.utilisation is None:
-            full = part.use and _full_price(part)
-            found.append(f"{part.name} is never as cheap as the API at {_usd(price)} USD/Mtok: {full} at full use.")
-        else:
-            assert part.use is not None
-            rate = write("output_tokens_per_s", api.utilisation * part.use.tokens_per_s)
-            found.append(
-                f"{part.name} is as cheap as the API at {_usd(price)} USD/Mtok from {format_percent(api.utilisation)} "
-                f"of saturation on ({rate})."
-            )
-    found += [_against(c, pair) for pair in c.against if _told(c, pair)]
-    return [*found, USE, DEMAND] if found else []
-
-
-def _told(c: Comparison, pair: Against) -> bool:
-    """Pairs with the baseline, and each scenario against the cheapest when full; the rest is in the document."""
-    full = {i: _price(part) for i, part in enumerate(c.scenarios) if part.use is not None}
-    best = min(full, key=lambda i: full[i])
-    return c.baseline in (pair.scenario, pair.other) or best in (pair.scenario, pair.other)
-
-
-def _price(part: ScenarioPart) -> float:
-    """USD per million tokens at full use."""
-    assert part.use is not None
-    return (part.use.fixed_usd_per_hour + part.use.used_usd_per_hour) / (part.use.tokens_per_s * 3600) * 1e6
-
-
-def _full_price(part: ScenarioPart) -> str:
-    return write("usd_per_million_tokens", _price(part))
-
-
-def _against(c: Comparison, pair: Against) -> str:
-    own, other = c.scenarios[pair.scenario], c.scenarios[pair.other]
-    assert own.use is not None
-    if pair.utilisation is None:
-        first = f"a token of {own.name} is never as cheap as one of {other.name} at full use"
-    else:
-        first = f"a token of {own.name} is as cheap as one of {other.name} at full use from "
-        first += f"{format_percent(pair.utilisation)} of saturation on"
-        if other.rented and not own.rented:
-            first += f" (to buy it against renting by the hour: from {24 * pair.utilisation:.3g} hours a day)"
-    demand = pair.demand_tokens_per_s
-    if demand is None:
-        second = f"even full, one {own.name} costs more than whole copies of {other.name}"
-    elif demand == 0:
-        second = f"one {own.name} costs no more than whole copies of {other.name} at any demand it can meet"
-    else:
-        share = format_percent(demand / own.use.tokens_per_s)
-        second = f"one {own.name} costs no more than whole copies of {other.name} from "
-        second += f"{write('output_tokens_per_s', demand)} on ({share} of its saturation)"
-    return f"{first[0].upper()}{first[1:]}; {second}."
+    return f"{names[0]} against {joined(names[1:])}"
 
 
 def copies_lines(c: Comparison) -> list[str]:
@@ -225,7 +48,7 @@ def copies_lines(c: Comparison) -> list[str]:
     if c.at_equal is None:
         return []
     told = [f"{part.factor:.4g} of {part.name}" for part in c.scenarios if part.failed is None]
-    return [f"At equal {EQUAL[c.at_equal]}, copies: {_joined(told)}. {FRACTIONS}"]
+    return [f"At equal {EQUAL[c.at_equal]}, copies: {joined(told)}. {FRACTIONS}"]
 
 
 def run_lines(c: Comparison) -> list[str]:
@@ -236,7 +59,7 @@ def run_lines(c: Comparison) -> list[str]:
     if any(part.random for part in fit):
         found.append(f"{c.seeds} seeds, {c.seed} to {c.seed + c.seeds - 1}, the same for each scenario.")
     if still:
-        who = "No scenario has anything random" if len(still) == len(fit) else f"Nothing is random in {_joined(still)}"
+        who = "No scenario has anything random" if len(still) == len(fit) else f"Nothing is random in {joined(still)}"
         found.append(f"{who}: all seeds give the same run, played once, and a difference of such runs has no interval.")
     if any(part.curve for part in fit):
         found.append(
@@ -289,16 +112,17 @@ def signed(path: str, value: float) -> str:
     return f"{sign}{write_metric(path, abs(value))}"
 
 
-def _percent(value: float) -> str:
+def percent(value: float) -> str:
     """A relative difference: "+11.1%", or "×272" where it is more than tenfold."""
     if value == 0:
         return "0%"
     if value >= 10:
-        return f"×{value + 1:,.3g}"
+        return f"×{value + 1:.3g}" if value < 999 else f"×{value + 1:,.0f}"
     return f"{_MINUS if value < 0 else '+'}{format_percent(abs(value))}"
 
 
-def _usd(value: float) -> str:
+def usd(value: float) -> str:
+    """Money without its unit."""
     return format_usd(value).removesuffix(" USD")
 
 
@@ -322,8 +146,8 @@ def relative_text(found: Difference) -> str:
     if gap is None:
         return NONE
     if gap.low is None or gap.high is None or gap.low == gap.high:
-        return _percent(gap.mean)
-    return f"{_percent(gap.mean)} [{_percent(gap.low)}, {_percent(gap.high)}]"
+        return percent(gap.mean)
+    return f"{percent(gap.mean)} [{percent(gap.low)}, {percent(gap.high)}]"
 
 
 def metric_rows(c: Comparison, pair: Pair, every: bool) -> list[list[str]]:
@@ -346,5 +170,6 @@ def waterfall_steps(pair: Pair) -> list[tuple[str, float]]:
     return sorted(((b, v) for b, v in pair.waterfall.items() if v), key=lambda item: -abs(item[1]))
 
 
-def _joined(words: Sequence[str]) -> str:
+def joined(words: Sequence[str]) -> str:
+    """"a, b and c"."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

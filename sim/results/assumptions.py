@@ -47,6 +47,7 @@ CLAIMS = {
     "kv_capacity": ("unchecked", "KV CAPACITY IS NOT CHECKED: batches may exist that no memory could hold"),
     "kv_reads": ("free", "KV READS ARE FREE: decode attention takes no time"),
     "tp_volume": ("one_copy", "COLLECTIVES MOVE ONE COPY: a ring moves 2(n-1)/n"),
+    "tp_overlap": ("double_buffer", "COLLECTIVES HIDE: half of a batch computes beside those of the other half"),
     "pp_return_hop": ("counted", "THE PIPELINE'S RETURN HOP CARRIES ACTIVATIONS: it carries token numbers"),
 }
 

@@ -108,6 +108,7 @@ class Assume(Spec):
     kv_reads: Literal["counted", "free"] = "counted"
     tp_volume: Literal["ring", "one_copy"] = "ring"
     tp_latency: Seconds | None = None
+    tp_overlap: Literal["none", "double_buffer"] = "none"
     pp_return_hop: Literal["token_ids", "counted"] = "token_ids"
 
 
@@ -189,6 +190,12 @@ class Scenario(Spec):
     define: Define = Define()
     sweep: SweepSpec | None = None
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
+
+    @model_validator(mode="after")
+    def _halves_do_not_fail(self) -> Scenario:
+        if self.assume.tp_overlap == "double_buffer" and self.faults is not None:
+            raise ValueError("assume.tp_overlap: double_buffer knows no slow links: leave faults out, or take none")
+        return self
 
     @model_validator(mode="after")
     def _names_differ(self) -> Scenario:

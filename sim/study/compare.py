@@ -8,22 +8,13 @@ from typing import Final
 
 from sim.adapters.resolve import Resolved, ResolvedServing
 from sim.errors import InfeasibleError, InputError, Problem, RunError
-from sim.laws.breakeven import (
-    CostByUse,
-    break_even_demand,
-    break_even_full,
-    break_even_price,
-    cheapest_by_demand,
-)
 from sim.laws.topology_draw import summary
 from sim.study.compare_config import settings
+from sim.study.compare_demand import against, against_api, by_demand, by_load, fullest, use_of
 from sim.study.compare_pairs import EXTENSIVE, difference, estimate, metric_of, waterfall
-from sim.study.compare_play import Failure, Run, play_point, play_run
+from sim.study.compare_play import Failure, Run, play_point, play_run, strain_of
 from sim.study.compare_schema import (
-    Against,
-    AgainstApi,
     AtEqual,
-    ByDemand,
     Comparison,
     CurvePoint,
     FrontPoint,
@@ -272,9 +263,11 @@ def _document(
         split_by=split_by,
         front=_front(parts),
         cheapest=cheapest([part.curve for part in parts]),
-        against_api=_against_api(parts, options.api_price),
-        against=_against(parts),
-        by_demand=_by_demand(parts),
+        against_api=against_api(parts, options.api_price),
+        against=against(parts),
+        by_demand=by_demand(parts, lambda part: part.use),
+        by_demand_within=by_demand(parts, lambda part: part.within),
+        by_load=by_load(parts),
         warnings=_warnings(parts, scenarios, differing),
         definitions={**first.definitions, **DEFINITIONS},
         not_modelled=list(dict.fromkeys(line for run in every for line in run.result.not_modelled)),
@@ -316,6 +309,8 @@ def _part(
         "split": _split(runs, split_by) if split_by else {},
         "curve": list(curve),
         "use": _saturated(runs, curve),
+        "objectives": {row["name"]: row["limit_s"] for job in first.result.jobs for row in job.objectives},
+        "within": _within(runs, curve),
         "rented": scenario.cost is not None and scenario.cost.rental is not None,
         "banners": list(first.result.banners),
         "warnings": list(first.result.verdict.warnings),
@@ -334,12 +329,20 @@ def _saturated(runs: Sequence[Run], curve: Sequence[CurvePoint]) -> Use | None:
         return first.use
     if not curve:
         return None
-    points = [
-        Use(fixed_usd_per_hour=p.fixed_usd_per_hour, used_usd_per_hour=p.used_usd_per_hour, tokens_per_s=p.tokens_per_s)
-        for p in curve
-        if p.fixed_usd_per_hour is not None and p.used_usd_per_hour is not None
-    ]
+    points = [use for p in curve if (use := use_of(p)) is not None]
     return max([first.use, *points], key=lambda use: use.tokens_per_s)
+
+
+def _within(runs: Sequence[Run], curve: Sequence[CurvePoint]) -> Use | None:
+    """The same within the objectives; the load itself counts if it meets them."""
+    first = runs[0]
+    if first.use is None or first.most is None or not curve:
+        return None
+    found = [fullest(curve, lambda point: point.strain)]
+    strain = strain_of(first.result.jobs[0])
+    if strain is not None and strain <= 1.0:
+        found.append(first.use)
+    return max((use for use in found if use is not None), key=lambda use: use.tokens_per_s, default=None)
 
 
 def _labelled(parts: Sequence[ScenarioPart]) -> list[ScenarioPart]:
@@ -363,45 +366,6 @@ def _front(parts: Sequence[ScenarioPart]) -> list[FrontPoint]:
     ]
     found = pareto_front([usd for *_, usd, _ in points], [speed for *_, speed in points])
     return [FrontPoint(scenario=points[at][0], point=points[at][1]) for at in found]
-
-
-def _costs(parts: Sequence[ScenarioPart]) -> dict[int, CostByUse]:
-    return {
-        i: CostByUse(part.use.fixed_usd_per_hour, part.use.used_usd_per_hour, part.use.tokens_per_s)
-        for i, part in enumerate(parts)
-        if part.use is not None
-    }
-
-
-def _against_api(parts: Sequence[ScenarioPart], price: float | None) -> list[AgainstApi]:
-    if price is None:
-        return []
-    return [AgainstApi(scenario=i, utilisation=break_even_price(own, price)) for i, own in _costs(parts).items()]
-
-
-def _against(parts: Sequence[ScenarioPart]) -> list[Against]:
-    """Every ordered pair of scenarios of which the cost by use is known."""
-    costs = _costs(parts)
-    return [
-        Against(
-            scenario=i, other=j, utilisation=break_even_full(own, other),
-            demand_tokens_per_s=break_even_demand(own, other),
-        )
-        for i, own in costs.items()
-        for j, other in costs.items()
-        if i != j
-    ]  # fmt: skip
-
-
-def _by_demand(parts: Sequence[ScenarioPart]) -> list[ByDemand]:
-    costs = _costs(parts)
-    if len(costs) < FEWEST:
-        return []
-    names = list(costs)
-    return [
-        ByDemand(scenario=names[at], copies=copies, from_tokens_per_s=begin, to_tokens_per_s=end)
-        for at, copies, begin, end in cheapest_by_demand(list(costs.values()))
-    ]
 
 
 def _warnings(

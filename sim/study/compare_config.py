@@ -175,10 +175,20 @@ def _leaves(value: Any, path: tuple[str, ...], dimension: Dimension | None = Non
             yield from _leaves(item, path if len(value) == 1 else (*path, str(name)), dimension)
     elif isinstance(value, (tuple, list)) and any(isinstance(item, BaseModel) for item in value):
         for number, item in enumerate(value):
+            if hasattr(item, "what"):  # an item of a bill, told in a line
+                yield (*path, item.what), _line(item)
+                continue
             label = str(getattr(item, "name", number))
             yield from _leaves(item, path if len(value) == 1 else (*path, label), dimension)
     else:
         yield path, _text(value, dimension)
+
+
+def _line(item: BaseModel) -> str:
+    """What an item of a bill says besides its name, in words: "per node, unit price 700 USD"."""
+    stated = item.model_fields_set - {"what"}
+    told = [_leaves(getattr(item, name), (name,), _dimension(type(item).model_fields[name])) for name in stated]
+    return ", ".join(sorted(f"{_key('', path)} {text}" for leaves in told for path, text in leaves))
 
 
 def _field(model: BaseModel, name: str, path: tuple[str, ...]) -> Iterator[tuple[Any, str]]:

@@ -14,6 +14,7 @@ from sim.probe import most_clients, service_time, with_clients
 from sim.results.assemble import assemble, job_results
 from sim.results.collect import counts_of, device_classes, draws_of
 from sim.results.schema import JobResult, Result, ServingMetrics
+from sim.study.compare_demand import GIVEN_UP
 from sim.study.compare_schema import CurvePoint, Job, Use
 
 
@@ -94,7 +95,18 @@ def point_of(clients: int, job: JobResult, use: Use | None) -> CurvePoint:
         usd_per_million_tokens=job.cost.usd_per_million_tokens if job.cost else None,
         fixed_usd_per_hour=use.fixed_usd_per_hour if use else None,
         used_usd_per_hour=use.used_usd_per_hour if use else None,
+        strain=strain_of(job),
     )
+
+
+def strain_of(job: JobResult) -> float | None:
+    """The largest share that an objective takes of its limit; None without objectives."""
+    shares = [
+        GIVEN_UP if row["measured_s"] is None else row["measured_s"] / row["limit_s"]
+        for row in job.objectives
+        if row["limit_s"]
+    ]
+    return max(shares, default=None)
 
 
 def _light(result: Result) -> Result:

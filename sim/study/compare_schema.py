@@ -59,6 +59,7 @@ class CurvePoint(Part):
     """One copy of the cluster with that many clients who never pause; None: not measured, or no cost is stated.
 
     ``used_usd_per_hour`` is what electricity costs more than at idle power, ``fixed_usd_per_hour`` all else.
+    ``strain`` is the largest share that an objective takes of its limit: above 1 one is missed; None without any.
     """
 
     clients: int
@@ -68,6 +69,7 @@ class CurvePoint(Part):
     usd_per_million_tokens: float | None
     fixed_usd_per_hour: float | None = None
     used_usd_per_hour: float | None = None
+    strain: float | None = None
 
 
 class Use(Part):
@@ -83,7 +85,8 @@ class ScenarioPart(Part):
 
     ``factor`` copies of it are compared: ``metrics`` that grow with the cluster are times ``factor``, and so are
     ``gpus``. ``ledger``: shares of GPU time. ``split``: its value of the comparison's ``split_by`` by bucket. The
-    ``curve`` and ``use`` are of one copy.
+    ``curve``, ``use`` and ``within`` are of one copy; ``within`` is full use within its ``objectives``, None if it has
+    none or meets them at no load.
     """
 
     name: str
@@ -102,6 +105,8 @@ class ScenarioPart(Part):
     split: dict[str, float] = {}
     curve: list[CurvePoint] = []
     use: Use | None = None
+    objectives: dict[str, float] = {}
+    within: Use | None = None
     rented: bool = False
     banners: list[str] = []
     warnings: list[str] = []
@@ -174,8 +179,23 @@ class ByDemand(Part):
     to_tokens_per_s: float
 
 
+class ByLoad(Part):
+    """A demand (tokens/s) of users who each see at least so many tokens/s (None: any) is met cheapest by whole
+    ``copies`` of ``scenario``; ``next_scenario`` is the second cheapest, None if nobody else is fast enough."""
+
+    tokens_per_s: float
+    tokens_per_s_per_user: float | None
+    scenario: int
+    copies: int
+    usd_per_hour: float
+    usd_per_million_tokens: float
+    next_scenario: int | None
+    next_usd_per_hour: float | None
+
+
 class Comparison(Part):
-    """The whole comparison. ``baseline`` counts from 0: the first scenario that can be."""
+    """The whole comparison. ``baseline`` counts from 0: the first scenario that can be. ``by_demand`` fills clusters,
+    ``by_demand_within`` fills each as far as its objectives allow (those that state none are left out)."""
 
     schema_version: int = SCHEMA_VERSION
     kind: Literal["comparison"] = "comparison"
@@ -194,6 +214,8 @@ class Comparison(Part):
     against_api: list[AgainstApi]
     against: list[Against]
     by_demand: list[ByDemand]
+    by_demand_within: list[ByDemand] = []
+    by_load: list[ByLoad] = []
     warnings: list[str]
     definitions: dict[str, str]
     not_modelled: list[str]

@@ -195,8 +195,9 @@ def test_the_collectives_as_one_flow_take_their_closed_form() -> None:
     stage = law("h100-sxm", tp=8)
     for tokens in (1, 64, 4096):
         cost = stage.cost(tokens, 0)
-        fixed, rate = stage.collective_flow(cost)
-        assert fixed + cost.wire / rate == pytest.approx(cost.communication)
+        size, fixed, rate = stage.collective_flow(cost)
+        assert fixed + size / rate == pytest.approx(cost.communication)
+        assert size == cost.wire
         assert cost.wire == pytest.approx(160 * WIRE * 2 * tokens * 8192)
 
 

@@ -15,6 +15,7 @@ from sim.laws.collective import CollectiveParameters, collective_parameters, pie
 from sim.laws.layout import Layout, StageLayout
 from sim.laws.roofline import kernel_rates
 from sim.laws.step import StageLaw, StageShape
+from sim.laws.step_halves import HalvedLaw
 from sim.laws.topology import Topology
 from sim.spec.plan import KV_BYTES, WEIGHT_BYTES
 
@@ -164,7 +165,8 @@ class ReplicaBuilder:
             kv_reads_free=assume.kv_reads == "free",
             scale=self.scale,
         )
-        return self._laws.setdefault(shape, StageLaw(shape))
+        law = HalvedLaw if assume.tp_overlap == "double_buffer" else StageLaw
+        return self._laws.setdefault(shape, law(shape))
 
     def _hop(self, name: str, stage: StageLayout, following: StageLayout) -> Hop:
         """The coupled flow from one stage's ranks to the next one's: each sends its share of the activations.

@@ -249,10 +249,10 @@ class DetailedReplica:
     def _collectives(self, i: int, stage: Stage, cost: Pass, slow: float) -> Story:
         """All collectives of the pass as one coupled flow on the links of the group's ring."""
         law = stage.members[0].law
-        fixed, cap = law.collective_flow(cost)
+        size, fixed, cap = law.collective_flow(cost)
         assert stage.collectives is not None
         flow = self.network.transfer(
-            cost.wire, links=stage.collectives.links, cap=cap / slow, latency=fixed, label=stage.collectives.name
+            size, links=stage.collectives.links, cap=cap / slow, latency=fixed, label=stage.collectives.name
         )
         streams = [gpu.communicate(flow) for group in self.devices[i] for gpu in group]
         self.sending[flow] = None

@@ -85,8 +85,8 @@ class Stage:
         slow = health.link(self.ends, time) if self.ends else 1.0
         if slow == 1.0 or not cost.communication:
             return cost.communication
-        fixed, rate = self.law.collective_flow(cost)
-        return fixed + cost.wire * slow / rate
+        size, fixed, rate = self.law.collective_flow(cost)
+        return fixed + size * slow / rate
 
 
 @dataclass(slots=True)

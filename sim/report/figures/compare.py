@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from sim.laws.breakeven import CostByUse
-from sim.report.compare_words import signed, speed_sentences, waterfall_steps, write_metric
+from sim.report.compare_answer import speed_sentences, stretches_text
+from sim.report.compare_words import signed, waterfall_steps, write_metric
 from sim.report.figures.common import (
     BLUE,
     GREEN,
@@ -34,6 +35,10 @@ USES: Final = tuple(n / 50 for n in range(1, 51))
 """Utilisations that are drawn."""
 MOST_STEPS: Final = 9
 """Buckets of a waterfall; the rest is taken together."""
+MOST_ENDS: Final = 4
+"""Lines whose ends a sentence tells; of more, the highest and the lowest."""
+HALF_FROM: Final = 3
+"""So many waterfalls and more stand two in a row."""
 STEPS_DRAWN: Final = 400
 """Points of a line of cost over demand."""
 
@@ -156,7 +161,10 @@ def _over_clients(
     if not traces:
         return None
     ends = [(part.name, part.curve[-1]) for part in c.scenarios if part.curve]
+    if len(ends) > MOST_ENDS:
+        ends = [pick(ends, key=lambda end: value(end[1]) or 0.0) for pick in (max, min)]
     told = "; ".join(f"{name} {write(key, value(point))} with {point.clients:,} clients" for name, point in ends)
+    told += "" if len(ends) == len(traces) else ", and the others between"
     most = max(x for trace in traces for x in trace["x"])
     ticks = [4**n for n in range(8) if 4**n <= most * 1.2]
     return Figure(
@@ -250,14 +258,10 @@ def demand_figure(c: Comparison) -> Figure | None:
         }
         for i, name, cost in costs
     ]  # fmt: skip
-    told = []
-    for s in c.by_demand[:4]:
-        copies = f" ({s.copies:,} copies there)" if s.copies > 1 else ""
-        told.append(f"{c.scenarios[s.scenario].name} up to {_rate(s.to_tokens_per_s)}{copies}")
     return Figure(
         id="demand",
         title="Cost of an hour over demand",
-        takeaway=f"Cheapest with whole copies: {', then '.join(told)}.",
+        takeaway=f"Cheapest with whole copies: {stretches_text(c, c.by_demand)}.",
         alt="Lines of USD per hour over the demand in tokens per second, with a step for each further copy.",
         traces=traces,
         layout=layout(
@@ -317,6 +321,7 @@ def waterfall_figure(c: Comparison, pair: Pair) -> Figure | None:
             ]
         ),
         height=rows_height(len(shown) + 2, 32, 90),
+        half=len(c.pairs) >= HALF_FROM,
     )  # fmt: skip
 
 

@@ -1,0 +1,165 @@
+"""The reference article on serving and its price comes out of the simulator, and ``docs/article.md`` says so.
+
+``tests/data/article_serving.csv`` has, for each row of the project's table of the article's claims, the value
+recomputed from the article's own premises and a verdict. Under the stack ``ideal`` and visible assumptions the
+scenarios of ``scenarios/article`` must give it within 3% (:mod:`tests.article_serving`).
+"""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from sim.adapters.resolve import resolve_file
+from sim.errors import InfeasibleError, InputError
+from sim.run import run_recorded
+
+from .article import run
+from .article_page import PAGE, TOLERANCE, says_what_runs_say, shows, table
+from .article_serving import (
+    ALONE,
+    ALONE_H100,
+    H100,
+    HOME_PRICE,
+    IDEAL,
+    MEASURED,
+    PAIR,
+    PIPELINE,
+    REAL_H100,
+    REAL_PAIR,
+    REAL_SERVER,
+    ROCE,
+    SEQUENCES,
+    SERVER,
+    kilowatts_for_as_much,
+    rate,
+    token_ms,
+    tokens_per_usd,
+)
+from .helpers import ROOT, SCENARIOS, differences, shipped
+
+ROWS = table("article_serving")
+MANY = (
+    "jobs.0.batching.max_sequences=1024", "jobs.0.load.closed_loop.clients=1024", "jobs.0.load.requests=6144"
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("row", IDEAL)
+def test_row(row: str) -> None:
+    """The ideal stack gives the recomputed value."""
+    assert IDEAL[row]() == pytest.approx(float(ROWS[row]["recomputed_value"]), rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_the_page_says_what_the_simulator_says(row: str) -> None:
+    says_what_runs_say(row, ROWS[row], IDEAL, MEASURED)
+
+
+def test_every_row_has_a_figure() -> None:
+    assert list(ROWS) == list(IDEAL)
+    assert set(MEASURED) <= set(IDEAL)
+
+
+# ---- what the rows rest on
+
+
+def test_double_buffering_hides_the_shorter_of_two() -> None:
+    """With 330 users a half, a pass of both takes all their transfers; on H100 all their kernels."""
+    assert token_ms(SERVER) == pytest.approx(2 * 27.0336, rel=1e-4)
+    assert token_ms(H100) == pytest.approx(2 * 5.2239, rel=1e-4)
+    assert rate(SERVER) / rate(SERVER, *ALONE) == pytest.approx(44.5336 / 27.0336, rel=1e-3)
+    assert any("COLLECTIVES HIDE" in line for line in run(SERVER).result.banners)
+    assert not any("COLLECTIVES HIDE" in line for line in run(SERVER, *ALONE).result.banners)
+
+
+def test_double_buffering_is_told_alike_in_full_detail() -> None:
+    """KV reads counted, so that each pass is another; prompts that share passes."""
+    small = ("assume.kv_reads=counted", "jobs.0.load={closed_loop: {clients: 41, ramp: 1 s}, prompt_tokens: 300, "
+             "output_tokens: 20, requests: 90}", "jobs.0.batching.max_sequences=41")  # fmt: skip
+    for name in (SERVER, H100):
+        fast, full = (
+            run_recorded(shipped(f"article/{name}", *small), effects=False, detail=d).result.model_dump(mode="json")
+            for d in ("auto", "full")
+        )  # fmt: skip
+        for found in (fast, full):
+            del found["events"], found["detail"]
+        assert list(differences(fast, full, 1e-9, 1e-9)) == []
+
+
+def test_double_buffering_and_faults_do_not_mix() -> None:
+    with pytest.raises(InputError, match="knows no slow links"):
+        resolve_file(SCENARIOS / "article" / f"{SERVER}.yaml", ("faults={preset: llama3}",))
+
+
+def test_the_batches_of_the_article_fit_no_memory() -> None:
+    """CST-10, HOM-05: hundreds of conversations of 4,096 tokens; with the KV cache checked they wait or are refused."""
+    long = "jobs.0.load={closed_loop: {clients: 660}, prompt_tokens: 2048, output_tokens: 2048, requests: 700}"
+    checked = ("assume.kv_capacity=checked", long)
+    assert run(SERVER, *checked).result.jobs[0].metrics.batch_size_mean < 60  # type: ignore[union-attr]
+    with pytest.raises(InfeasibleError):
+        run(SERVER, "assume.kv_capacity=checked", "stack=vllm", "model=llama-3.1-405b", "assume.parameters=null")
+
+
+def test_one_copy_of_the_activations_will_do() -> None:
+    """HOM-15: after the all-reduce all four GPUs hold the same."""
+    one = token_ms(PAIR, "cluster.network.bandwidth=25Gbps")
+    assert one == pytest.approx(66, rel=0.01)
+    assert token_ms(PAIR) - one == pytest.approx(2 * 3 / 4 * 6.92, rel=0.02)
+
+
+def chat(clients: int, ramp: str, requests: int) -> str:
+    """As many users with prompts and answers of 512 tokens."""
+    arrivals = f"closed_loop: {{clients: {clients}, ramp: {ramp}}}"
+    return f"jobs.0.load={{{arrivals}, prompt_tokens: 512, output_tokens: 512, requests: {requests}}}"
+
+
+#: The guide to buying takes the article's premises away one by one; the cards' own cluster comes with the sixth.
+CHECKED, RING, OWN = ("assume.kv_capacity=checked", "assume.kv_reads=counted"), "assume.tp_volume=ring", "assume={}"
+REAL = "cluster.topology=../../topologies/server_8x4090_pcie.yaml"
+CHAT = ("assume.tp_overlap=none", f"{SEQUENCES}330", chat(330, "10 s", 1980))
+CHAT_H100 = ("assume.tp_overlap=none", f"{SEQUENCES}1024", chat(1024, "10 s", 6144))
+PREMISES = {
+    "the article": ((), ()),
+    "one batch": (ALONE, ALONE_H100),
+    "prompts and answers": (CHAT, CHAT_H100),
+    "the KV cache": ((*CHAT, *CHECKED), (*CHAT_H100, *CHECKED)),
+    "all-reduces": ((*CHAT, *CHECKED, RING), (*CHAT_H100, *CHECKED, RING)),
+    "the cards' own": ((*CHAT, OWN, REAL), (*CHAT_H100, OWN)),
+    "measured": (
+        (f"{SEQUENCES}330", chat(135, "100 s", 1000), OWN, REAL, "stack=vllm"), (*CHAT_H100, OWN, "stack=vllm"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("premise", PREMISES)
+def test_the_guide_takes_premises_away_one_by_one(premise: str) -> None:
+    """Million tokens for a dollar of the two servers."""
+    lines = (ROOT / "docs" / "guide-buying.md").read_text(encoding="utf-8").splitlines()
+    (line,) = [line for line in lines if line.startswith(f"| {premise}")]
+    printed = [cell.strip() for cell in line.strip("|").split("|")][1:3]
+    for name, cell, overrides in zip((SERVER, H100), printed, PREMISES[premise], strict=True):
+        assert shows(cell, tokens_per_usd(name, *overrides)), f"{cell}, not {tokens_per_usd(name, *overrides)}"
+
+
+def test_other_numbers_of_the_page() -> None:
+    """Sentences that quote a run."""
+    text = " ".join(PAGE.read_text(encoding="utf-8").split())
+    quoted = {
+        r"the second makes ([\d.]+) million": rate(ROCE) * 3600 / 1e6,
+        r"the third ([\d.]+) with": rate(PAIR) * 3600 / 1e6,
+        r"and the first ([\d.]+) with twelve batches": IDEAL["HOM-05"]() * 3600 / 1e6,
+        r"third design's ([\d.]+) million": tokens_per_usd(REAL_PAIR),
+        r"takes ([\d.]+) kW for that price": kilowatts_for_as_much(REAL_PAIR, REAL_H100),
+        r"are ([\d.]+) times the H100's with": tokens_per_usd(REAL_PAIR) / tokens_per_usd(REAL_H100),
+        r"and ([\d.]+) times those of an H100 with": tokens_per_usd(REAL_PAIR) / tokens_per_usd(REAL_H100, *MANY),
+        r"one batch at a time ([\d,]+) tokens/s": rate(SERVER, *ALONE),
+        r"and ([\d.]+) million for a dollar": tokens_per_usd(SERVER, *ALONE),
+    }
+    for pattern, value in quoted.items():
+        found = re.search(pattern, text)
+        assert found is not None, pattern
+        assert shows(found[1], value), f"{found[0]}: {value}"
+    assert rate(SERVER, HOME_PRICE) == rate(SERVER)  # a price changes no token
+    assert rate(PIPELINE) < 0.2 * IDEAL["HOM-05"]()
+    assert tokens_per_usd(REAL_SERVER) < 0.05 * tokens_per_usd(SERVER)
