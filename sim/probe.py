@@ -15,6 +15,7 @@ from typing import Any
 from sim.adapters.resolve import Resolved, ResolvedJob, ResolvedServing, ResolvedTraining
 from sim.errors import InfeasibleError, RunError
 from sim.jobs.play import Recording, ServingRecording, play
+from sim.jobs.serving.build import UNBOUNDED
 from sim.results.assemble import job_results
 from sim.results.collect import device_classes
 from sim.results.cost import costs_by_use, curve_of, swing_of
@@ -185,8 +186,9 @@ def room_for(recording: ServingRecording) -> int:
     if batching.batch_size is not None:
         most = batching.batch_size * (plan.micro_batches or plan.pp)
     mean = sum(p + o for p, o in zip(table.prompt, table.output, strict=True)) / len(table)
-    held = sum(min(most, max(0, tokens) / mean + 1) for tokens in recording.layout.tokens)
-    return max(1, int(held))
+    replicas = zip(recording.layout.tokens, recording.replicas, strict=True)
+    rooms = [most if r.scheduler.limits.blocks >= UNBOUNDED // 1000 else max(0, t) / mean + 1 for t, r in replicas]
+    return max(1, int(sum(min(most, room) for room in rooms)))
 
 
 def shortened(resolved: Resolved, recording: Recording) -> Resolved:

@@ -42,6 +42,7 @@ from sim.spec import (
     plan,
     reliability,
     scenario,
+    sizing,
     stack,
     topology,
     training,
@@ -49,7 +50,7 @@ from sim.spec import (
     transformer,
     workload,
 )
-from sim.study import compare_schema, failures_schema, sweep_schema
+from sim.study import compare_schema, failures_schema, size_schema, sweep_schema
 from sim.units import Dimension, parse
 
 ROOT = Path(__file__).parent.parent
@@ -298,6 +299,7 @@ INPUTS: dict[str, dict[str, type[BaseModel]]] = {
         "sweep": scenario.SweepSpec,
         "sweep.random": scenario.SweepRandom,
         "sweep.random.axes": scenario.SweepRange,
+        "size": sizing.SizeSpec,
     },
     "reference-topology.md": {
         "Topology": topology.TopologySpec,
@@ -331,11 +333,15 @@ INPUTS: dict[str, dict[str, type[BaseModel]]] = {
         "lengths": workload.LengthDistribution,
         "failure": reliability.FaultPreset,
         "price": economics.Price,
+        "machine": sizing.Machine,
+        "machine.capital": sizing.Piece,
+        "network": sizing.Network,
     },
 }
 CATALOGUE: list[type[BaseModel]] = [
     hardware.Gpu, hardware.LinkType, hardware.Fabric, transformer.Transformer, stack.Stack,
     training_stack.TrainingStack, workload.LengthDistribution, reliability.FaultPreset, economics.Price,
+    sizing.Machine, sizing.Network,
 ]  # fmt: skip
 
 RESULTS: dict[str, type[BaseModel]] = {
@@ -379,6 +385,8 @@ COMPARISONS: dict[str, type[BaseModel]] = {
 STUDIES: dict[str, type[BaseModel]] = {
     "sweep": sweep_schema.SweepStudy,
     "sweep.points": sweep_schema.SweepPoint,
+    "size": size_schema.Sizing,
+    "size.answers": size_schema.Answer,
     "failures": failures_schema.FailureStudy,
     "failures.points": failures_schema.PointResult,
 }

@@ -21,6 +21,7 @@ from sim.spec.economics import Price
 from sim.spec.hardware import Fabric, Gpu, KernelConstants, LinkType
 from sim.spec.reliability import FaultPreset
 from sim.spec.scenario import Define
+from sim.spec.sizing import Machine, Network
 from sim.spec.stack import Stack
 from sim.spec.training_stack import TrainingStack
 from sim.spec.transformer import Transformer
@@ -33,6 +34,7 @@ Value = TypeVar("Value", bound=Spec)
 FIELDS = {
     "gpu": "gpus", "link": "links", "fabric": "fabrics", "model": "models", "stack": "stacks",
     "training-stack": "training_stacks", "lengths": "lengths", "failure": "failures", "price": "prices",
+    "machine": "machines", "network": "networks",
 }  # fmt: skip
 #: What a user calls each kind.
 WORDS = {"lengths": "length distribution", "training-stack": "training stack", "failure": "fault preset"}
@@ -81,6 +83,14 @@ class Library:
         """A price by id."""
         return self._get("price", name, Price)
 
+    def machine(self, name: str) -> Machine:
+        """A machine that can be had, by id."""
+        return self._get("machine", name, Machine)
+
+    def network(self, name: str) -> Network:
+        """A network to put machines on, by id."""
+        return self._get("network", name, Network)
+
     def model(self, name: str, path: Path | None = None) -> Transformer:
         """A model by id; or, where the name is a path, the Hugging Face config.json at ``path``."""
         if "/" in name or name.endswith(".json"):
@@ -96,6 +106,10 @@ class Library:
     def default_kernels(self) -> KernelConstants:
         """Constants for GPUs nobody measured."""
         return _checked(KernelConstants, catalog.default_kernels(), "kernels_default.yaml")
+
+    def raw(self, kind: str, name: str) -> dict[str, Any]:
+        """An entry's plain data, with its units as written. The name is known."""
+        return self._merged(kind, name, ()) if name in self._own(kind) else catalog.raw(kind, name)
 
     def names(self, kind: str) -> list[str]:
         """All ids of a kind: the user's, then the catalogue's that the user did not override."""

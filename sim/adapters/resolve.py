@@ -172,7 +172,7 @@ class _Resolver:
         look_ups: dict[str, Callable[[str], object]] = {
             "gpus": library.gpu, "links": library.link, "models": library.model, "stacks": library.stack,
             "training_stacks": library.training_stack, "lengths": library.lengths, "failures": library.failure,
-            "prices": library.price,
+            "prices": library.price, "machines": library.machine, "networks": library.network,
         }  # fmt: skip
         for field, look_up in look_ups.items():
             for name in getattr(define, field):

@@ -17,9 +17,9 @@ import yaml
 #: Kinds with one file an entry, and kinds with one file for all.
 FOLDERS = {
     "gpu": "gpus", "model": "models", "stack": "stacks", "training-stack": "training_stacks", "lengths": "lengths",
-    "failure": "failures",
+    "failure": "failures", "machine": "machines",
 }  # fmt: skip
-LISTS = {"link": "links", "fabric": "fabrics"}
+LISTS = {"link": "links", "fabric": "fabrics", "network": "networks"}
 KINDS = (*FOLDERS, *LISTS, "price")
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

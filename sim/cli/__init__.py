@@ -22,6 +22,7 @@ VERBS = {
     "check": "Say whether a scenario fits, without simulating: memory, routes, plan, assumptions.",
     "sweep": "Simulate a scenario at many values: Pareto front, what each axis moves, resumable.",
     "compare": "Put scenarios side by side: what differs, which is cheaper for which load, break-even.",
+    "size": "Find the cheapest hardware and layout for a load, or the best for a budget.",
     "failures": "Live a training job through failures: goodput by size, MTBF, checkpoints and policy.",
     "explain": "Derive one number of a run: formula, inputs, sources.",
     "show": "Draw the report of a result.json again.",

@@ -15,7 +15,8 @@ from sim.errors import InputError, Problem, did_you_mean
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(kind: str | None, name: str | None, as_json: bool) -> None:
-    """List what is known: KIND is gpu, link, fabric, model, stack, training-stack, lengths, failure or price.
+    """List what is known: KIND is gpu, link, fabric, model, stack, training-stack, lengths, failure, price,
+    machine or network.
 
     NAME shows one entry whole.
     """
@@ -105,6 +106,8 @@ COLUMNS = {
     "lengths": ("id", "requests", "arrivals_per_s", "arrivals_cv", "spearman"),
     "failure": ("id", "per_1000_node_days", "classes", "origin", "source"),
     "price": ("id", "usd", "unit", "as_of", "source"),
+    "machine": ("id", "node.gpus", "networks", "as_of", "source"),
+    "network": ("id", "link", "most_nodes", "as_of", "source"),
 }
 
 

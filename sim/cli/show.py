@@ -1,4 +1,4 @@
-"""``sim show``: the report again, from result.json, comparison.json, sweep.json or failures.json alone."""
+"""``sim show``: the report again, from result.json, comparison.json, sweep.json, size.json or failures.json alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from sim.report.load import Document
 
-NAMES = ("result.json", "comparison.json", "sweep.json", "failures.json")
+NAMES = ("result.json", "comparison.json", "sweep.json", "size.json", "failures.json")
 
 
 class Renderer(NamedTuple):
@@ -34,8 +34,8 @@ class Renderer(NamedTuple):
               help="Write the window of spans in a result as a Chrome trace.")
 @click.option("--json", "as_json", is_flag=True, help="Print the document as JSON.")  # fmt: skip
 def command(result: Path, html: Path | None, trace: Path | None, as_json: bool) -> None:
-    """Print the answer in RESULT (a result.json, comparison.json, sweep.json or failures.json, or its folder); draw its
-    page again with --html."""
+    """Print the answer in RESULT (a result.json, comparison.json, sweep.json, size.json or failures.json, or its
+    folder); draw its page again with --html."""
     from sim.report.load import load_document
     from sim.results.schema import Result
 
@@ -71,6 +71,7 @@ def _renderer(found: Document) -> Renderer:
     """What draws a document; only what is needed is imported."""
     from sim.results.schema import Result
     from sim.study.compare_schema import Comparison
+    from sim.study.size_schema import Sizing
     from sim.study.sweep_schema import SweepStudy
 
     if isinstance(found, Result):
@@ -92,6 +93,11 @@ def _renderer(found: Document) -> Renderer:
         from sim.report.sweep_text import render_sweep
 
         return Renderer("sweep", lambda colour: render_sweep(found, colour), lambda: render_sweep_html(found))
+    if isinstance(found, Sizing):
+        from sim.report.size_page import render_size_html
+        from sim.report.size_text import render_size
+
+        return Renderer("size", lambda colour: render_size(found, colour), lambda: render_size_html(found))
     from sim.report.failures_page import render_failures_html
     from sim.report.failures_text import render_failures
 

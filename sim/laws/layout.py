@@ -84,7 +84,7 @@ def lay_out(
     """Stages and memory of ``job`` on ``gpus`` (in rank order).
 
     Raises InfeasibleError with the budget when the plan does not divide the model or does not fit.
-    ``unchecked`` leaves the KV capacity out of the question (an assumption that reports show).
+    ``unchecked`` leaves the KV capacity out of the question (an assumption that reports show); weights must fit.
     """
     _check_shape(job, model, plan)
     replicas, tokens = [], []
@@ -110,7 +110,7 @@ def lay_out(
         )
         block = stack.memory.block_tokens
         fit = tokens_that_fit([m for stage in stages for m in stage.memory.values()]) // block * block
-        if fit <= 0 and not unchecked:
+        if (fit <= 0 and not unchecked) or not _weights_fit(stages):
             raise InfeasibleError(
                 f"job {job}: {model.id} with {precision.weights} weights does not fit: {_advice(stages)}",
                 budget_rows(stages),
@@ -118,6 +118,11 @@ def lay_out(
         replicas.append(stages)
         tokens.append(fit)
     return Layout(tuple(replicas), tuple(tokens))
+
+
+def _weights_fit(stages: Sequence[StageLayout]) -> bool:
+    held = (m for stage in stages for m in stage.memory.values())
+    return all(m.weights + m.embeddings <= m.capacity for m in held)
 
 
 def _memory(

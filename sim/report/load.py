@@ -1,5 +1,5 @@
-"""Reads a document back (of a run, a comparison, a sweep or a study of failures), or says in one line each what is
-wrong with it.
+"""Reads a document back (of a run, a comparison, a sweep, a size or a study of failures), or says in one line each
+what is wrong with it.
 
 The file may come from another version or from an editor, so it is checked before anything is drawn: its
 size, its syntax, its schema version, then every field. Older readers refuse newer documents.
@@ -17,9 +17,10 @@ from pydantic import ValidationError
 from sim.errors import InputError, Problem
 from sim.report.sweep_words import COLUMNS
 from sim.results.schema import SCHEMA_VERSION, Result, ServingMetrics, TrainingMetrics
-from sim.study import compare_schema, failures_schema, sweep_schema
+from sim.study import compare_schema, failures_schema, size_schema, sweep_schema
 from sim.study.compare_schema import Comparison
 from sim.study.failures_schema import FailureStudy
+from sim.study.size_schema import Sizing
 from sim.study.sweep_schema import SweepStudy
 
 MAX_BYTES: Final = 200_000_000
@@ -35,7 +36,7 @@ METRICS: Final[dict[str | None, type[ServingMetrics | TrainingMetrics]]] = {
 CLASSES: Final = {metrics.__name__ for metrics in METRICS.values()}
 
 
-Document = Result | Comparison | SweepStudy | FailureStudy
+Document = Result | Comparison | SweepStudy | FailureStudy | Sizing
 
 
 def load_document(path: str | Path) -> Document:
@@ -46,7 +47,8 @@ def load_document(path: str | Path) -> Document:
     document = _parse(path, _read(path))
     kind = document.get("kind", "failures" if "bests" in document else "result")
     known: dict[str, Callable[[str | Path, dict[str, Any]], Document]] = {
-        "comparison": _comparison, "failures": _failures, "result": _result, "sweep": _sweep,
+        "comparison": _comparison, "failures": _failures, "result": _result, "size": _size,
+        "sweep": _sweep,
     }  # fmt: skip
     if not isinstance(kind, str) or kind not in known:
         shown = f"{', '.join(sorted(known)[:-1])} and {sorted(known)[-1]} can be shown"
@@ -87,6 +89,22 @@ def _sweep(path: str | Path, document: dict[str, Any]) -> SweepStudy:
     for name in (*shown, *found.sensitivity, *found.heat_map):
         if name not in COLUMNS:
             _refuse(path, f"'{name}' is not a figure of a sweep", "pareto" if name in shown else "sensitivity")
+    return found
+
+
+def _size(path: str | Path, document: dict[str, Any]) -> Sizing:
+    _check_version(path, document, size_schema.SCHEMA_VERSION)
+    try:
+        found = Sizing.model_validate(document)
+    except ValidationError as error:
+        raise InputError(_problems(path, error, [])) from None
+    if not found.answers:
+        _refuse(path, "a size has at least one answer", "answers")
+    named = [*found.front, *(row.answer for row in found.best_by_machine if row.answer is not None)]
+    if any(not 0 <= place < len(found.answers) for place in named):
+        _refuse(path, f"an answer is named that is none of the {len(found.answers)}", "front")
+    if all(row.answer is None for row in found.best_by_machine):
+        _refuse(path, "names no machine of the answers", "best_by_machine")
     return found
 
 

@@ -13,6 +13,7 @@ from sim.spec.base import Name, Prose, Spec
 from sim.spec.economics import CostSpec
 from sim.spec.plan import ServingPlan, ServingPrecision
 from sim.spec.reliability import Failover, Faults, Recovery
+from sim.spec.sizing import SizeSpec
 from sim.spec.topology import TopologySpec
 from sim.spec.training import TrainingJob
 from sim.spec.workload import Load, Objectives
@@ -113,8 +114,8 @@ class Assume(Spec):
 
 
 class Define(Spec):
-    """The user's own GPUs, links, fabrics, models, stacks (serving and training), lengths, fault presets and
-    prices, by id.
+    """The user's own GPUs, links, fabrics, models, stacks (serving and training), lengths, fault presets, prices,
+    machines and networks, by id.
 
     An entry with ``like: ID`` starts from that catalogue entry and changes the keys it names.
     """
@@ -128,6 +129,8 @@ class Define(Spec):
     lengths: dict[Name, dict[str, Any]] = Field(default_factory=dict)
     failures: dict[Name, dict[str, Any]] = Field(default_factory=dict)
     prices: dict[Name, dict[str, Any]] = Field(default_factory=dict)
+    machines: dict[Name, dict[str, Any]] = Field(default_factory=dict)
+    networks: dict[Name, dict[str, Any]] = Field(default_factory=dict)
 
 
 class SweepRange(Spec):
@@ -189,6 +192,7 @@ class Scenario(Spec):
     assume: Assume = Assume()
     define: Define = Define()
     sweep: SweepSpec | None = None
+    size: SizeSpec | None = None
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
 
     @model_validator(mode="after")

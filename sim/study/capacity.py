@@ -42,7 +42,7 @@ def with_capacity(
     jobs = list(result.jobs)
     for number, job in enumerate(resolved.jobs):
         if isinstance(job, ResolvedServing):
-            capacity = _find(resolved, recording, number, progress)
+            capacity = find_capacity(resolved, recording, number, progress)
             jobs[number] = jobs[number].model_copy(
                 update={"capacity": capacity, "notes": [*jobs[number].notes, told(capacity)]}
             )
@@ -65,8 +65,8 @@ def require_objectives(resolved: Resolved) -> None:
 
 def told(capacity: Capacity) -> str:
     """A capacity in a sentence."""
-    missed = min((t for t in capacity.tried if not t.met), key=lambda t: t.rate, default=None)
-    beyond = f"; at {format_count(missed.rate)} req/s {missed.why}" if missed is not None else ""
+    above = min((t for t in capacity.tried if not t.met), key=lambda t: t.rate, default=None)
+    beyond = f"; at {format_count(above.rate)} req/s {above.why}" if above is not None else ""
     if capacity.rate is None:
         return f"no rate was found within the objectives, down to {format_count(capacity.tried[-1].rate)} req/s{beyond}"
     cost = "" if capacity.usd_per_million_tokens is None else f", {format_usd(capacity.usd_per_million_tokens)}/Mtok"
@@ -76,9 +76,10 @@ def told(capacity: Capacity) -> str:
     )
 
 
-def _find(
-    resolved: Resolved, recording: Recording, number: int, progress: Callable[[str, float], None] | None
+def find_capacity(
+    resolved: Resolved, recording: Recording, number: int, progress: Callable[[str, float], None] | None = None
 ) -> Capacity:
+    """The highest rate of one job's requests within its objectives."""
     short = shortened(resolved, recording)
     most = _metrics(answers(saturated(resolved, recording))[number]).requests_per_s
     low, high = 0.0, inf
@@ -86,8 +87,8 @@ def _find(
     tried: list[Tried] = []
     rate = 0.8 * most
     while len(tried) < MOST_TRIES and (low == 0.0 or high == inf or high - low > PRECISION * high):
-        answer = answers(at_rate(short, number, rate, _requests(short, number, rate)))[number]
-        why = _missed(answer)
+        answer = answers(at_rate(short, number, rate, requests_at(short, number, rate)))[number]
+        why = missed(answer)
         tried.append(Tried(rate=rate, met=not why, why=why))
         if why:
             high = rate
@@ -109,7 +110,7 @@ def _metrics(job: JobResult) -> ServingMetrics:
     return job.metrics
 
 
-def _missed(job: JobResult) -> str:
+def missed(job: JobResult) -> str:
     """Why a rate is not carried; empty if it is."""
     for row in job.objectives:
         if not row["met"]:
@@ -118,7 +119,7 @@ def _missed(job: JobResult) -> str:
     return f"it is {job.state}" if job.state in ("overloaded", "disrupted") else ""
 
 
-def _requests(resolved: Resolved, number: int, rate: float) -> int:
+def requests_at(resolved: Resolved, number: int, rate: float) -> int:
     """Requests of a run at a rate, so many that too high a one shows."""
     job = resolved.jobs[number]
     assert isinstance(job, ResolvedServing)

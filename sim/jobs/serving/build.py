@@ -69,13 +69,17 @@ class ReplicaBuilder:
     ) -> Replica:
         """Replica ``number`` of the layout."""
         limits = self.limits(layout.tokens[number])
-        stages = layout.replicas[number]
         scheduler = Scheduler(table, feed_of(limits), limits, self.job.spec.batching.policy)
+        return Replica(number, self.stages(number, layout), scheduler)
+
+    def stages(self, number: int, layout: Layout) -> tuple[Stage, ...]:
+        """The stages of replica ``number``, with their hops."""
+        stages = layout.replicas[number]
         built = []
         for i, stage in enumerate(stages):
             following = stages[(i + 1) % len(stages)] if len(stages) > 1 else None
             built.append(self._stage(number, stage, following))
-        return Replica(number, tuple(built), scheduler)
+        return tuple(built)
 
     def _name(self, replica: int, stage: int) -> str:
         job = self.job.spec

@@ -1,0 +1,131 @@
+"""What a replica cannot beat, from its laws alone: the least time of a token, the most requests a second.
+
+No simulation of the same replica is faster, so that a search may leave out what these already rule out. With p and o
+the tokens of a prompt and its output, n = o - 1, and c = mean(p n + n^2 / 2) / mean(n) the context of the mean token:
+
+    a token's pass       tpot >= T(1), with T(b) = sum over stages of a decode pass of b sequences, and its hops
+    the first token      ttft >= the slowest stage's passes of the whole prompt, and one pass of the other stages
+    a stage's time       requests/s <= 1 / [ mean(p + n) * least over M of pass(M) / M + reads of mean(n) c tokens ]
+    a hop's time         requests/s <= rate of the hop / bytes of mean(p + n) tokens
+    a replica's memory   requests/s <= tokens of KV cache / (tpot * mean(p n + n^2 / 2))
+    sequences            requests/s <= most over b of [ slots b / T(b) ] / mean(n), b up to a slot's share of all
+
+A request holds at least its prompt, and a token more with each it generates, for as many passes as it generates
+tokens; by Little's law what all hold is their rate times what each holds for its time. Under a limit on the 99th
+percentile of TPOT only such b count for which T(b) is within it: the mean is taken to be no more than that percentile
+(a hundredth of all requests would have to be a hundred times as slow as the rest).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sim.adapters.resolve import Resolved, ResolvedServing
+from sim.jobs.serving.build import UNBOUNDED, ReplicaBuilder
+from sim.jobs.serving.replica import Hop, Stage
+from sim.laws.layout import Layout
+from sim.laws.topology import Topology
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Prompt and output tokens of each request that is asked."""
+
+    prompt: Sequence[int]
+    output: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Of one replica: requests/s at most, seconds a token and seconds to the first token of a prompt at least.
+
+    ``requests_per_s`` is 0 where no batch, not even of one, keeps the limit on TPOT.
+    """
+
+    requests_per_s: float
+    tpot: float
+    _stages: tuple[Stage, ...]
+    _chunk: int
+
+    def ttft(self, prompt: int) -> float:
+        """Seconds until a prompt of so many tokens has its first token."""
+        whole, rest = divmod(prompt, self._chunk)
+        chunks = [self._chunk] * min(whole, 1) + [rest] * (rest > 0)
+        times = [
+            whole * _pass(stage, self._chunk) + (_pass(stage, rest) if rest else 0.0) for stage in self._stages
+        ]
+        slowest = max(range(len(times)), key=times.__getitem__)
+        others = (i for i in range(len(times)) if i != slowest)
+        last = chunks[-1] if chunks else 1
+        return times[slowest] + sum(_pass(self._stages[i], last) for i in others)
+
+
+def bounds_of(
+    resolved: Resolved, job: ResolvedServing, topology: Topology, layout: Layout, asked: Lengths
+) -> Bounds:
+    """Bounds of the first replica of ``layout``, under the job's limit on TPOT if it has one."""
+    builder = ReplicaBuilder(resolved, job, topology)
+    stages = builder.stages(0, layout)
+    limits = builder.limits(layout.tokens[0])
+    chunk = min(limits.prefill_chunk, limits.max_tokens)
+    most = -(-limits.max_sequences // limits.slots)
+    if job.spec.batching.policy == "static":  # the whole batch's prompts ride in passes of their own size
+        most = limits.batch_size
+        chunk = max(asked.prompt) * most
+    count = len(asked.prompt)
+    pairs = [(p, o - 1) for p, o in zip(asked.prompt, asked.output, strict=True)]
+    tokens = sum(p + n for p, n in pairs) / count
+    passes = sum(n for _, n in pairs) / count
+    held = sum(p * n + n * n / 2 for p, n in pairs) / count
+    context = held / passes if passes else 0.0
+    largest = max(chunk, limits.max_tokens)
+    rates = [1 / (tokens / _tokens_per_s(s, largest) + _slope(s) * held) for s in stages]
+    rates += [s.hop.cap / (s.hop.bytes_per_token * tokens) for s in stages if s.hop and s.hop.bytes_per_token]
+    tpot = _cycle(stages, 1, 0.0)
+    if passes:
+        if limits.blocks < UNBOUNDED // limits.block_tokens:
+            rates.append(limits.blocks * limits.block_tokens / (tpot * held))
+        batch = _largest_batch(stages, most, context, job.spec.objectives.tpot_p99)
+        rates.append(limits.slots * batch / _cycle(stages, batch, context) / passes if batch else 0.0)
+    return Bounds(min(rates), tpot, stages, max(1, chunk))
+
+
+def _cycle(stages: Sequence[Stage], sequences: int, context: float) -> float:
+    """Seconds in which so many sequences of a batch, of a mean context, have their next token."""
+    time = sum(_pass(s, sequences, sequences) + _slope(s) * sequences * context for s in stages)
+    return time + sum(_hop(s.hop, sequences) for s in stages if s.hop is not None)
+
+
+def _largest_batch(stages: Sequence[Stage], most: int, context: float, limit: float | None) -> int:
+    """Sequences of the largest batch whose tokens come within the limit; 0 if there is none."""
+    low, high = 0, most + 1
+    if limit is None:
+        return most
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if _cycle(stages, middle, context) <= limit else (low, middle)
+    return low
+
+
+def _pass(stage: Stage, tokens: int, sequences: int = 0) -> float:
+    """Seconds of a pass of the stage's slowest GPUs, without attention."""
+    return float(max(member.law.base(tokens, sequences).total for member in stage.members))
+
+
+def _slope(stage: Stage) -> float:
+    """Seconds to read a token of KV cache, on the stage's slowest GPUs."""
+    return float(max(member.law.decode_slope for member in stage.members))
+
+
+def _hop(hop: Hop, sequences: int) -> float:
+    """Seconds of a decoding batch's message to the next stage."""
+    size = (hop.bytes_per_token + hop.bytes_per_sequence) * sequences
+    seconds: float = hop.overhead + size / hop.cap + hop.delay(size)
+    return seconds
+
+
+def _tokens_per_s(stage: Stage, most: int) -> float:
+    """Tokens a second at most: passes of more tokens are longer, and never slower a token, up to ``most``."""
+    sizes = [min(most, 2**k) for k in range(most.bit_length() + 1)]
+    return float(max(size / _pass(stage, size) for size in sizes))

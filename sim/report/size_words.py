@@ -1,0 +1,165 @@
+"""A size in words: the sentences and tables that page and terminal share."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sim.report.figures.common import sentence
+from sim.report.values import NONE, write
+from sim.study.capacity import told
+from sim.study.size_schema import Answer, Sizing
+from sim.units import format_count, format_seconds, format_usd
+
+TOP: Final = 5
+"""Answers that are told."""
+METHOD: Final = (
+    "Designs that do not fit, or that their laws show to miss an objective, are left out before anything is simulated; "
+    "the others are simulated best bound first, until no bound is better than what was found: the answers are those "
+    "that simulating every design would give."
+)
+
+
+def worth(s: Sizing, value: float) -> str:
+    """A value of the goal with its unit."""
+    if s.goal == "throughput":
+        return f"{format_count(value)} tok/s"
+    if s.goal == "cost":
+        return f"{format_usd(value)}/h" if s.serves else f"{format_usd(value)} to finish"
+    return format_seconds(value if s.serves else value * 86_400)
+
+
+def design(a: Answer) -> str:
+    """An answer's hardware and layout."""
+    where = f"{a.nodes} x {a.machine}" + (f" on {a.network}" if a.network else "")
+    return f"{where}, {a.plan}"
+
+
+def settings(s: Sizing, a: Answer) -> str:
+    """Keys that an answer chose besides the degrees, of those that are not the same in all answers."""
+    chosen = {k: v for k, v in a.settings.items() if any(other.settings.get(k) != v for other in s.answers)}
+    return ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in chosen.items())
+
+
+def _common(s: Sizing) -> str:
+    """Keys that all answers chose alike."""
+    first = s.answers[0].settings
+    alike = {k: v for k, v in first.items() if all(a.settings.get(k) == v for a in s.answers)}
+    return ", ".join(f"{key} {value}" for key, value in alike.items())
+
+
+def sentences(s: Sizing) -> list[str]:
+    """The answer, what comes after it, what the scenario's own cluster does, and how far the search went."""
+    best = s.answers[0]
+    chosen = f" ({said})" if (said := settings(s, best)) else ""
+    found = [f"{design(best)}{chosen}: {worth(s, best.value)}{_performance(s, best)}."]
+    if s.capacity is not None:
+        found.append(sentence(f"{told(s.capacity)}."))
+    others = [row for row in s.best_by_machine if row.answer not in (None, 0)]
+    if others and others[0].answer is not None:
+        other = s.answers[others[0].answer]
+        found.append(f"Next is {design(other)} at {_against(s, other.value)}.")
+    elif len(s.best_by_machine) > 1:
+        found.append("No other kind of machine does what is asked.")
+    if s.own is not None:
+        own = f"The scenario's own cluster, {s.name}"
+        if s.own.value is None:
+            found.append(f"{own}, does not do it: {s.own.why}.")
+        else:
+            found.append(f"{own}: {_against(s, s.own.value)}{f' {s.own.why}' if s.own.why else ''}.")
+    return found
+
+
+def _performance(s: Sizing, a: Answer) -> str:
+    m = a.metrics
+    if not s.serves:
+        days, mfu = m.get("days_to_target"), m.get("mfu")
+        return f", {days:.3g} days at {write('mfu', mfu)} MFU" if days is not None and mfu is not None else ""
+    parts = [
+        write("output_tokens_per_s", m.get("output_tokens_per_s")),
+        f"TTFT p99 {write('ttft_s', m.get('ttft_s.p99'))}", f"TPOT p99 {write('tpot_s', m.get('tpot_s.p99'))}",
+    ]  # fmt: skip
+    if s.goal != "cost":
+        parts.append(f"{format_usd(a.usd_per_hour)}/h")
+    if a.usd_per_million_tokens is not None:
+        parts.append(f"{format_usd(a.usd_per_million_tokens)}/Mtok")
+    return ", " + ", ".join(parts)
+
+
+def _against(s: Sizing, value: float) -> str:
+    """A value, and how many times the winner's it is."""
+    best = s.answers[0].value
+    ratio = f" ({value / best:.3g} times that)" if best else ""
+    return f"{worth(s, value)}{ratio}"
+
+
+def coverage_line(s: Sizing) -> str:
+    """How much of the space was looked at."""
+    c = s.coverage
+    parts = [
+        f"{c.do_not_fit:,} do not fit", f"{c.ruled_out_by_laws:,} are ruled out by laws",
+        f"{c.simulated:,} were simulated ({c.runs:,} runs)", f"{c.cannot_be_better:,} cannot be better",
+    ]  # fmt: skip
+    return f"All {c.designs:,} designs are covered: {', '.join(parts)}."
+
+
+def answer_columns(s: Sizing) -> list[str]:
+    """Headings of the table of answers."""
+    if not s.serves:
+        return ["", "hardware", "plan", *_settings_column(s), s.measure, "days", "MFU", "USD/h", "capital", "prices of"]
+    first = [s.measure] if s.measure != "USD/h" else []
+    return ["", "hardware", "plan", *_settings_column(s), *first, "USD/h", "capital", "USD/Mtok", "tok/s", "TTFT p99",
+            "TPOT p99", "prices of"]  # fmt: skip
+
+
+def _settings_column(s: Sizing) -> list[str]:
+    return ["settings"] if any(settings(s, a) for a in s.answers) else []
+
+
+def answer_row(s: Sizing, number: int) -> list[str]:
+    """One answer as cells."""
+    a = s.answers[number]
+    m = a.metrics
+    where = f"{a.nodes} x {a.machine}" + (f" on {a.network}" if a.network else "")
+    first = [str(number + 1), where, a.plan, *([settings(s, a)] if _settings_column(s) else [])]
+    money = [write("usd_per_hour", a.usd_per_hour), write("capital_usd", a.capital_usd)]
+    if not s.serves:
+        value = worth(s, a.value).removesuffix(" to finish")
+        days = m.get("days_to_target")
+        return [*first, value, NONE if days is None else f"{days:.3g}", write("mfu", m.get("mfu")), *money,
+                a.prices_as_of or NONE]  # fmt: skip
+    value_cell = [worth(s, a.value)] if s.measure != "USD/h" else []
+    return [
+        *first, *value_cell, *money, write("usd_per_million_tokens", a.usd_per_million_tokens),
+        write("output_tokens_per_s", m.get("output_tokens_per_s")), write("ttft_s", m.get("ttft_s.p99")),
+        write("tpot_s", m.get("tpot_s.p99")), a.prices_as_of or NONE,
+    ]  # fmt: skip
+
+
+def machine_rows(s: Sizing) -> list[list[str]]:
+    """The best of each kind of machine, and why the others have none."""
+    rows = []
+    for row in s.best_by_machine:
+        if row.answer is None:
+            rows.append([row.machine, "no", row.why])
+        else:
+            a = s.answers[row.answer]
+            chosen = settings(s, a)
+            rows.append([row.machine, worth(s, a.value), f"{design(a)} ({chosen})" if chosen else design(a)])
+    return rows
+
+
+def loss_rows(s: Sizing) -> list[list[str]]:
+    """Why the losers lost."""
+    return [[f"{loss.designs:,}", loss.why, loss.nearest] for loss in s.losses]
+
+
+def note_lines(s: Sizing) -> list[str]:
+    """What a buyer should know of the answers that are told."""
+    told_of = [s.answers[i] for i in range(min(TOP, len(s.answers)))]
+    lines = [note for a in told_of for note in a.notes]
+    if alike := _common(s):
+        lines.append(f"all of these with {alike}")
+    dates = {date for a in told_of for date in a.prices_as_of.split(", ")}
+    if len(dates) > 1:
+        lines.append(f"prices are of different times: {'; '.join(sorted(dates))}")
+    return list(dict.fromkeys(lines))

@@ -1,0 +1,113 @@
+"""The document of a size: what ``sim size --json`` prints and the page is drawn from (SI units).
+
+Later versions add keys and never rename them; a reader refuses a newer ``schema_version`` than its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from sim import __version__
+from sim.results.schema import Capacity
+
+SCHEMA_VERSION: Final = 1
+Goal = Literal["cost", "latency", "throughput"]
+Why = Literal[
+    "does not fit", "misses an objective", "over budget", "too many nodes", "too late", "costs more", "slower"
+]  # fmt: skip
+"""Why a design lost. The last two: it may do what is asked, but cannot do so better than those that won."""
+
+
+class Part(BaseModel):
+    """A frozen piece of the document."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+
+
+class Answer(Part):
+    """A design that does what is asked, as it was simulated under the whole load. ``value`` is the goal's: USD/h or USD
+    to finish (cost), seconds or days (latency), tokens/s (throughput).
+
+    ``settings`` are keys of the scenario beyond the plan. ``metrics`` are those of ``sim run``, by path.
+    """
+
+    machine: str
+    network: str | None
+    nodes: int
+    gpus: int
+    gpu: str
+    plan: str
+    settings: dict[str, Any]
+    value: float
+    capital_usd: float | None
+    usd_per_hour: float
+    usd_per_million_tokens: float | None
+    metrics: dict[str, float]
+    prices_as_of: str
+    notes: list[str] = []
+
+
+class Loss(Part):
+    """Designs that lost for one reason: how many, and the one that came nearest, in words."""
+
+    why: Why
+    designs: int
+    nearest: str
+
+
+class MachineRow(Part):
+    """The best that one kind of machine can do: an index into ``answers``, or why there is none."""
+
+    machine: str
+    designs: int
+    answer: int | None
+    why: str
+
+
+class Coverage(Part):
+    """How much of the space was looked at: designs in it, those that memory or laws ruled out, those that were
+    simulated, and those that could not be better than the answers. They add up; ``runs`` are simulations."""
+
+    designs: int
+    do_not_fit: int
+    ruled_out_by_laws: int
+    simulated: int
+    cannot_be_better: int
+    runs: int
+
+
+class Own(Part):
+    """The scenario's own cluster, as it is. None where it does not fit, is not priced, or misses an objective."""
+
+    value: float | None
+    why: str
+
+
+class Sizing(Part):
+    """Everything about one search. ``answers`` are in order, the winner first."""
+
+    kind: Literal["size"] = "size"
+    schema_version: int = SCHEMA_VERSION
+    version: str = __version__
+    name: str
+    about: str
+    job: str
+    serves: bool
+    model: str
+    goal: Goal
+    measure: str
+    question: str
+    answers: list[Answer]
+    best_by_machine: list[MachineRow]
+    front: list[int]
+    losses: list[Loss]
+    coverage: Coverage
+    capacity: Capacity | None
+    own: Own | None
+    scenario: dict[str, Any] | None
+    banners: list[str] = []
+    not_modelled: list[str] = []
+    definitions: dict[str, str] = {}
+    run_info: dict[str, Any] = {}

@@ -1,0 +1,245 @@
+"""``sim size``: the search finds what simulating every design would find, and its bounds hold."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sim.adapters.resolve import resolve_file
+from sim.errors import InfeasibleError, InputError
+from sim.probe import answers
+from sim.run import run_recorded
+from sim.study.executors import open_executor
+from sim.study.size import Study, prepare, size
+from sim.study.size_play import Checker, play_design
+from sim.study.size_schema import Sizing
+
+from ..helpers import TOY_GPU, TOY_MODEL, only
+
+SMALL = {"gpus": [{"type": "toy"}], "name": "small", "pcie": {"link": "pcie4-x16"}}
+LARGE = {"gpus": [{"type": "toy", "count": 4}], "name": "large", "pcie": {"link": "pcie4-x16"}}
+MACHINES = {
+    "small": {"node": SMALL, "networks": ["slow", "fast"], "capital": [{"what": "all", "unit_price": "1000 USD"}]},
+    "large": {"node": LARGE, "networks": ["fast"], "capital": [
+        {"what": "card", "per": "gpu", "unit_price": "900 USD"}, {"what": "host", "unit_price": "500 USD"}]},
+    "rented": {"node": LARGE, "networks": ["slow"], "rental": {"per_gpu": "0.05 USD/h"}},
+}  # fmt: skip
+NETWORKS = {
+    "slow": {"link": "ethernet-1g", "most_nodes": 8, "capital": [{"what": "port", "unit_price": "10 USD"}]},
+    "fast": {"link": "roce-200g", "most_nodes": 4, "capital": [{"what": "card", "unit_price": "800 USD"}]},
+}  # fmt: skip
+LOAD = {"poisson": {"rate": "3000 req/s"}, "prompt_tokens": 100, "output_tokens": 40, "requests": 3000}
+
+
+def scenario(size: dict[str, Any] | None = None, **job: Any) -> dict[str, Any]:
+    """A toy job whose load takes several small machines."""
+    # One size of passes, and no pipelines of tensor groups, whose hops share a bus and are played event by event.
+    vary = {"jobs.0.batching.max_batched_tokens": [512], "jobs.0.plan.pp": [1, 2]}
+    asked = {"vary": vary, "machines": ["small", "large", "rented"], "most_nodes": 8, "most_gpus": 2, **(size or {})}
+    return {
+        "name": "sized",
+        "cluster": {"topology": {"name": "own", "nodes": [{**SMALL, "count": 2}], "network": {"link": "ethernet-1g"}}},
+        "model": "toy", "stack": "generic",
+        "jobs": [{"name": "chat", "kind": "serving", "plan": {"pp": 2}, "load": LOAD,
+                  "objectives": {"tpot_p99": "20 ms", "ttft_p99": "500 ms"}, **job}],
+        "cost": {"capital": "2000 USD", "electricity": "0.1 USD/kWh"},
+        "define": {"gpus": {"toy": TOY_GPU}, "models": {"toy": TOY_MODEL}, "machines": MACHINES, "networks": NETWORKS},
+        "size": asked,
+    }  # fmt: skip
+
+
+def study_of(folder: Path, data: dict[str, Any], *overrides: str, **vary: Any) -> Study:
+    path = folder / "sized.yaml"
+    path.write_text(yaml.safe_dump(data), encoding="utf-8")
+    return prepare(path, overrides, None, vary)
+
+
+def sized(folder: Path, data: dict[str, Any], *overrides: str, workers: int = 1) -> Sizing:
+    name = "processes" if workers > 1 else "serial"
+    return size(study_of(folder, data, *overrides), partial(open_executor, name, workers, ("sim.study.size",)))
+
+
+def every_value(study: Study) -> dict[str, list[float]]:
+    """The goal's value of every design that does what is asked, by machine, each simulated to the end."""
+    checker, found = Checker(study.space, study.question), dict[str, list[float]]()
+    for design in study.space.designs:
+        checked = checker.check(design)
+        if checked.lost is None:
+            played = play_design(study.space, design, study.question, checked)
+            if played.lost is None:
+                machine = study.space.offers[design.offer].machine.id
+                found.setdefault(machine, []).append(played.value)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("goal", "extra", "best"),
+    [
+        ("cost", {}, min),
+        ("cost", {"throughput": "30000 tok/s"}, min),
+        ("latency", {"budget": "9000 USD"}, min),
+        ("throughput", {"budget_per_hour": "0.4 USD/h"}, max),
+    ],
+)
+def test_the_search_finds_what_simulating_everything_finds(tmp_path: Path, goal: str, extra: Any, best: Any) -> None:
+    data = scenario({"goal": goal, **extra})
+    found, by_machine = sized(tmp_path, data), every_value(study_of(tmp_path, data))
+    assert found.answers[0].value == pytest.approx(best(v for values in by_machine.values() for v in values))
+    ranked = sorted((v for values in by_machine.values() for v in values), reverse=best is max)
+    assert [a.value for a in found.answers[:5]] == pytest.approx(ranked[:5])
+    told = {row.machine: row.answer for row in found.best_by_machine}
+    for machine, values in by_machine.items():
+        answer = told[machine]
+        assert answer is not None
+        assert found.answers[answer].value == pytest.approx(best(values))
+    assert all(told[name] is None for name in told if name not in by_machine)
+
+
+def test_no_simulation_beats_the_laws(tmp_path: Path) -> None:
+    study = study_of(tmp_path, scenario())
+    checker, played = Checker(study.space, study.question), 0
+    for design in study.space.designs:
+        checked = checker.check(design)
+        if checked.lost is None:
+            found = play_design(study.space, design, study.question, checked)
+            assert found.units >= checked.least
+            if found.lost is None:
+                played += 1
+                assert found.value >= checked.best * (1 - 1e-9)
+    assert played > 5
+
+
+def test_what_the_laws_rule_out_fails_when_it_is_played(tmp_path: Path) -> None:
+    """Designs that miss an objective by their laws miss it in a simulation too, on as many machines as there may be."""
+    tight = scenario(objectives={"tpot_p99": "0.35 ms"})
+    study = study_of(tmp_path, tight)
+    checker = Checker(study.space, study.question)
+    ruled_out = [d for d in study.space.designs if checker.check(d).lost == "misses an objective"]
+    assert ruled_out
+    for design in ruled_out[:6]:
+        units = study.space.most_units(design)
+        job = only_job(study, design, units)
+        assert not job.objectives[0]["met"]
+
+
+def only_job(study: Study, design: Any, units: int) -> Any:
+    (job,) = answers(study.space.resolved(design, units))
+    return job
+
+
+def test_all_designs_are_accounted_for_whatever_the_number_of_workers(tmp_path: Path) -> None:
+    data = scenario({"goal": "cost"})
+    one, two = sized(tmp_path, data), sized(tmp_path, data, workers=2)
+    assert one == two
+    c = one.coverage
+    assert c.do_not_fit + c.ruled_out_by_laws + c.simulated + c.cannot_be_better == c.designs
+    assert sum(row.designs for row in one.best_by_machine) == c.designs
+    assert sum(loss.designs for loss in one.losses) + len(one.answers) == c.designs
+
+
+def test_more_is_never_cheaper(tmp_path: Path) -> None:
+    asked = [scenario({"throughput": f"{rate} tok/s"}) for rate in (10_000, 20_000, 40_000)]
+    values = [sized(tmp_path, data).answers[0].value for data in asked]
+    assert values == sorted(values)
+    assert values[0] < values[-1]
+
+
+def test_a_budget_is_kept_and_more_of_it_is_never_slower(tmp_path: Path) -> None:
+    found = [sized(tmp_path, scenario({"goal": "latency", "budget": f"{usd} USD"})) for usd in (5000, 9000)]
+    for usd, one in zip((5000, 9000), found, strict=True):
+        assert all(a.capital_usd is not None and a.capital_usd <= usd for a in one.answers)
+        rented = next(row for row in one.best_by_machine if row.machine == "rented")
+        assert "it is rented" in rented.why
+    assert found[1].answers[0].value <= found[0].answers[0].value * 1.01
+
+
+def test_the_winner_runs_as_a_scenario_of_its_own(tmp_path: Path) -> None:
+    found = sized(tmp_path, scenario({"throughput": "20000 tok/s"}, precision={"weights": "fp16"}))
+    (tmp_path / "out").mkdir()
+    path = tmp_path / "out" / "winner.yaml"
+    path.write_text(yaml.safe_dump(found.scenario), encoding="utf-8")
+    job = only(run_recorded(resolve_file(path), effects=False).result)
+    best = found.answers[0]
+    assert job.cost is not None
+    assert job.cost.usd_per_hour == pytest.approx(best.usd_per_hour)
+    assert job.metrics.tpot_s.p99 == pytest.approx(best.metrics["tpot_s.p99"])
+    assert all(row["met"] for row in job.objectives)
+
+
+def test_the_capacity_of_the_winner_is_at_least_the_load(tmp_path: Path) -> None:
+    found = sized(tmp_path, scenario())
+    assert found.capacity is not None
+    assert found.capacity.rate is not None
+    assert found.capacity.rate >= 3000.0 * 0.98
+
+
+def test_quantisation_is_chosen_among_what_is_asked_for(tmp_path: Path) -> None:
+    data = scenario({"vary": {"jobs.0.precision.weights": ["fp16", "int4"], "jobs.0.plan.pp": [1]}})
+    found = sized(tmp_path, data)
+    assert {a.settings["jobs.0.precision.weights"] for a in found.answers} == {"fp16", "int4"}
+    assert found.answers[0].value <= sized(tmp_path, scenario()).answers[0].value
+
+
+def test_nothing_fits_is_told_with_the_reasons(tmp_path: Path) -> None:
+    with pytest.raises(InfeasibleError, match=r"none of \d+ designs does what is asked") as error:
+        sized(tmp_path, scenario(objectives={"tpot_p99": "0.001 ms"}))
+    assert "even alone, over" in str(error.value)
+
+
+TRAINING = {
+    "name": "pretrain", "kind": "training", "batch": {"global": 64, "micro": 1, "sequence": 512},
+    "run": {"steps": 1, "target_tokens": "1e9"},
+}  # fmt: skip
+
+
+def training(size: dict[str, Any]) -> dict[str, Any]:
+    data = scenario({"most_nodes": 4, "vary": {"jobs.0.batch.micro": [1, 2]}, **size})
+    data["jobs"] = [{**TRAINING, "plan": {"dp": 2}}]
+    return data
+
+
+def test_training_is_planned_for_the_least_cost_before_a_deadline(tmp_path: Path) -> None:
+    free = sized(tmp_path, training({}))
+    best = free.answers[0]
+    by_machine = every_value(study_of(tmp_path, training({})))
+    assert best.value == pytest.approx(min(v for values in by_machine.values() for v in values))
+    assert best.value == pytest.approx(best.metrics["days_to_target"] * 24 * best.usd_per_hour)
+    hours = best.metrics["days_to_target"] * 24 * 0.6
+    pressed = sized(tmp_path, training({"deadline": f"{hours} h"}))
+    assert pressed.answers[0].value > best.value
+    assert all(a.metrics["days_to_target"] * 24 <= hours for a in pressed.answers)
+    quickest = sized(tmp_path, training({"goal": "latency", "budget_per_hour": "0.3 USD/h"}))
+    assert quickest.answers[0].usd_per_hour <= 0.3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"machines": ["smal"]}, "unknown machine 'smal'"),
+        ({"networks": ["fats"]}, "unknown network 'fats'"),
+        ({"networks": ["roce-200g"]}, "none of the machines can be put on network 'roce-200g'"),
+        ({"goal": "latency"}, "goal latency needs a budget"),
+        ({"deadline": "1 day"}, "a deadline is for training"),
+        ({"vary": {"cost.capital": [1]}}, "is part of the question"),
+        ({"vary": {"jobs.0.plan.dp": [1, 2]}}, "follows from the load"),
+        ({"vary": {"jobs.0.plan.tp": ["two"]}}, "is no degree"),
+        ({"vary": {"jobs.0.precision.weights": ["fp17"]}}, "fp17"),
+    ],
+)
+def test_a_question_that_makes_no_sense_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as error:
+        study_of(tmp_path, scenario(change))
+    assert message in str(error.value)
+
+
+def test_what_a_size_needs_is_asked_for_together(tmp_path: Path) -> None:
+    data = scenario(objectives={})
+    del data["cost"]
+    with pytest.raises(InputError) as error:
+        study_of(tmp_path, data)
+    assert "say what that costs" in str(error.value)
+    assert "state some" in str(error.value)
