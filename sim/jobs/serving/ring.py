@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -30,9 +31,9 @@ from sim.laws.step import Chunk, Pass
 
 INF = float("inf")
 Story = Generator[object, object, None]
-#: Stages in a row with one law and one kind of hop: their numbers, and the law's; seconds of compute, of memory without
-#: the KV cache, for a token of context and how many times that beside a prompt, of launches and of collectives; of a
-#: message the seconds on the wire, then until its sender is free, then until it is there.
+#: Stages in a row with one law and one kind of hop: their numbers, and that of their prefill attention; seconds of
+#: compute, of memory without the KV cache, for a token of context and how many times that beside a prompt, of launches
+#: and of collectives; of a message the seconds on the wire, then until its sender is free, then until it is there.
 Leg = tuple[range, int, float, float, float, float, float, float, float, float, float]
 
 
@@ -65,6 +66,10 @@ class _Ring:
         self.law_of = law_of
         self.book = RingBook(replica, self.laws, law_of, self.hops)
         self.eager = any(law.eager for law in self.laws)
+        # The output head makes another law, and the same attention.
+        attention = {replace(law.shape, head=False): law for law in self.laws}
+        self.prefills = list(attention.values())
+        self.prefill_of = [list(attention).index(replace(law.shape, head=False)) for law in self.laws]
         self.legs: dict[tuple[int, int], tuple[Leg, ...]] = {}
 
     # ---- one batch at a time
@@ -178,7 +183,7 @@ class _Ring:
         block = scheduler.limits.block_tokens if not scheduler.limits.reserve else 0
         free, link_free, rows, began = self.free, self.link_free, book.rows, book.begins.append
         went = book.sents.append if book.sending else None
-        none = [(0.0, 0.0)] * len(self.laws)
+        none, shut = [(0.0, 0.0)] * len(self.prefills), False
         while True:
             due = INF
             if ready:
@@ -217,9 +222,11 @@ class _Ring:
             if slot.prefills:
                 piece, past = scheduler.next_piece(slot)
             unknown = not piece if slot.prefills else not decoding
-            if unknown or (waiting and scheduler.lets_in(slot, scheduler.budget(slot) - piece)):
+            if unknown or (waiting and not shut and scheduler.lets_in(slot, scheduler.budget(slot) - piece)):
                 scheduler.free += need
                 break
+            if waiting and not shut:
+                shut = scheduler.blocked and not scheduler.admissible()  # nothing frees blocks here
             ready.popleft()
             now = due
             if now > slot.returned:
@@ -228,11 +235,11 @@ class _Ring:
                 tally.formed(now, scheduler.blocked)
             context = slot.context
             legs = legs_of.get((decoding, piece)) or self._legs(decoding, piece)
-            prefill = [law.prefill([Chunk(piece, past)])[:2] for law in self.laws] if piece else none
+            prefill = [law.prefill([Chunk(piece, past)])[:2] for law in self.prefills] if piece else none
             before = (free.copy(), link_free.copy()) if health is not None else None
             arrival = end = now
-            for stages, law, compute, memory, slope, times, launch, talk, wire, overhead, delay in legs:
-                more, read = prefill[law]
+            for stages, attention, compute, memory, slope, times, launch, talk, wire, overhead, delay in legs:
+                more, read = prefill[attention]
                 total = compute + more + (memory + context * slope * times + read) + launch + talk
                 for i in stages:
                     begin = free[i]
@@ -274,8 +281,8 @@ class _Ring:
             if piece:
                 launch += law.prefill([Chunk(piece, 0)])[2]
             legs.append(
-                (stages, number, base.compute, base.memory, law.decode_slope, times, launch, base.communication,
-                 wire, overhead, delay)
+                (stages, self.prefill_of[number], base.compute, base.memory, law.decode_slope, times, launch,
+                 base.communication, wire, overhead, delay)
             )  # fmt: skip
         found = self.legs[decoding, piece] = tuple(legs)
         return found
