@@ -290,7 +290,7 @@ def with_saturation(result: Result, resolved: Resolved, recording: Recording) ->
     """
     if not recording.serving:
         return result
-    full = play(saturated(resolved, recording))
+    full = play(saturated(resolved, recording), charts=False)
     found = job_results(full, device_classes(full))[0]
     updated, warn = [], list(result.verdict.warnings)
     for number, (mine, most, job) in enumerate(zip(result.jobs, found, resolved.jobs, strict=True)):

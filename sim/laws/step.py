@@ -196,7 +196,7 @@ class StageLaw:
     def costs(self, passes: Passes) -> NDArray[np.float64]:
         """The same, to the last bit, for many passes: a row each, with the columns of Pass.
 
-        Not for eager stacks, whose host can hold up any pass by another time.
+        Not for eager laws, by which any pass can wait for something else than its kernels.
         """
         s, r, context = self.shape, self.shape.rates, passes.context
         rows = np.array([self.base(*batch) for batch in passes.batches])[passes.which]
