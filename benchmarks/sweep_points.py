@@ -3,7 +3,8 @@
     python benchmarks/sweep_points.py [--points 1000] [-j 2]
 
 Every point is another simulation (network bandwidth x network latency x clients); the price line repeats them over
-prices of electricity, which share their story. Time is from the command's start to the last byte written.
+prices of electricity, which share their story. Time is from the command's start to the last byte written. The first
+line is what a point takes of one core, in CPU time of this process: it hangs less on what else the machine does.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import time
 from functools import partial
 from pathlib import Path
 
+from sim.jobs.play import play
 from sim.spec.scenario import SweepSpec
 from sim.study.executors import open_executor
 from sim.study.sweep import prepare, run_sweep
 from sim.study.sweep_axes import from_options
+from sim.study.sweep_points import answer_chunk, edition
 from sim.study.sweep_store import Journal
 from sim.study.sweep_tables import csv_text, document_text
 
@@ -36,6 +39,27 @@ def axes(points: int) -> SweepSpec:
         f"cluster.network.bandwidth={bandwidths}", f"cluster.network.latency={latencies}",
         f"jobs.0.load.closed_loop.clients={clients}",
     ])  # fmt: skip
+
+
+def alone(points: int) -> None:
+    """Print the CPU time of a point in this process: the least of three rounds over a few points."""
+    began = time.process_time()
+    study = prepare(FLAGSHIP, SHORT, vary=axes(points))
+    read = (time.process_time() - began) / len(study.tasks)
+    # Every other of the points has other clients too.
+    chosen = [[tasks[0].resolved] for tasks in study.tasks[:: max(1, len(study.tasks) // 16) | 1]]
+    rounds = {"answered": lambda: answer_chunk(edition(), chosen), "with charts": lambda: [play(r) for (r,) in chosen]}
+    took = {}
+    for name, call in rounds.items():
+        times = []
+        for _ in range(3):
+            began = time.process_time()
+            call()
+            times.append((time.process_time() - began) / len(chosen))
+        took[name] = min(times)
+    answered, drawn = took["answered"], took["with charts"]
+    print(f"a point: {1e3 * read:.1f} ms to read, {1e3 * answered:.1f} ms to play and price ({1e3 * drawn:.1f} ms to "
+          f"play it with charts), so {1 / (read + answered):.1f} points a second and core")  # fmt: skip
 
 
 def timed(name: str, spec: SweepSpec, workers: int) -> None:
@@ -56,11 +80,12 @@ def timed(name: str, spec: SweepSpec, workers: int) -> None:
 
 
 def main() -> None:
-    """Print two lines."""
+    """Print three lines."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--points", type=int, default=1000)
     parser.add_argument("-j", type=int, default=2)
     args = parser.parse_args()
+    alone(args.points)
     timed("simulations", axes(args.points), args.j)
     prices = ",".join(f"{0.05 + 0.001 * i:.3f} USD/kWh" for i in range(args.points // 4))
     timed("prices", from_options([f"cost.electricity={prices}", "jobs.0.load.closed_loop.clients=8,32,64,128"]), args.j)

@@ -167,7 +167,7 @@ def improvements(recording: Recording) -> Iterator[Improvement]:
 
 def answers(resolved: Resolved) -> list[JobResult]:
     """The jobs' answers of one run."""
-    recording = play(resolved)
+    recording = play(resolved, charts=False)
     return job_results(recording, device_classes(recording))[0]
 
 
@@ -292,7 +292,7 @@ def with_saturation(result: Result, resolved: Resolved, recording: Recording) ->
     """
     if not recording.serving:
         return result
-    full = play(saturated(resolved, recording))
+    full = play(saturated(resolved, recording), charts=False)
     found = job_results(full, device_classes(full))[0]
     updated, warn = [], list(result.verdict.warnings)
     for number, (mine, most, job) in enumerate(zip(result.jobs, found, resolved.jobs, strict=True)):

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from sim.adapters.lookup import Library
-from sim.jobs.serving.batching import Batch
 from sim.jobs.serving.replica import Stage
 from sim.laws.arrange import layouts, topology_of
 from sim.laws.step import Chunk, StageLaw
@@ -141,7 +140,7 @@ def test_messages_between_stages() -> None:
     """NET-01, NET-04, NET-06: 16 KiB a token, 128 KiB for eight, 5.4 MB for 330."""
     hop = stages("4090_pp_home_ideal")[0].hop
     assert hop is not None
-    sizes = [hop.size(Batch(batch, 0)) for batch in (1, 8, 330)]
+    sizes = [hop.size(batch, batch) for batch in (1, 8, 330)]
     assert sizes == [16 * 1024, 128 * 1024, pytest.approx(5.40672e6)]
 
 
@@ -151,8 +150,8 @@ def test_a_batch_over_one_gigabit() -> None:
     found = simulate(scenario(topology("home_8x4090_1gbe"), job, stack="ideal", assume=ARTICLE | ARTICLE_4090))
     hop = found.recording.jobs[0].replicas[0].stages[0].hop
     assert hop is not None
-    assert hop.size(Batch(330, 0)) / hop.cap == pytest.approx(43.25e-3, rel=0.001)
-    assert hop.size(Batch(1, 0)) / hop.cap == pytest.approx(0.131e-3, rel=0.005)  # NET-07, where the article slips
+    assert hop.size(330, 330) / hop.cap == pytest.approx(43.25e-3, rel=0.001)
+    assert hop.size(1, 1) / hop.cap == pytest.approx(0.131e-3, rel=0.005)  # NET-07, where the article slips
 
 
 # ---- tensor parallelism

@@ -10,6 +10,10 @@ from typing import Any
 
 import pytest
 
+from sim.jobs.play import play
+from sim.results.assemble import job_results
+from sim.results.collect import device_classes
+
 from .helpers import differences, only, resolved, scenario, simulate, topology, toy
 
 VARIED = {
@@ -108,6 +112,20 @@ def test_both_modes_give_the_same_result(name: str) -> None:
     assert list(differences(lines_a, lines_b, relative=1e-9, absolute=1.1e-6)) == []
     tables = [o.recording.jobs[0].table for o in (fast, full)]
     assert tables[0].finish == pytest.approx(tables[1].finish, rel=1e-9, nan_ok=True)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_answers_without_charts_are_the_same(name: str) -> None:
+    """To the last bit, in half the time: sweeps and re-runs keep nothing that only a chart shows."""
+    drawn, bare = (play(resolved(CASES[name]), charts=charts) for charts in (True, False))
+    devices = [device_classes(recording) for recording in (drawn, bare)]
+    assert devices[0] == devices[1]
+    whole, found = (job_results(r, d)[0] for r, d in zip((drawn, bare), devices, strict=True))
+    assert [job.model_copy(update={"cdf": {}}) for job in whole] == found
+    assert all(job.cdf for job in whole)
+    assert not any(len(track.spans) or any(track.bins.values) for track in [*bare.tracks, *bare.channels])
+    assert [c.bytes for c in bare.channels] == [c.bytes for c in drawn.channels]
+    assert (bare.end, bare.events) == (drawn.end, drawn.events)
 
 
 def test_the_cases_are_what_they_are_called() -> None:

@@ -37,6 +37,12 @@ class Durations:
         self.number += times
         self.total += seconds * times
 
+    def add_many(self, seconds: Floats, times: Ints) -> None:
+        """Count many durations, in their order: ``add`` for each."""
+        keep = (seconds > 0.0) & (times > 0)
+        self._count(seconds[keep], times[keep])
+        self.total = float(np.cumsum(np.concatenate(([self.total], (seconds * times)[keep])))[-1])
+
     def add_runs(self, first: Floats, growth: Floats, passes: Ints, times: Ints) -> None:
         """Count every pass of many runs: pass i of run r lasts first[r] + growth[r] * i, ``times[r]`` times."""
         run = np.repeat(np.arange(len(passes)), passes)
@@ -45,6 +51,10 @@ class Durations:
         weights = times[run]
         keep = (seconds > 0.0) & (weights > 0)
         seconds, weights = seconds[keep], weights[keep]
+        self._count(seconds, weights)
+        self.total += float((seconds * weights).sum())
+
+    def _count(self, seconds: Floats, weights: Ints) -> None:
         if not len(seconds):
             return
         indices = np.floor(np.log(seconds) / STEP).astype(np.int64)
@@ -53,7 +63,6 @@ class Durations:
             if count:
                 self.counts[lowest + i] = self.counts.get(lowest + i, 0) + int(count)
         self.number += int(weights.sum())
-        self.total += float((seconds * weights).sum())
 
 
 def merged(parts: Iterable[Durations]) -> Durations:

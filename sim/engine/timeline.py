@@ -3,6 +3,7 @@
 Time is cut into at most ``BINS`` equal bins; when a run outgrows them, neighbours merge and the bin width
 doubles, so a timeline costs the same memory for a second and for a year. Spans (for Gantt charts) are kept
 in plain arrays up to a bound; a stretch of the same work without a gap is one span, however many events played it.
+A track without ``charts`` keeps sums only.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import floor, sqrt
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sim.laws.step import Pass
+
+Floats = NDArray[np.float64]
+Numbers = NDArray[Any]
 
 BINS = 1024
 FIRST_WIDTH = 1e-3
@@ -85,25 +89,38 @@ class Bins:
 
     def add_many(
         self,
-        starts: Sequence[float] | NDArray[np.float64],
-        ends: Sequence[float] | NDArray[np.float64],
-        amounts: Sequence[float] | NDArray[np.float64],
+        starts: Sequence[float] | Floats,
+        ends: Sequence[float] | Floats,
+        amounts: Sequence[float] | Floats,
         split: Callable[[int], None] | None = None,
     ) -> None:
         """``add`` for many pieces at once, faster a piece; ``split(i)`` adds piece i where a bin's edge cuts it."""
         if not len(starts):
             return
-        begin, end, amount = np.array(starts), np.array(ends), np.array(amounts)
+        begin, end, amount = (np.asarray(column, dtype=float) for column in (starts, ends, amounts))
         self._grow(float(end.max()))
         i, j = (begin / self.width).astype(np.int64), (end / self.width).astype(np.int64)
         whole = i == j
-        sums = np.bincount(i[whole], weights=amount[whole], minlength=BINS)
-        self.values = (np.array(self.values) + sums).tolist()
-        for k in np.flatnonzero(~whole).tolist():
-            if split is None:
-                self.add(float(starts[k]), float(ends[k]), float(amounts[k]))
-            else:
+        values = np.array(self.values)
+        values += np.bincount(i[whole], weights=amount[whole], minlength=BINS)
+        cut = np.flatnonzero(i != j)
+        if split is None:
+            self._cut(values, begin[cut], end[cut], amount[cut], i[cut], j[cut])
+        self.values = values.tolist()
+        if split is not None:
+            for k in cut.tolist():
                 split(k)
+
+    def _cut(self, values: Floats, begin: Floats, end: Floats, amount: Floats, i: Numbers, j: Numbers) -> None:
+        """Spread pieces that bins' edges cut, each from its bin i to its bin j, in the order of the pieces."""
+        density = amount / (end - begin)
+        counts = j - i + 1
+        first = np.cumsum(counts) - counts
+        bins = np.arange(int(counts.sum())) - np.repeat(first - i, counts)
+        parts = np.repeat(self.width * density, counts)
+        parts[first] = ((i + 1) * self.width - begin) * density
+        parts[first + counts - 1] = (end - j * self.width) * density
+        np.add.at(values, bins, parts)
 
     def add_run(self, start: float, run: Run, amount: float) -> None:
         """``amount`` for each pass of ``run``: the same as a call of ``add`` for each pass."""
@@ -148,6 +165,29 @@ class Bins:
         return total
 
 
+class NoBins(Bins):
+    """Drops what is added: for a run of which nobody draws what happened when."""
+
+    __slots__ = ()
+
+    def add(self, start: float, end: float, amount: float) -> None:
+        pass
+
+    def add_many(
+        self,
+        starts: Sequence[float] | Floats,
+        ends: Sequence[float] | Floats,
+        amounts: Sequence[float] | Floats,
+        split: Callable[[int], None] | None = None,
+    ) -> None:
+        pass
+
+    def _add_run(
+        self, start: float, run: Run, upto: Callable[[int], float], density: Callable[[int], float]
+    ) -> None:
+        pass
+
+
 class Stretch(NamedTuple):
     """Work of one kind on a device without a change: when, with how many sequences and tokens a pass."""
 
@@ -162,6 +202,7 @@ class Stretch(NamedTuple):
 
 KINDS = ("prefill", "decode", "mixed", "send", "forward", "backward", "weight gradient", "comm", "update")
 _NUMBER = {kind: number for number, kind in enumerate(KINDS)}
+DECODE = _NUMBER["decode"]
 
 
 class SpanLog:
@@ -201,22 +242,32 @@ class SpanLog:
 
     def extend(
         self,
-        starts: Sequence[float],
-        ends: Sequence[float],
-        kinds: Sequence[int],
-        batch: Sequence[int],
-        tokens: Sequence[int],
-        slots: Sequence[int],
+        starts: Floats,
+        ends: Floats,
+        kinds: Numbers,
+        batch: Numbers,
+        tokens: Numbers,
+        slots: Numbers,
     ) -> None:
-        """Append many stretches (kinds by their number), as far as there is room."""
+        """``add`` many stretches (kinds by their number)."""
+        if self.merge and len(starts):
+            last = [self.ends[-1], self.kinds[-1], self.batch[-1]] if self.starts else [-1.0, -1, -1]
+            until, kind, sequences = (
+                np.concatenate(([x], column[:-1])) for x, column in zip(last, (ends, kinds, batch), strict=True)
+            )
+            new = (starts != until) | (kinds != kind) | (kinds != DECODE) | (batch != sequences)
+            lengthened = int(np.argmax(new)) if new.any() else len(new)
+            if lengthened:
+                self.ends[-1] = ends[lengthened - 1]
+            ends = ends[np.append(new[1:], True)][lengthened > 0 :]
+            starts, kinds, batch, tokens, slots = (column[new] for column in (starts, kinds, batch, tokens, slots))
         room = SPANS_PER_DEVICE - len(self.starts)
-        self.starts.extend(starts[:room])
-        self.ends.extend(ends[:room])
-        self.kinds.extend(kinds[:room])
-        self.batch.extend(batch[:room])
-        self.tokens.extend(tokens[:room])
-        self.slots.extend(slots[:room])
-        self.chunks.extend([0] * len(starts[:room]))
+        columns = (
+            (self.starts, starts), (self.ends, ends), (self.kinds, kinds), (self.batch, batch), (self.tokens, tokens),
+            (self.slots, slots), (self.chunks, np.zeros(len(starts))),
+        )  # fmt: skip
+        for kept, more in columns:
+            kept.frombytes(more[:room].astype(kept.typecode).tobytes())
 
     def after(self, start: float, most: int) -> Iterator[Stretch]:
         """The first ``most`` stretches that end after ``start``."""
@@ -228,6 +279,22 @@ class SpanLog:
             )
 
 
+class NoSpans(SpanLog):
+    """Drops what is added."""
+
+    __slots__ = ()
+
+    def add(
+        self, kind: str, start: float, end: float, batch: int, tokens: int, slot: int, chunk: int = 0
+    ) -> None:
+        pass
+
+    def extend(
+        self, starts: Floats, ends: Floats, kinds: Numbers, batch: Numbers, tokens: Numbers, slots: Numbers
+    ) -> None:
+        pass
+
+
 class DeviceTrack:
     """One class of GPUs that do the same: seconds a GPU by cause, work done, and its time line.
 
@@ -235,22 +302,23 @@ class DeviceTrack:
     """
 
     __slots__ = (
-        "bins", "bubble", "bytes", "communication", "compute", "count", "flops", "gpu", "job", "launch",
+        "bins", "bubble", "bytes", "charts", "communication", "compute", "count", "flops", "gpu", "job", "launch",
         "memory", "name", "other", "passes", "replica", "spans", "stage", "waiting",
     )  # fmt: skip
 
     def __init__(
-        self, name: str, job: str, replica: int, stage: int, gpu: str, count: int, merge: bool = True
-    ) -> None:
+        self, name: str, job: str, replica: int, stage: int, gpu: str, count: int, merge: bool = True,
+        *, charts: bool = True,
+    ) -> None:  # fmt: skip
         self.name, self.job, self.replica, self.stage = name, job, replica, stage
-        self.gpu, self.count = gpu, count
+        self.gpu, self.count, self.charts = gpu, count, charts
         self.compute = self.memory = self.launch = self.bubble = self.waiting = 0.0
         self.flops = self.bytes = 0.0
         self.passes = 0
         self.communication: dict[str, float] = {}
         self.other: dict[str, float] = {}
-        self.bins = Bins()
-        self.spans = SpanLog(merge)
+        self.bins = Bins() if charts else NoBins()
+        self.spans = SpanLog(merge) if charts else NoSpans(merge)
 
     def work(self, cost: Pass, passes: int, link: str) -> None:
         """Add ``passes`` equal passes; collectives go to communication over ``link``."""
@@ -293,12 +361,13 @@ class ChannelTrack:
     __slots__ = ("alike", "bins", "bytes", "kind", "links", "name", "spans")
 
     def __init__(
-        self, name: str, kind: str, links: tuple[tuple[int, float], ...], alike: Mapping[int, int] | None = None
-    ) -> None:
+        self, name: str, kind: str, links: tuple[tuple[int, float], ...], alike: Mapping[int, int] | None = None,
+        *, charts: bool = True,
+    ) -> None:  # fmt: skip
         self.name, self.kind, self.links, self.alike = name, kind, links, alike or {}
         self.bytes = 0.0
-        self.bins = Bins()
-        self.spans = SpanLog(merge=False)
+        self.bins = Bins() if charts else NoBins()
+        self.spans = SpanLog(merge=False) if charts else NoSpans(merge=False)
 
     def record(self, start: float, end: float, size: float) -> None:
         """``size`` bytes went out between two instants."""

@@ -81,7 +81,11 @@ JobRecording = ServingRecording | TrainingRecording
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """Everything that happened. ``end`` is the simulated time, ``detailed`` names replicas played in full."""
+    """Everything that happened. ``end`` is the simulated time, ``detailed`` names replicas played in full.
+
+    Without ``charts`` serving jobs kept no more than their answers need: no spans, and nothing of what devices and
+    links did over time.
+    """
 
     resolved: Resolved
     topology: Topology
@@ -90,6 +94,7 @@ class Recording:
     events: int
     detail: Detail
     detailed: tuple[str, ...]
+    charts: bool = True
 
     @property
     def channels(self) -> list[ChannelTrack]:
@@ -112,9 +117,15 @@ class Recording:
         return [job for job in self.jobs if isinstance(job, ServingRecording)]
 
 
-def play(resolved: Resolved, detail: Detail = "auto", progress: Callable[[float], None] | None = None) -> Recording:
+def play(
+    resolved: Resolved,
+    detail: Detail = "auto",
+    progress: Callable[[float], None] | None = None,
+    *,
+    charts: bool = True,
+) -> Recording:
     """Simulate until the last request is answered and the last step done. ``progress`` hears the share of requests
-    answered."""
+    answered. Answers are the same without ``charts``, and come sooner."""
     topology = topology_of(resolved)
     seeds = np.random.SeedSequence(resolved.scenario.seed).spawn(len(resolved.jobs))
     clock = Clock()
@@ -126,7 +137,7 @@ def play(resolved: Resolved, detail: Detail = "auto", progress: Callable[[float]
             jobs.append(prepare_training(resolved, job, topology, layout, full=detail == "full"))
         else:
             assert isinstance(layout, Layout)
-            prepared = _prepare(resolved, job, topology, layout, seed, clock)
+            prepared = _prepare(resolved, job, topology, layout, seed, clock, charts)
             jobs.append(prepared)
             serving.append(prepared)
     asked = {job.name: [flow for r in job.replicas for flow in flows_of(r)] for job in serving}
@@ -161,7 +172,7 @@ def play(resolved: Resolved, detail: Detail = "auto", progress: Callable[[float]
         if isinstance(other, TrainingRecording):
             other.close(end)
             clock.events += other.step.events
-    return Recording(resolved, topology, tuple(jobs), end, clock.events, detail, tuple(detailed))
+    return Recording(resolved, topology, tuple(jobs), end, clock.events, detail, tuple(detailed), charts)
 
 
 def _serve(
@@ -190,7 +201,7 @@ def _serve(
 
 def _prepare(
     resolved: Resolved, job: ResolvedServing, topology: Topology, layout: Layout, seed: np.random.SeedSequence,
-    clock: Clock,
+    clock: Clock, charts: bool,
 ) -> ServingRecording:  # fmt: skip
     """Draw the job's requests and build its replicas."""
     spec = job.spec
@@ -203,7 +214,7 @@ def _prepare(
     unchecked = resolved.scenario.assume.kv_capacity == "unchecked"
     shortest = min(p + o for p, o in zip(table.prompt, table.output, strict=True))
     check_shortest(spec.name, job.model, layout, shortest, unchecked=unchecked)
-    builder = ReplicaBuilder(resolved, job, topology)
+    builder = ReplicaBuilder(resolved, job, topology, charts=charts)
     dp, tickets = spec.plan.dp, Tickets(len(table))
     incidents = incidents_of(resolved, job, topology, layout, seed)
     router = _router(job, table, incidents, tickets, clock) if incidents is not None else None

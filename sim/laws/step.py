@@ -21,7 +21,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sim.laws.roofline import KernelRates
 from sim.spec.transformer import Transformer
@@ -189,3 +192,48 @@ class StageLaw:
             on_gpu = compute + memory + launch + communication - host
             launch += max(0.0, self.shape.layers * self.shape.host_per_layer - on_gpu)
         return Pass(compute, memory, launch, communication, flops, nbytes, wire)
+
+    def costs(self, passes: Passes) -> NDArray[np.float64]:
+        """The same, to the last bit, for many passes: a row each, with the columns of Pass.
+
+        Not for eager laws, by which any pass can wait for something else than its kernels.
+        """
+        s, r, context = self.shape, self.shape.rates, passes.context
+        rows = np.array([self.base(*batch) for batch in passes.batches])[passes.which]
+        pieces = passes.piece > 0
+        penalty = np.where(pieces, s.mixed_penalty, 1.0)
+        rows[:, 1] += context * self.decode_slope * penalty
+        rows[:, 2] += np.where(passes.decoding > 0, self.decode_launch * penalty, 0.0)
+        rows[:, 4] += context * self.decode_flops
+        rows[:, 5] += context * self.decode_bytes
+        if pieces.any():
+            c, past = passes.piece[pieces], passes.past[pieces]
+            flops = 4.0 * c * (past + c / 2) * self._heads_width * s.layers
+            nbytes = 2.0 * (2 * c * self._heads_width + 2 * (c + past) * self._kv_width) * s.layers
+            if s.on_chip:
+                nbytes = np.zeros(len(c))
+            tc, tm = flops / r.prefill, nbytes / r.prefill_memory
+            for column, more in (
+                (0, np.where(tc > tm, tc + tm, 0.0)), (1, np.where(tc > tm, 0.0, tc + tm)),
+                (2, s.layers * r.prefill_launch), (4, flops), (5, nbytes),
+            ):  # fmt: skip
+                rows[pieces, column] += more
+        return rows
+
+
+class Passes:
+    """Many passes: how many sequences decode in each, the sum of their contexts, and the piece of one prompt beside
+    them, if any: its tokens, and those before it.
+
+    ``tokens`` and ``sequences`` count all of a pass; ``batches`` are the different pairs of the two, ``which`` tells of
+    each pass the one that it is.
+    """
+
+    def __init__(
+        self, decoding: NDArray[Any], context: NDArray[Any], piece: NDArray[Any], past: NDArray[Any]
+    ) -> None:
+        self.decoding, self.context, self.piece, self.past = decoding, context, piece, past
+        self.tokens, self.sequences = decoding + piece, decoding + (piece > 0)
+        most = int(self.sequences.max()) + 1
+        keys, self.which = np.unique(self.tokens * most + self.sequences, return_inverse=True)
+        self.batches: list[tuple[int, int]] = [divmod(key, most) for key in keys.tolist()]

@@ -32,13 +32,11 @@ from sim.units import format_bandwidth
 BATCH_MEANS = "95%, ten batch means within the measured window of one run"
 
 
-def job_results(
-    recording: Recording, devices: list[DeviceClass]
-) -> tuple[list[JobResult], list[Table], dict[str, list[float]]]:
-    """Every job's answer, its request table, and the intervals of its numbers by path."""
-    results, tables, intervals = [], [], {}
-    single = len(recording.jobs) == 1
-    for i, job in enumerate(recording.jobs):
+def job_results(recording: Recording, devices: list[DeviceClass]) -> tuple[list[JobResult], list[Table]]:
+    """Every job's answer, and the request tables of those that serve. Of a recording without charts an answer has no
+    curves either."""
+    results, tables = [], []
+    for job in recording.jobs:
         if isinstance(job, TrainingRecording):
             results.append(_trained(recording, job, devices))
             continue
@@ -56,16 +54,26 @@ def job_results(
             state=disrupted(state, told, metrics, window),
             metrics=metrics, cost=cost_of(recording, job, metrics.output_tokens_per_s, devices), window=window,
             objectives=check_objectives(metrics, spec.objectives, table, window),
-            cdf=collect.latency_cdf(table, window.start_s, window.end_s), notes=[],
+            cdf=collect.latency_cdf(table, window.start_s, window.end_s) if recording.charts else {}, notes=[],
             incidents=told,
         ))  # fmt: skip
         tables.append(table)
+    return results, tables
+
+
+def _intervals(jobs: list[JobResult], tables: list[Table]) -> dict[str, list[float]]:
+    """Intervals of the numbers of jobs that serve, by path."""
+    found, rest = {}, iter(tables)
+    for i, job in enumerate(jobs):
+        if job.kind != "serving":
+            continue
+        table = next(rest)
         # One life with outages says nothing of how much lives differ.
-        for name, interval in ({} if told else batch_means(table, window)).items():
-            intervals[f"jobs.{i}.metrics.{name}"] = interval
-            if single:
-                intervals[f"metrics.{name}"] = interval
-    return results, tables, intervals
+        for name, interval in ({} if job.incidents else batch_means(table, job.window)).items():
+            found[f"jobs.{i}.metrics.{name}"] = interval
+            if len(jobs) == 1:
+                found[f"metrics.{name}"] = interval
+    return found
 
 
 def _trained(recording: Recording, job: TrainingRecording, devices: list[DeviceClass]) -> JobResult:
@@ -141,9 +149,11 @@ def _training_headline(job: TrainingRecording) -> str:
 
 
 def assemble(recording: Recording, effects: list[Effect], resolved: dict[str, Any]) -> Result:
-    """The Result of ``recording``; ``resolved`` is the scenario with all values looked up, as JSON."""
+    """The Result of ``recording``, which has its charts; ``resolved`` is the scenario with all values looked up, as
+    JSON."""
+    assert recording.charts
     devices = collect.device_classes(recording)
-    jobs, tables, intervals = job_results(recording, devices)
+    jobs, tables = job_results(recording, devices)
     ledger = collect.ledger_of(devices)
     states: list[State] = [j.state for j in jobs]
     served = [
@@ -186,7 +196,7 @@ def assemble(recording: Recording, effects: list[Effect], resolved: dict[str, An
         timeline=collect.timeline_of(recording, tables, start),
         roofline=collect.roofline_dots(recording),
         topology=recording.topology.drawing(),
-        intervals=intervals,
+        intervals=_intervals(jobs, tables),
         intervals_method=BATCH_MEANS,
         assumptions=assumptions_of(recording),
         banners=banners_of(recording),

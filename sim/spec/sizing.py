@@ -36,9 +36,7 @@ class Piece(Spec):
     @property
     def item(self) -> CapitalItem:
         """The same as a line of a cluster's purchase."""
-        return CapitalItem(
-            what=self.what, count=self.count, per=self.per, unit_price=self.unit_price, price=self.price
-        )  # fmt: skip
+        return CapitalItem.model_construct(**dict(self))
 
 
 class Network(Spec):

@@ -75,7 +75,7 @@ def play_point(resolved: Resolved, clients: int, ramp: float) -> CurvePoint | No
     (job,) = resolved.jobs
     assert isinstance(job, ResolvedServing)
     try:
-        recording = play(replace(resolved, jobs=(with_clients(job, clients, ramp),)))
+        recording = play(replace(resolved, jobs=(with_clients(job, clients, ramp),)), charts=False)
     except SimError:
         return None
     (found,) = job_results(recording, device_classes(recording))[0]

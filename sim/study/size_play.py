@@ -306,7 +306,7 @@ def _most(space: Space, design: Design, question: Question, checked: Checked) ->
         last = capacity.tried[-1]
         reason = f"at {format_count(last.rate)} req/s {last.why}"
         return Played(checked.most, len(capacity.tried) + 2, lost="misses an objective", reason=reason)
-    (found,), _, _ = job_results(recording, device_classes(recording))
+    (found,), _ = job_results(recording, device_classes(recording))
     found = found.model_copy(update={"capacity": capacity})
     return Played(checked.most, len(capacity.tried) + 2, capacity.output_tokens_per_s, found)
 

@@ -28,6 +28,17 @@ def test_percentiles_are_right_to_a_quarter_of_a_percent(values: list[tuple[floa
         assert value == pytest.approx(exact, rel=0.0026)
 
 
+@given(st.lists(st.tuples(st.floats(-1.0, 1e3), st.integers(0, 50)), max_size=30))
+def test_many_are_one_by_one(values: list[tuple[float, int]]) -> None:
+    one, many = Durations(), Durations()
+    for seconds, times in values:
+        if times:
+            one.add(seconds, times)
+    for part in (values[:7], values[7:]):
+        many.add_many(np.array([s for s, _ in part]), np.array([n for _, n in part], dtype=np.int64))
+    assert (many.number, many.total, many.counts) == (one.number, one.total, one.counts)
+
+
 @given(
     st.lists(
         st.tuples(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import ceil
 
+import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -156,6 +157,20 @@ def test_decoding_that_goes_on_unchanged_is_one_stretch() -> None:
     assert [s.start for s in log.after(2.0, 2)] == [2.0, 4.0]
 
 
+@given(st.lists(st.tuples(st.sampled_from([0, 1, 1, 1, 2]), st.booleans(), st.integers(4, 5)), max_size=12),
+       st.integers(0, 12), st.booleans())  # fmt: skip
+def test_extend_is_add_for_each(raw: list[tuple[int, bool, int]], at: int, merge: bool) -> None:
+    one, many, rows, now = SpanLog(merge), SpanLog(merge), [], 0.0
+    for kind, gap, batch in raw:
+        start, now = now + gap, now + gap + 1.0
+        one.add(timeline.KINDS[kind], start, now, batch, batch + kind, kind)
+        rows.append((start, now, kind, batch, batch + kind, kind))
+    for part in (rows[:at], rows[at:]):
+        if part:
+            many.extend(*(np.array(column) for column in zip(*part, strict=True)))
+    assert list(many.after(-1.0, 100)) == list(one.after(-1.0, 100))
+
+
 def test_pipelines_keep_every_pass() -> None:
     log = SpanLog(merge=False)
     for i in range(3):
@@ -166,8 +181,8 @@ def test_pipelines_keep_every_pass() -> None:
 def test_spans_are_kept_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timeline, "SPANS_PER_DEVICE", 5)
     log = SpanLog(merge=False)
-    log.extend([0.0] * 4, [1.0] * 4, [1] * 4, [1] * 4, [1] * 4, [0] * 4)
-    log.extend([1.0] * 4, [2.0] * 4, [0] * 4, [1] * 4, [1] * 4, [0] * 4)
+    for start in (0.0, 1.0):
+        log.extend(np.full(4, start), np.full(4, start + 1.0), *(np.full(4, n) for n in (1, 3, 67, 2)))
     log.add("decode", 2.0, 3.0, 1, 1, 0)
     assert len(log) == 5
 

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.adapters.lookup import Library
 from sim.laws.roofline import kernel_rates
-from sim.laws.step import Chunk, Pass, StageLaw, StageShape
+from sim.laws.step import Chunk, Pass, Passes, StageLaw, StageShape
 from sim.spec.plan import WEIGHT_BYTES
 
 LIBRARY = Library()
@@ -207,3 +208,18 @@ def test_buckets_are_whole_and_nonnegative() -> None:
         assert min(cost) >= 0.0
         assert cost.total == cost.busy == cost.compute + cost.memory + cost.launch
     assert Pass(1.0, 2.0, 3.0, 4.0, 0.0, 0.0, 0.0).total == 10.0
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 300), st.integers(0, 10**6), st.integers(0, 300), st.integers(0, 4000)), min_size=1
+    ),
+    st.sampled_from([{}, {"tp": 8}, {"on_chip": True}, {"kv_reads_free": True}]),
+)
+def test_many_passes_cost_what_each_does(raw: list[tuple[int, int, int, int]], keys: dict[str, Any]) -> None:
+    """To the last bit: sweeps and single runs must not differ by how their passes were added up."""
+    raw = [(nd, ctx if nd else 0, c, past if c else 0) for nd, ctx, c, past in raw if nd or c] or [(1, 1, 0, 0)]
+    found = law("h100-sxm", layers=10, mixed_penalty=1.3, host_per_pass=1e-4, host_per_sequence=1e-5, **keys)
+    rows = found.costs(Passes(*np.array(raw).T))
+    for row, (nd, ctx, c, past) in zip(rows.tolist(), raw, strict=True):
+        assert tuple(row) == found.cost(nd, ctx, [Chunk(c, past)] if c else [])

@@ -133,7 +133,7 @@ def test_prices_share_a_story_and_get_the_answers_they_get_alone(
 ) -> None:
     played = []
     original = sweep_points.play
-    monkeypatch.setattr(sweep_points, "play", lambda resolved: played.append(1) or original(resolved))
+    monkeypatch.setattr(sweep_points, "play", lambda *args, **how: played.append(1) or original(*args, **how))
     axis = "cost.electricity=0.1 USD/kWh,0.5 USD/kWh,1 USD/kWh"
     together = swept(file, [axis, f"{CLIENTS}=1,4"], tmp_path / "together")
     assert len(played) == 2
@@ -233,10 +233,10 @@ def test_a_defect_spoils_its_point_only_and_is_tried_again(
 ) -> None:
     original = sweep_points.play
 
-    def broken(resolved: Any) -> Any:
+    def broken(resolved: Any, **how: Any) -> Any:
         if resolved.jobs[0].spec.load.closed_loop.clients == 4:
             raise ZeroDivisionError("by zero")
-        return original(resolved)
+        return original(resolved, **how)
 
     with monkeypatch.context() as patch:
         patch.setattr(sweep_points, "play", broken)
@@ -262,10 +262,10 @@ from sim.study import sweep_points
 sim.cli.VERBS.setdefault("sweep", "")
 marker, most, play = sys.argv[1], int(sys.argv[2]), sweep_points.play
 
-def marked(resolved):
+def marked(resolved, **how):
     if most and os.path.exists(marker) and len(open(marker).readlines()) >= most:
         os.kill(os.getpid(), signal.SIGKILL)
-    recording = play(resolved)
+    recording = play(resolved, **how)
     with open(marker, "a") as file:
         print(resolved.scenario.cluster.network.bandwidth, resolved.jobs[0].spec.load.closed_loop.clients, file=file)
     return recording

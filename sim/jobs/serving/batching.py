@@ -110,6 +110,7 @@ class Scheduler:
         self.pushed_out = False
         self.gaps = Durations()
         self._form = POLICIES[policy]
+        self._joins = policy != "static"
         self._bs = limits.block_tokens
 
     # -- before a pass ---------------------------------------------------------------------------------
@@ -179,6 +180,32 @@ class Scheduler:
             table.scheduled[r] = now
         return r
 
+    def budget(self, slot: Slot) -> int:
+        """Tokens of prompts that may ride in a pass beside the slot's decoding sequences."""
+        limits = self.limits
+        left = limits.max_tokens - slot.decoding
+        return left if left < limits.prefill_chunk else limits.prefill_chunk
+
+    def next_piece(self, slot: Slot) -> tuple[int, int]:
+        """The piece of the slot's first prompt that rides in its next pass, as (tokens, tokens before it); zeros if
+        none does, or another prompt's piece as well."""
+        past, target = next(iter(slot.prefills.values()))
+        budget = self.budget(slot)
+        if budget <= target - past:
+            return (budget, past) if budget > 0 else (0, 0)
+        return (target - past, past) if len(slot.prefills) == 1 else (0, 0)
+
+    def lets_in(self, slot: Slot, budget: int) -> bool:
+        """Whether the first waiting request joins the slot's next batch, which has ``budget`` tokens left for prompts;
+        sets ``blocked`` if only KV blocks keep it out."""
+        waiting, limits = self.waiting, self.limits
+        if not waiting or budget <= 0 or self.running >= limits.max_sequences or not self._joins:
+            return False
+        quota = limits.max_sequences
+        if limits.slots > 1:
+            quota = min(quota, -(-(self.running + len(waiting)) // limits.slots))
+        return len(slot.members) < quota and self.admissible()
+
     def admissible(self) -> bool:
         """Whether the first waiting request finds its KV blocks free; sets ``blocked`` if not."""
         r = self.waiting[0]
@@ -196,6 +223,12 @@ class Scheduler:
         return self.blocks(table.prompt[r] + table.generated[r])
 
     # -- after a pass ----------------------------------------------------------------------------------
+
+    def changes(self, slot: Slot, batch: Batch) -> bool:
+        """Whether the end of this pass lets a sequence come or go."""
+        if slot.ends and slot.ends[0][0] <= slot.passes + 1:
+            return True
+        return any(slot.prefills[r][0] + tokens == slot.prefills[r][1] for r, tokens in batch.pieces)
 
     def passed(self, slot: Slot, batch: Batch, now: float) -> None:
         """Account for a pass of ``batch`` that ends at ``now``."""
@@ -320,10 +353,7 @@ def form_continuous(s: Scheduler, slot: Slot, now: float) -> Batch | None:
     """Iteration-level batching with prompts in pieces (Orca, SARATHI, vLLM)."""
     if slot.decoding:
         s.grow(slot)
-    limits = s.limits
-    budget = limits.max_tokens - slot.decoding
-    if limits.prefill_chunk < budget:
-        budget = limits.prefill_chunk
+    budget = s.budget(slot)
     chunks: list[Chunk] = []
     pieces: list[tuple[int, int]] = []
     for r, (past, target) in slot.prefills.items():
@@ -333,18 +363,12 @@ def form_continuous(s: Scheduler, slot: Slot, now: float) -> Batch | None:
         chunks.append(Chunk(c, past))
         pieces.append((r, c))
         budget -= c
-    if s.waiting and not s.pushed_out:
-        quota = limits.max_sequences
-        if limits.slots > 1:
-            quota = min(quota, -(-(s.running + len(s.waiting)) // limits.slots))
-        while s.waiting and budget > 0 and len(slot.members) < quota and s.running < limits.max_sequences:
-            if not s.admissible():
-                break
-            r = s.admit(slot, now)
-            c = min(slot.prefills[r][1], budget)
-            chunks.append(Chunk(c, 0))
-            pieces.append((r, c))
-            budget -= c
+    while s.waiting and not s.pushed_out and s.lets_in(slot, budget):
+        r = s.admit(slot, now)
+        c = min(slot.prefills[r][1], budget)
+        chunks.append(Chunk(c, 0))
+        pieces.append((r, c))
+        budget -= c
     if not chunks:
         return Batch(slot.decoding, slot.context) if slot.decoding else None
     return Batch(slot.decoding, slot.context, chunks, pieces)

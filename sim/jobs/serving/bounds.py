@@ -25,6 +25,7 @@ from sim.adapters.resolve import Resolved, ResolvedServing
 from sim.jobs.serving.build import UNBOUNDED, ReplicaBuilder
 from sim.jobs.serving.replica import Hop, Stage
 from sim.laws.layout import Layout
+from sim.laws.step_halves import HalvedLaw
 from sim.laws.topology import Topology
 
 
@@ -109,8 +110,13 @@ def _largest_batch(stages: Sequence[Stage], most: int, context: float, limit: fl
 
 
 def _pass(stage: Stage, tokens: int, sequences: int = 0) -> float:
-    """Seconds of a pass of the stage's slowest GPUs, without attention."""
-    return float(max(member.law.base(tokens, sequences).total for member in stage.members))
+    """Seconds of a pass of the stage's slowest GPUs, without attention; where halves of a batch hide each other's
+    collectives, of the longer of kernels and collectives."""
+    times = []
+    for law in (member.law for member in stage.members):
+        base = law.base(tokens, sequences)
+        times.append(max(base.busy, base.communication) if isinstance(law, HalvedLaw) else base.total)
+    return float(max(times))
 
 
 def _slope(stage: Stage) -> float:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sim.adapters.resolve import Resolved, ResolvedServing
-from sim.engine.timeline import ChannelTrack, DeviceTrack
+from sim.engine.timeline import Bins, ChannelTrack, DeviceTrack, NoBins
 from sim.jobs.serving.batching import Limits, Scheduler
-from sim.jobs.serving.replica import Hop, Member, Replica, Stage
+from sim.jobs.serving.replica import Hop, Member, Replica, Stage, Tally
 from sim.jobs.serving.requests import Feed, RequestTable
 from sim.laws.arrange import parameter_scale
 from sim.laws.collective import CollectiveParameters, collective_parameters, pieces, wire_bytes
@@ -35,10 +35,11 @@ class Flow:
 
 
 class ReplicaBuilder:
-    """Builds the replicas of one job; stages of equal shape share their law."""
+    """Builds the replicas of one job; stages of equal shape share their law. Without ``charts`` they keep sums only."""
 
-    def __init__(self, resolved: Resolved, job: ResolvedServing, topology: Topology) -> None:
+    def __init__(self, resolved: Resolved, job: ResolvedServing, topology: Topology, *, charts: bool = True) -> None:
         self.resolved, self.job, self.topology = resolved, job, topology
+        self.charts = charts
         self.assume = resolved.scenario.assume
         self.scale = parameter_scale(resolved, job)
         self._laws: dict[StageShape, StageLaw] = {}
@@ -70,7 +71,8 @@ class ReplicaBuilder:
         """Replica ``number`` of the layout."""
         limits = self.limits(layout.tokens[number])
         scheduler = Scheduler(table, feed_of(limits), limits, self.job.spec.batching.policy)
-        return Replica(number, self.stages(number, layout), scheduler)
+        tally = Tally(running=Bins() if self.charts else NoBins())
+        return Replica(number, self.stages(number, layout), scheduler, tally)
 
     def stages(self, number: int, layout: Layout) -> tuple[Stage, ...]:
         """The stages of replica ``number``, with their hops."""
@@ -98,6 +100,7 @@ class ReplicaBuilder:
                 track=DeviceTrack(
                     name if len(types) == 1 else f"{name}.{gpu}",
                     self.job.spec.name, replica, stage.number, gpu, len(gpus), merge=following is None,
+                    charts=self.charts,
                 ),
                 gpus=tuple(gpus),
             )
@@ -107,7 +110,8 @@ class ReplicaBuilder:
         if parameters is not None:
             link = self._link(stage.gpus)
             cap = max(rate for _, rate in self._rates(parameters))
-            channel = ChannelTrack(f"{name} collectives", link, self._capped(parameters.link_load, cap))
+            load = self._capped(parameters.link_load, cap)
+            channel = ChannelTrack(f"{name} collectives", link, load, charts=self.charts)
         hop = None if following is None else self._hop(name, stage, following)
         across = len({self.topology.gpus[g].node for g in stage.gpus}) > 1
         return Stage(members, link, channel, hop, frozenset({stage.number}) if across else frozenset())
@@ -196,9 +200,9 @@ class ReplicaBuilder:
         gather: tuple[tuple[float, float], ...] = ()
         if n > 1 and (p := self._collectives(following.gpus)) is not None:
             gather = tuple(pieces("all_gather", p))
-        target = "back" if back else f"s{stage.number + 1}"
+        target, capped = "back" if back else f"s{stage.number + 1}", self._capped(tuple(load.items()), cap)
         return Hop(
-            track=ChannelTrack(f"{name} to {target}", routes[0].kind, self._capped(tuple(load.items()), cap)),
+            track=ChannelTrack(f"{name} to {target}", routes[0].kind, capped, charts=self.charts),
             kind=routes[0].kind,
             bytes_per_token=0.0 if ids_only else per_token,
             bytes_per_sequence=TOKEN_ID_BYTES if ids_only else 0.0,

@@ -263,7 +263,7 @@ class DetailedReplica:
         """Send the activations to the next stage, or the tokens back to the first."""
         hop = stage.hop
         assert hop is not None
-        size, slow = hop.size(batch), 1.0
+        size, slow = hop.size(batch.tokens, batch.sequences), 1.0
         if self.replica.health is not None and hop.ends:
             slow = self.replica.health.link(hop.ends, self.clock.now)
         message = self.network.transfer(

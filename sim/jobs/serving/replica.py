@@ -39,9 +39,9 @@ class Hop:
     gather: tuple[tuple[float, float], ...] = ()
     ends: frozenset[int] = frozenset()
 
-    def size(self, batch: Batch) -> float:
+    def size(self, tokens: int, sequences: int) -> float:
         """Bytes of one message."""
-        return self.bytes_per_token * batch.tokens + self.bytes_per_sequence * batch.sequences
+        return self.bytes_per_token * tokens + self.bytes_per_sequence * sequences
 
     def delay(self, size: float) -> float:
         """Seconds from the sender's release to the arrival."""
@@ -93,7 +93,8 @@ class Stage:
 class Tally:
     """Sums over a replica's passes, and its sequences and cached tokens over time.
 
-    ``blocked`` counts seconds in which only KV blocks kept a request out.
+    ``blocked`` counts seconds in which only KV blocks kept a request out; ``was_blocked`` tells whether one was when a
+    batch was formed last.
     """
 
     sequence_seconds: float = 0.0
@@ -104,14 +105,14 @@ class Tally:
     running: Bins = field(default_factory=Bins)
     cached: Bins = field(default_factory=Bins)
     _last: float = 0.0
-    _was_blocked: bool = False
+    was_blocked: bool = False
     phases: dict[str, list[float]] = field(default_factory=dict)
 
     def formed(self, now: float, blocked: bool) -> None:
         """A batch was formed (or found empty) at ``now``."""
-        if self._was_blocked:
+        if self.was_blocked:
             self.blocked += now - self._last
-        self._last, self._was_blocked = now, blocked
+        self._last, self.was_blocked = now, blocked
 
     def held(self, slot: Slot, now: float) -> None:
         """A slot that came back waited until ``now`` for the first stage, its sequences with it."""

@@ -9,61 +9,32 @@ max-plus recursion
     sent  = max(stage done, sender free) + bytes / cap;   sender free = sent + overhead
     arrival at the next stage = sent + overhead + latency
 
-and SimPy sees an event where a batch's composition changes. In a replica that fails each piece of work begins at the
-speed that its stage and its link have then; an outage cuts off the passes under way.
+and SimPy sees an event where a sequence comes or goes. In between, a micro-batch's next pass is known from its last:
+the same sequences with a token more each, and the next piece of a prompt. Such passes are played in a loop that forms
+no batches (:meth:`_Ring.cruise`). In a replica that fails each piece of work begins at the speed that its stage and its
+link have then; an outage cuts off the passes under way.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator
-from typing import Any, NamedTuple
+from collections.abc import Generator, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from sim.engine.clock import Clock
-from sim.engine.timeline import KINDS
+from sim.engine.clock import INSTANT, Clock
 from sim.jobs.serving.batching import Batch, Slot
-from sim.jobs.serving.replica import CUT_OFF, DEGRADED, STALLED, Hop, Replica, split_gap
-from sim.laws.step import Pass
+from sim.jobs.serving.replica import Hop, Replica
+from sim.jobs.serving.ring_book import BUFFERED, WIDTH, Mixed, RingBook
+from sim.laws.step import Chunk, Pass
 
 INF = float("inf")
-Floats = NDArray[Any]
 Story = Generator[object, object, None]
-SEND = KINDS.index("send")
-# Passes whose intervals wait in lists before they are binned together.
-BUFFERED = 2048
-
-
-class _Slow(NamedTuple):
-    """What a pass through slow stages and links took, stage by stage: when its work ended, the seconds of its message,
-    and the seconds it stalled, computed longer and talked longer."""
-
-    ends: list[float]
-    wires: list[float]
-    stalled: list[float]
-    degraded: list[float]
-    talked: list[float]
-
-
-class _Pass(NamedTuple):
-    """One pass as it is kept until it is booked; ``times`` are (begin, sent) of each stage in turn."""
-
-    start: float
-    back: float
-    transit: float
-    idle: float
-    kind: int
-    sequences: int
-    tokens: int
-    slot: int
-    cached: int
-    costs: tuple[Pass, ...]
-    wires: tuple[float, ...]
-    sizes: tuple[float, ...]
-    times: list[float]
-    slow: _Slow | None
+#: Stages in a row with one law and one kind of hop: their numbers, and that of their prefill attention; seconds of
+#: compute, of memory without the KV cache, for a token of context and how many times that beside a prompt, of launches
+#: and of collectives; of a message the seconds on the wire, then until its sender is free, then until it is there.
+Leg = tuple[range, int, float, float, float, float, float, float, float, float, float]
 
 
 class _Ring:
@@ -71,6 +42,10 @@ class _Ring:
 
     A pass through eight stages has to cost microseconds: only what the recursion needs is computed at once,
     the rest is booked by the thousand.
+
+    ``ready`` has micro-batches that are back: (when, seconds of the last hop, slot). ``moving`` has those under way, in
+    the order of their return: (arrival, seconds of the last hop, slot, tokens of a prompt's piece, batch); the batch is
+    None where the slot itself tells it: all that decode in it, and that piece of its first prompt.
     """
 
     def __init__(self, replica: Replica) -> None:
@@ -78,23 +53,26 @@ class _Ring:
         stages = replica.stages
         n = len(stages)
         self.free, self.link_free = [0.0] * n, [0.0] * n
-        self.booked = np.zeros(n)
         self.idle_since: float | None = 0.0
         self.ready: deque[tuple[float, float, Slot]] = deque()
         self.asleep: list[Slot] = list(replica.slots)
-        self.moving: deque[tuple[float, float, Slot, Batch]] = deque()
+        self.moving: deque[tuple[float, float, Slot, int, Batch | None]] = deque()
         # Stages with the same law, and hops with the same numbers, are worked out once a pass.
         laws = {id(stage.law): stage.law for stage in stages}
         self.laws = list(laws.values())
-        self.law_of = [list(laws).index(id(stage.law)) for stage in stages]
+        law_of = [list(laws).index(id(stage.law)) for stage in stages]
         self.hops: list[Hop] = [stage.hop for stage in stages if stage.hop is not None]
-        ways = {_numbers(hop): hop for hop in self.hops}
-        self.ways = list(ways.values())
-        self.way_of = [list(ways).index(_numbers(hop)) for hop in self.hops]
-        overheads = [hop.overhead for hop in self.hops]
-        self.plan = tuple(zip(range(n), self.law_of, self.way_of, overheads, strict=True))
-        self.passes: list[_Pass] = []
-        self.messages: dict[tuple[int, int], tuple[tuple[float, ...], tuple[float, ...], list[float]]] = {}
+        self.alike = _runs([(law, _numbers(hop)) for law, hop in zip(law_of, self.hops, strict=True)])
+        self.law_of = law_of
+        self.book = RingBook(replica, self.laws, law_of, self.hops)
+        self.eager = any(law.eager for law in self.laws)
+        # The output head makes another law, and the same attention.
+        attention = {replace(law.shape, head=False): law for law in self.laws}
+        self.prefills = list(attention.values())
+        self.prefill_of = [list(attention).index(replace(law.shape, head=False)) for law in self.laws]
+        self.legs: dict[tuple[int, int], tuple[Leg, ...]] = {}
+
+    # ---- one batch at a time
 
     def wake(self, now: float) -> None:
         """As many sleeping slots as requests wait look again whether there is something to do."""
@@ -106,234 +84,258 @@ class _Ring:
         del self.asleep[:wanted]
 
     def send(self, slot: Slot, batch: Batch, start: float, transit: float) -> None:
-        """Walk one pass through the stages (max-plus) and put its return into ``moving``."""
+        """Walk one pass through the stages and put its return into ``moving``."""
+        costs = [law.cost(batch.decoding, batch.context, batch.chunks) for law in self.laws]
+        piece, past = told_by_slot(slot, batch)
+        told = piece is not None and not self.eager
+        if not told:
+            self.book.mixed[self.book.count] = Mixed(costs, batch.tokens, batch.sequences, batch.cached)
+        before = (self.free.copy(), self.link_free.copy()) if self.replica.health is not None else None
+        end, arrival = self._at_speed(start, batch, costs)
+        if before is not None and self._disturbed(arrival):
+            end, arrival = self._slowed(start, batch, costs, *before)
         idle = 0.0
         if self.idle_since is not None:
             idle, self.idle_since = start - self.idle_since, None
-        decoding, context, chunks = batch.decoding, batch.context, batch.chunks
-        costs = tuple([law.cost(decoding, context, chunks) for law in self.laws])
-        totals = [cost.total for cost in costs]
-        key = (batch.tokens, batch.sequences)
-        found = self.messages.get(key)
-        if found is None:
-            found = self.messages[key] = self._messages(batch)
-        sizes, wires, delays = found
-        before = (self.free.copy(), self.link_free.copy()) if self.replica.health is not None else None
-        free, link_free = self.free, self.link_free
-        times: list[float] = []
-        arrival, end, slow = start, 0.0, None
-        for i, law, way, overhead in self.plan:
-            begin = free[i]
-            if arrival > begin:
-                begin = arrival
-            end = free[i] = begin + totals[law]
-            out = link_free[i]
-            if end > out:
-                out = end
-            sent = out + wires[way]
-            released = link_free[i] = sent + overhead
-            arrival = released + delays[way]
-            times.append(begin)
-            times.append(sent)
-        if before is not None and self.replica.health is not None and not self.replica.health.quiet(arrival):
-            self.free, self.link_free = before
-            slow, times = self._walk(start, costs, wires, delays)
-            end, arrival = slow.ends[-1], times[-1] + self.plan[-1][3] + delays[self.plan[-1][2]]
-        kind = KINDS.index(batch.kind)
-        self.passes.append(
-            _Pass(
-                start, arrival, transit, idle, kind, batch.sequences, batch.tokens, slot.number, batch.cached,
-                costs, wires, sizes, times, slow,
-            )
-        )  # fmt: skip
-        self.moving.append((arrival, arrival - end, slot, batch))
-        if len(self.passes) >= BUFFERED + len(self.moving):
-            self.book()
-
-    def _messages(self, batch: Batch) -> tuple[tuple[float, ...], tuple[float, ...], list[float]]:
-        """Bytes of each kind of hop's message, seconds on the wire, and from the sender's release to the arrival."""
-        sizes = tuple([hop.size(batch) for hop in self.ways])
-        wires = tuple([size / hop.cap for size, hop in zip(sizes, self.ways, strict=True)])
-        return sizes, wires, [hop.delay(size) for size, hop in zip(sizes, self.ways, strict=True)]
-
-    def _walk(
-        self, start: float, costs: tuple[Pass, ...], wires: tuple[float, ...], delays: list[float]
-    ) -> tuple[_Slow, list[float]]:
-        """The same recursion where stages and links have a speed of their own at every instant."""
-        replica, free, link_free, arrival = self.replica, self.free, self.link_free, start
-        health, slow = replica.health, _Slow([], [], [], [], [])
-        times: list[float] = []
-        assert health is not None
-        for i, law, way, overhead in self.plan:
-            stage, hop, cost, ready = replica.stages[i], self.hops[i], costs[law], max(arrival, free[i])
-            begin, factor = health.begin(i, ready)
-            talk = stage.talk(cost, health, begin)
-            end = free[i] = begin + cost.busy * factor + talk
-            wire = wires[way] * (health.link(hop.ends, end) if hop.ends else 1.0)
-            sent = max(link_free[i], end) + wire
-            link_free[i] = sent + overhead
-            arrival = link_free[i] + delays[way]
-            times += (begin, sent)
-            slow.ends.append(end)
-            slow.wires.append(wire)
-            slow.stalled.append(begin - ready)
-            slow.degraded.append(cost.busy * (factor - 1.0))
-            slow.talked.append(talk - cost.communication)
-        return slow, times
-
-    def _at_speed(self, kept: _Pass) -> _Slow:
-        """The same of a pass that nothing slowed."""
-        n = len(self.plan)
-        ends = [kept.times[2 * i] + kept.costs[law].total for i, law, _, _ in self.plan]
-        return _Slow(ends, [kept.wires[way] for _, _, way, _ in self.plan], [0.0] * n, [0.0] * n, [0.0] * n)
-
-    def book(self) -> None:
-        """Hand the passes kept so far to the tracks; of a replica that fails those that are back."""
-        under_way = len(self.moving) if self.replica.health is not None else 0
-        done = self.passes[: len(self.passes) - under_way]
-        if not done:
-            return
-        del self.passes[: len(done)]
-        *columns, slow = zip(*done, strict=True)
-        starts, backs, transit, idle, kinds, sequences, tokens, slots, cached, costs, wires, sizes, times = (
-            np.array(column) for column in columns
+        self.book.rows += (
+            start, arrival, slot.returned, transit, idle, batch.decoding, batch.context, piece or 0, past, slot.number,
         )
-        begins, sents = times[:, 0::2], times[:, 1::2]
-        totals = costs[:, :, :4].sum(axis=2)
-        wires = wires[:, self.way_of]
-        if not any(slow):
-            ends, reached = begins + totals[:, self.law_of], begins
-        else:
-            slows = [kept.slow or self._at_speed(kept) for kept in done]
-            ends, wires, stalled, degraded, talked = (np.array(column) for column in zip(*slows, strict=True))
-            reached = begins - stalled
-            for i, stage in enumerate(self.replica.stages):
-                self.replica.other(stage, STALLED, float(stalled[:, i].sum()))
-                self.replica.other(stage, DEGRADED, float(degraded[:, i].sum()))
-                if (seconds := float(talked[:, i].sum())) > 0.0:
-                    stage.track.wait(stage.link, seconds)
-        self._book_gaps(reached, ends, transit, idle)
-        notes = [column.tolist() for column in (kinds, sequences, tokens, slots)]
-        send = [[SEND] * len(starts), *notes[1:]]
-        for i, stage in enumerate(self.replica.stages):
-            mine = costs[:, self.law_of[i]]
-            track, hop, way = stage.track, self.hops[i], self.way_of[i]
-            track.work(Pass._make(mine.sum(axis=0).tolist()), 1, stage.link)
-            track.passes += len(starts) - 1
-            track.bins.add_many(begins[:, i], ends[:, i], ends[:, i] - begins[:, i])
-            track.spans.extend(begins[:, i].tolist(), ends[:, i].tolist(), *notes)
-            if stage.collectives is not None:
-                stage.collectives.bytes += float(mine[:, 6].sum())
-                stage.collectives.bins.add_many(begins[:, i], ends[:, i], mine[:, 6])
-            outs = sents[:, i] - wires[:, i]
-            hop.track.bytes += float(sizes[:, way].sum())
-            hop.track.bins.add_many(outs, sents[:, i], sizes[:, way])
-            hop.track.spans.extend(outs.tolist(), sents[:, i].tolist(), *send)
-        self._tally(starts, backs, kinds, sequences, cached, costs[:, self.law_of[0]])
+        self.moving.append((arrival, arrival - end, slot, piece or 0, None if told else batch))
+        if self.book.count >= BUFFERED + len(self.moving):
+            self.book.flush(len(self.moving))
 
-    def _book_gaps(self, begins: Floats, ends: Floats, transit: Floats, idle: Floats) -> None:
-        """What each stage did between its passes (the rule of :func:`split_gap`)."""
-        before = np.vstack((self.booked, ends[:-1]))
-        gaps = np.maximum(begins - before, 0.0)
-        self.booked = ends[-1]
-        waiting = np.minimum(gaps, idle[:, None])
-        # A stage that waited began when its batch arrived: it had been on its way since the stage before was done.
-        moving = np.hstack((transit[:, None], begins[:, 1:] - ends[:, :-1]))
-        moving = np.minimum(moving, gaps - waiting)
-        bubbles = gaps - waiting - moving
-        for i, stage in enumerate(self.replica.stages):
-            stage.track.waiting += float(waiting[:, i].sum())
-            stage.track.bubble += float(bubbles[:, i].sum())
-            if (seconds := float(moving[:, i].sum())) > 0.0:
-                stage.track.wait(self.hops[i - 1].kind, seconds)
+    def _messages(self, batch: Batch) -> list[tuple[range, int, float, float, float]]:
+        """Stages in runs of equals, with their law, and of their messages the seconds on the wire, then until the
+        sender is free, then until they are there."""
+        found = []
+        for stages in self.alike:
+            hop = self.hops[stages.start]
+            size = hop.size(batch.tokens, batch.sequences)
+            found.append((stages, self.law_of[stages.start], size / hop.cap, hop.overhead, hop.delay(size)))
+        return found
 
-    def _tally(
-        self, starts: Floats, backs: Floats, kinds: Floats, sequences: Floats, cached: Floats, costs: Floats
-    ) -> None:
-        tally, seconds = self.replica.tally, backs - starts
-        tally.passes += len(starts)
-        tally.pass_seconds += float(seconds.sum())
-        tally.sequence_seconds += float((sequences * seconds).sum())
-        tally.running.add_many(starts, backs, sequences * seconds)
-        tally.cached.add_many(starts, backs, cached * seconds)
-        for number in np.unique(kinds).tolist():
-            flops, nbytes, busy = (costs[kinds == number][:, columns].sum() for columns in ([4], [5], [0, 1, 2]))
-            tally.phase(KINDS[number], float(flops), float(nbytes), float(busy))
+    def _at_speed(self, start: float, batch: Batch, costs: Sequence[Pass]) -> tuple[float, float]:
+        """The recursion where nothing slows stages or links: when the last stage is done, and when the pass is back."""
+        free, link_free, arrival, end = self.free, self.link_free, start, start
+        for stages, law, wire, overhead, delay in self._messages(batch):
+            total = costs[law].total
+            for i in stages:
+                begin = max(arrival, free[i])
+                end = free[i] = begin + total
+                sent = max(link_free[i], end) + wire
+                link_free[i] = sent + overhead
+                arrival = link_free[i] + delay
+                self.book.begins.append(begin)
+                if self.book.sending:
+                    self.book.sents.append(sent)
+        return end, arrival
+
+    def _slowed(
+        self, start: float, batch: Batch, costs: Sequence[Pass], free: list[float], link_free: list[float]
+    ) -> tuple[float, float]:
+        """The same where stages and links have a speed of their own at every instant, from what was free before."""
+        replica, health, arrival, end = self.replica, self.replica.health, start, start
+        self.free, self.link_free = free, link_free
+        slow = self.book.slowed()
+        assert health is not None
+        for stages, law, wire, overhead, delay in self._messages(batch):
+            cost = costs[law]
+            for i in stages:
+                stage, hop, ready = replica.stages[i], self.hops[i], max(arrival, free[i])
+                begin, factor = health.begin(i, ready)
+                talk = stage.talk(cost, health, begin)
+                end = free[i] = begin + cost.busy * factor + talk
+                longer = wire * (health.link(hop.ends, end) if hop.ends else 1.0)
+                sent = max(link_free[i], end) + longer
+                link_free[i] = sent + overhead
+                arrival = link_free[i] + delay
+                self.book.begins.append(begin)
+                self.book.sents.append(sent)
+                slow.ends.append(end)
+                slow.wires.append(longer)
+                slow.stalled.append(begin - ready)
+                slow.degraded.append(cost.busy * (factor - 1.0))
+                slow.talked.append(talk - cost.communication)
+        return end, arrival
+
+    def _disturbed(self, until: float) -> bool:
+        """Whether anything may be slow until then."""
+        return self.replica.health is not None and not self.replica.health.quiet(until)
+
+    def back(self) -> tuple[Slot, Batch, float]:
+        """Take the first pass off ``moving``: its slot, its batch (also where only the slot tells it), its last hop."""
+        _, transit, slot, piece, batch = self.moving.popleft()
+        return slot, batch or batch_of(slot, piece), transit
+
+    # ---- many passes in which nobody comes or goes
+
+    def cruise(self, now: float, calm: float) -> float:
+        """Play passes in which nobody comes or goes, until another is due or it is ``calm``: the instant reached.
+
+        They are told by their slots, so no batch is formed, and nothing is looked up that cannot have changed. The
+        recursion is that of ``_at_speed``, written out: a call for each pass would cost as much as its stages.
+        """
+        scheduler, tally, book, health = self.replica.scheduler, self.replica.tally, self.book, self.replica.health
+        ready, moving, waiting, legs_of = self.ready, self.moving, scheduler.waiting, self.legs
+        if self.eager or (self.asleep and waiting):
+            return now
+        edge = min(calm, scheduler.feed.next_time()) - 2 * INSTANT
+        block = scheduler.limits.block_tokens if not scheduler.limits.reserve else 0
+        free, link_free, rows, began = self.free, self.link_free, book.rows, book.begins.append
+        went = book.sents.append if book.sending else None
+        none, shut = [(0.0, 0.0)] * len(self.prefills), False
+        while True:
+            due = INF
+            if ready:
+                due, transit, slot = ready[0]
+                if free[0] > due:
+                    due = free[0]
+            if moving and moving[0][0] <= due:
+                back, transit, slot, piece, batch = moving[0]
+                if back >= edge or batch is not None or (slot.decoding and slot.ends[0][0] <= slot.passes + 1):
+                    break
+                if piece:
+                    state = next(iter(slot.prefills.values()))
+                    if state[0] + piece == state[1]:
+                        break
+                    state[0] += piece
+                moving.popleft()
+                now = slot.returned = back
+                slot.passes += 1
+                slot.context += slot.decoding
+                if not moving:
+                    self.idle_since = now
+                ready.append((now, transit, slot))
+                if due < INF:
+                    continue
+                due = free[0] if free[0] > now else now
+                if moving and moving[0][0] <= due:
+                    continue
+            if due >= edge:
+                break
+            decoding, piece, past, need = slot.decoding, 0, 0, 0
+            if block and decoding:
+                need = slot.phases[(1 - slot.passes) % block]
+                if need > scheduler.free:
+                    break
+                scheduler.free -= need
+            if slot.prefills:
+                piece, past = scheduler.next_piece(slot)
+            unknown = not piece if slot.prefills else not decoding
+            if unknown or (waiting and not shut and scheduler.lets_in(slot, scheduler.budget(slot) - piece)):
+                scheduler.free += need
+                break
+            if waiting and not shut:
+                shut = scheduler.blocked and not scheduler.admissible()  # nothing frees blocks here
+            ready.popleft()
+            now = due
+            if now > slot.returned:
+                tally.held(slot, now)
+            if scheduler.blocked or tally.was_blocked:
+                tally.formed(now, scheduler.blocked)
+            context = slot.context
+            legs = legs_of.get((decoding, piece)) or self._legs(decoding, piece)
+            prefill = [law.prefill([Chunk(piece, past)])[:2] for law in self.prefills] if piece else none
+            before = (free.copy(), link_free.copy()) if health is not None else None
+            arrival = end = now
+            for stages, attention, compute, memory, slope, times, launch, talk, wire, overhead, delay in legs:
+                more, read = prefill[attention]
+                total = compute + more + (memory + context * slope * times + read) + launch + talk
+                for i in stages:
+                    begin = free[i]
+                    if arrival > begin:
+                        begin = arrival
+                    free[i] = end = begin + total
+                    out = link_free[i]
+                    if end > out:
+                        out = end
+                    sent = out + wire
+                    link_free[i] = released = sent + overhead
+                    arrival = released + delay
+                    began(begin)
+                    if went is not None:
+                        went(sent)
+            if before is not None and self._disturbed(arrival):
+                formed = batch_of(slot, piece)
+                costs = [law.cost(decoding, context, formed.chunks) for law in self.laws]
+                end, arrival = self._slowed(now, formed, costs, *before)
+                free, link_free = before
+            idle = 0.0
+            if self.idle_since is not None:
+                idle, self.idle_since = now - self.idle_since, None
+            rows += (now, arrival, slot.returned, transit, idle, decoding, context, piece, past, slot.number)
+            moving.append((arrival, arrival - end, slot, piece, None))
+            if len(rows) >= WIDTH * (BUFFERED + len(moving)):
+                book.flush(len(moving))
+        return now
+
+    def _legs(self, decoding: int, piece: int) -> tuple[Leg, ...]:
+        """What passes take in which so many sequences decode beside a piece of a prompt, but for contexts."""
+        legs: list[Leg] = []
+        batch = Batch(decoding, 0, [Chunk(piece, 0)] if piece else [])
+        for stages, number, wire, overhead, delay in self._messages(batch):
+            law = self.laws[number]
+            base = law.base(decoding + piece, decoding + (piece > 0))
+            times = law.shape.mixed_penalty if piece else 1.0
+            launch = base.launch + (law.decode_launch * times if decoding else 0.0)
+            if piece:
+                launch += law.prefill([Chunk(piece, 0)])[2]
+            legs.append(
+                (stages, self.prefill_of[number], base.compute, base.memory, law.decode_slope, times, launch,
+                 base.communication, wire, overhead, delay)
+            )  # fmt: skip
+        found = self.legs[decoding, piece] = tuple(legs)
+        return found
+
+    # ---- ends
 
     def cut(self, at: float) -> None:
-        """The replica dies: book what its passes under way had done by then, stage by stage, and forget them."""
-        self.book()
-        replica = self.replica
-        idle = [at - self.idle_since if self.idle_since is not None else 0.0] * len(replica.stages)
-        for kept, (_, _, slot, batch) in zip(self.passes, self.moving, strict=True):
-            transit, slow = kept.transit, kept.slow or self._at_speed(kept)
-            for i, stage in enumerate(replica.stages):
-                begin, end, sent = kept.times[2 * i], slow.ends[i], kept.times[2 * i + 1]
-                reached = begin - slow.stalled[i]
-                if reached >= at:
-                    idle[i] += kept.idle
-                    continue
-                waiting, moving, bubble = split_gap(max(0.0, reached - self.booked[i]), kept.idle, transit)
-                stage.track.waiting += waiting
-                stage.track.bubble += bubble
-                if moving > 0.0:
-                    stage.track.wait(self.hops[i - 1].kind, moving)
-                replica.other(stage, STALLED, min(begin, at) - reached)
-                self.booked[i] = min(end, at)
-                if begin < at:
-                    self._book_cut(i, kept, slow, slot, batch, at)
-                if i + 1 < len(replica.stages):
-                    transit = kept.times[2 * i + 2] - slow.stalled[i + 1] - end
-                hop, size = self.hops[i], kept.sizes[self.way_of[i]]
-                if sent + hop.overhead + hop.delay(size) <= at:
-                    hop.track.record(sent - slow.wires[i], sent, size)
-                    hop.track.spans.add("send", sent - slow.wires[i], sent, kept.sequences, kept.tokens, slot.number)
-            replica.tally.cut(batch, kept.start, at)
-        for stage, booked, unseen in zip(replica.stages, self.booked, idle, strict=True):
-            waiting, _, bubble = split_gap(at - booked, unseen, 0.0)
-            stage.track.waiting += waiting
-            stage.track.bubble += bubble
-        for slot in replica.slots:
-            if not any(slot is other for _, _, other, _ in self.moving):
-                replica.tally.held(slot, at)
-        self.passes.clear()
+        """The replica dies: its passes under way are booked as far as they got, and forgotten."""
+        under_way = [(slot, batch or batch_of(slot, piece)) for _, _, slot, piece, batch in self.moving]
+        self.book.cut(at, under_way, at - self.idle_since if self.idle_since is not None else 0.0)
         self.moving.clear()
         self.ready.clear()
-
-    def _book_cut(self, i: int, kept: _Pass, slow: _Slow, slot: Slot, batch: Batch, at: float) -> None:
-        """A stage's part of a pass that is cut off: work if it was done, else lost."""
-        replica, stage, begin = self.replica, self.replica.stages[i], kept.times[2 * i]
-        cost = kept.costs[self.law_of[i]]
-        end = min(slow.ends[i], at)
-        stage.track.bins.add(begin, end, end - begin)
-        stage.track.spans.add(batch.kind, begin, end, kept.sequences, kept.tokens, slot.number)
-        if slow.ends[i] > at:
-            replica.other(stage, CUT_OFF, end - begin)
-            return
-        stage.track.work(cost, 1, stage.link)
-        replica.other(stage, DEGRADED, slow.degraded[i])
-        if slow.talked[i] > 0.0:
-            stage.track.wait(stage.link, slow.talked[i])
-        if stage.collectives is not None:
-            stage.collectives.record(begin, end, cost.wire)
-        if i == 0:
-            replica.tally.phase(batch.kind, cost.flops, cost.bytes, cost.busy)
 
     def resume(self, now: float) -> None:
         """Up again, and empty."""
         n = len(self.replica.stages)
-        self.free, self.link_free, self.booked = [now] * n, [now] * n, np.full(n, now)
+        self.free, self.link_free = [now] * n, [now] * n
+        self.book.resume(now)
         self.idle_since = now
         self.asleep = list(self.replica.slots)
 
     def close(self, now: float) -> None:
         """Book what is left; the rest until ``now`` the stages waited for the last batches."""
-        self.book()
+        self.book.flush()
         self.replica.close(self.free, now, now - self.idle_since if self.idle_since is not None else 0.0)
+
+
+def batch_of(slot: Slot, piece: int) -> Batch:
+    """The batch of a slot whose sequences decode, beside a ``piece`` of its first prompt."""
+    if not piece:
+        return Batch(slot.decoding, slot.context)
+    r, (past, _) = next(iter(slot.prefills.items()))
+    return Batch(slot.decoding, slot.context, [Chunk(piece, past)], [(r, piece)])
+
+
+def told_by_slot(slot: Slot, batch: Batch) -> tuple[int | None, int]:
+    """The piece of the slot's first prompt that rides in a batch (0 if none does) and the tokens before it; None if the
+    batch is not told by that."""
+    if not batch.pieces:
+        return 0, 0
+    if len(batch.pieces) > 1 or batch.pieces[0][0] != next(iter(slot.prefills)):
+        return None, 0
+    return batch.chunks[0]
 
 
 def _numbers(hop: Hop) -> tuple[object, ...]:
     return (hop.bytes_per_token, hop.bytes_per_sequence, hop.cap, hop.latency, hop.overhead, hop.gather)
+
+
+def _runs(values: Sequence[object]) -> list[range]:
+    """Where equal values stand in a row."""
+    starts = [i for i, value in enumerate(values) if i == 0 or value != values[i - 1]]
+    return [range(a, b) for a, b in pairwise([*starts, len(values)])]
 
 
 def play_ring(clock: Clock, replica: Replica) -> Story:
@@ -341,6 +343,8 @@ def play_ring(clock: Clock, replica: Replica) -> Story:
     ring, scheduler, tally = _Ring(replica), replica.scheduler, replica.tally
     now = 0.0
     while True:
+        if replica.health is None or not replica.feed.over:
+            now = ring.cruise(now, _calm(replica))
         back = ring.moving[0][0] if ring.moving else INF
         due = max(ring.ready[0][0], ring.free[0]) if ring.ready else INF
         new = scheduler.feed.next_time() if ring.asleep else INF
@@ -356,10 +360,10 @@ def play_ring(clock: Clock, replica: Replica) -> Story:
             break
         now = at if at > now else now
         if back <= at:
-            _, transit, slot, batch = ring.moving.popleft()
-            if _changes(slot, batch) and now > clock.now:
+            slot, batch, transit = ring.back()
+            if scheduler.changes(slot, batch) and now > clock.now:
                 yield clock.timeout(now - clock.now)
-            scheduler.passed(slot, batch, now)
+            scheduler.advance(slot, batch, now)
             if not ring.moving:
                 ring.idle_since = now
             ring.ready.append((now, transit, slot))
@@ -381,6 +385,11 @@ def play_ring(clock: Clock, replica: Replica) -> Story:
     if now > clock.now:
         yield clock.timeout(now - clock.now)
     ring.close(now)
+
+
+def _calm(replica: Replica) -> float:
+    """Until then nothing befalls the replica, and no request of another one comes."""
+    return INF if replica.health is None else min(replica.health.until(), replica.feed.handover())
 
 
 def _amid_failures(clock: Clock, ring: _Ring, at: float, now: float) -> Generator[Any, Any, tuple[float, bool]]:
@@ -410,8 +419,3 @@ def _amid_failures(clock: Clock, ring: _Ring, at: float, now: float) -> Generato
     else:
         yield from feed.synchronise()
     return now, True
-
-
-def _changes(slot: Slot, batch: Batch) -> bool:
-    """Whether the end of this pass lets a sequence come or go."""
-    return bool(batch.chunks) or bool(slot.ends and slot.ends[0][0] <= slot.passes + 1)

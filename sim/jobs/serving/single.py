@@ -17,14 +17,13 @@ from typing import NamedTuple
 import numpy as np
 
 from sim.engine.clock import INSTANT, Clock
-from sim.engine.timeline import KINDS, Run
+from sim.engine.timeline import DECODE, KINDS, Run
 from sim.jobs.serving.batching import Batch, Slot
 from sim.jobs.serving.incidents import Health
 from sim.jobs.serving.replica import CUT_OFF, DEGRADED, STALLED, Replica, Stage
 from sim.laws.step import Pass
 
 INF = float("inf")
-DECODE = KINDS.index("decode")
 # Runs that wait to be booked together.
 BUFFERED = 4096
 Story = Generator[object, object, None]
@@ -112,7 +111,7 @@ def _next_amid_failures(clock: Clock, replica: Replica, book: _Book, batch: Batc
         replica.tally.cut(batch, now, end)
         if end > start:
             stage.track.bins.add(start, end, end - start)
-            stage.track.spans.add(batch.kind, start, end, batch.sequences, batch.tokens, 0)
+            book.spans.append((start, end, KINDS.index(batch.kind), batch.sequences, batch.tokens))
         return
     if start > now:
         yield clock.timeout(start - now)
@@ -164,6 +163,8 @@ class _Book:
         self.replica, self.stage = replica, stage
         #: start, end, stall before, kind, sequences, decoding, tokens cached at first, more a pass, run, cost
         self.rows: list[tuple[float, float, float, int, int, int, int, int, Run, Pass]] = []
+        #: start, end, kind, sequences, tokens of what a chart draws
+        self.spans: list[tuple[float, float, int, int, int]] = []
 
     def add(
         self, start: float, batch: Batch, run: Run, cost: Pass, slow: Slowness = FULL_SPEED, stalled: float = 0.0
@@ -173,9 +174,10 @@ class _Book:
         kind, rise = (KINDS.index(batch.kind), 0) if batch.chunks else (DECODE, batch.decoding)
         end = start + run.begun(run.passes)
         sequences = batch.sequences
-        self.stage.track.spans.add(KINDS[kind], start, end, sequences, batch.tokens, 0)
+        self.spans.append((start, end, kind, sequences, batch.tokens))
         self.rows.append((start, end, stalled, kind, sequences, batch.decoding, batch.cached, rise, run, cost))
-        self.replica.other(self.stage, STALLED, stalled)
+        if stalled:
+            self.replica.other(self.stage, STALLED, stalled)
         if slow is not FULL_SPEED:
             talk = run.passes * slow.talk
             lost = (end - start - run.passes * (cost.communication + slow.talk)) * (1.0 - 1.0 / slow.compute)
@@ -188,6 +190,10 @@ class _Book:
     def flush(self) -> None:
         """Hand the sums to the tracks."""
         rows, law = self.rows, self.stage.law
+        if self.spans:
+            when, until, kinds, sequences, tokens = (np.array(column) for column in zip(*self.spans, strict=True))
+            self.stage.track.spans.extend(when, until, kinds, sequences, tokens, np.zeros(len(self.spans)))
+            self.spans.clear()
         if not rows:
             return
         begun, done, stalls, *columns, runs, costs = zip(*rows, strict=True)
