@@ -52,6 +52,7 @@ EXPECTED = {
     "parameter_server_8x4090": ("stable", "network: dp over ethernet"),
     "qlora_70b_2x4090": ("stable", "HBM bandwidth"),
     "ring_8x4090": ("stable", "network: dp over ethernet"),
+    "size_70b": ("overloaded", "KV memory"),
     "spot_serving": ("stable", "HBM bandwidth"),
     "spot_training": ("stable", "GPU arithmetic"),
     "sweep_home_network": ("saturated", "KV memory"),

@@ -368,20 +368,21 @@ def _nearest(space: Space, lost: Sequence[tuple[Design, Why, str, float]]) -> st
 
 def _losses(search: _Search, unplayed: Sequence[_Item]) -> list[Loss]:
     space, goal = search.study.space, search.study.question.goal
-    rows = []
-    for why in ORDER:
-        mine = [entry for entry in search.lost if entry[1] == why]
+    rows: list[Loss] = []
+    for kind in ORDER:
+        mine = [entry for entry in search.lost if entry[1] == kind]
         if mine:
             design, _, reason, _ = mine[-1]
-            rows.append(Loss(why=why, designs=len(mine), nearest=f"{space.told(design)}: {reason}"))
+            rows.append(Loss(why=kind, designs=len(mine), nearest=f"{space.told(design)}: {reason}"))
     if unplayed:
         first = min(unplayed)
         bound = _value(goal, abs(first.key), search.study)
         most = "at most" if goal == "throughput" else "at least"
-        rows.append(Loss(
-            why="costs more" if goal == "cost" else "slower", designs=len(unplayed),
-            nearest=f"{space.told(first.design, first.checked.least)}: {bound} {most}",
-        ))  # fmt: skip
+        why: Why = "costs more" if goal == "cost" else "slower"
+        others = sum(row.designs for row in rows if row.why == why)
+        rows = [row for row in rows if row.why != why]
+        nearest = f"{space.told(first.design, first.checked.least)}: {bound} {most}"
+        rows.append(Loss(why=why, designs=others + len(unplayed), nearest=nearest))
     return rows
 
 

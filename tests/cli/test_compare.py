@@ -219,7 +219,7 @@ def test_show_prints_and_draws_what_the_comparison_did(written, sim, tmp_path):
     [
         ({"schema_version": SCHEMA_VERSION + 1}, "schema_version: version 2 is newer than this program's 1: update"),
         ({"schema_version": "1"}, 'schema_version: unknown version "1"'),
-        ({"kind": "sonnet"}, 'kind: unknown kind "sonnet": comparison, failures, result and sweep can be shown'),
+        ({"kind": "sonnet"}, 'kind: unknown kind "sonnet": comparison, failures, result, size and sweep can be shown'),
         ({"scenarios": 3}, "scenarios: input should be a valid list"),
         ({"baseline": 9}, "scenarios: a scenario is named that is none of the 3"),
         ({"settings": [{"group": "plan", "key": "tp", "values": ["1"], "detail": False}]}, "settings: a key has not 3"),

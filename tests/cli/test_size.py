@@ -1,0 +1,141 @@
+"""``sim size``: what it writes and prints, exit codes, ``sim show``, and the page in words and in a browser."""
+
+import json
+
+import pytest
+import yaml
+
+from sim.report.figures.size import size_figures
+from sim.report.size_page import render_size_html
+from sim.study.size_schema import SCHEMA_VERSION, Sizing
+
+from ..pages import Addresses, opened
+from ..study.test_size import scenario
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    found = tmp_path_factory.mktemp("size")
+    (found / "sized.yaml").write_text(yaml.safe_dump(scenario(), sort_keys=False))
+    return found
+
+
+@pytest.fixture(scope="module")
+def written(sim, folder):
+    answer = sim("size", folder / "sized.yaml", "--out", folder)
+    assert answer.code == 0, answer.err
+    return answer, folder / "sized-size"
+
+
+@pytest.fixture(scope="module")
+def document(written):
+    return Sizing.model_validate_json((written[1] / "size.json").read_text())
+
+
+def test_it_writes_three_files_whole_and_says_where(written):
+    answer, out = written
+    assert sorted(path.name for path in out.iterdir()) == ["index.html", "size.json", "winner.yaml"]
+    found = json.loads((out / "size.json").read_text())
+    assert (found["schema_version"], found["kind"]) == (SCHEMA_VERSION, "size")
+    assert str(out / "index.html") in answer.out
+    assert str(out / "winner.yaml") in answer.out
+
+
+def test_the_answer_names_the_winner_the_rest_and_what_was_covered(written, document):
+    out = " ".join(written[0].out.split())
+    best, coverage = document.answers[0], document.coverage
+    assert f"{best.nodes} x {best.machine}" in out
+    assert "The cheapest hardware for toy" in out
+    assert "Within the objectives it carries" in out
+    assert f"All {coverage.designs} designs are covered" in out
+    assert "Why the others lost" in out
+    for row in document.best_by_machine:
+        assert row.machine in out
+
+
+def test_the_winner_is_a_scenario_that_runs(written, sim):
+    answer = sim("run", written[1] / "winner.yaml", "--no-report", "--no-effects")
+    assert answer.code == 0, answer.err
+    assert "objectives 100%" in " ".join(answer.out.split()) or "objectives 9" in answer.out
+
+
+def test_json_is_the_document(sim, folder, document):
+    found = Sizing.model_validate(sim("size", folder / "sized.yaml", "--json", "--no-report").json)
+    assert found.model_copy(update={"run_info": {}}) == document.model_copy(update={"run_info": {}})
+
+
+def test_show_prints_and_draws_what_it_did(written, sim, tmp_path):
+    answer, out = written
+    shown = sim("show", out)
+    assert shown.out in answer.out
+    assert sim("show", out, "--html", tmp_path / "again.html").code == 0
+    assert (tmp_path / "again.html").read_text() == (out / "index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schema_version": 2}, "version 2 is newer than this program's 1"),
+        ({"answers": []}, "a size has at least one answer"),
+        ({"front": [99]}, "an answer is named that is none of"),
+    ],
+)
+def test_a_document_that_cannot_be_drawn_is_refused(written, sim, tmp_path, changes, message):
+    file = tmp_path / "size.json"
+    file.write_text(json.dumps(json.loads((written[1] / "size.json").read_text()) | changes))
+    answer = sim("show", file)
+    assert (answer.code, answer.out) == (2, "")
+    assert message in answer.err
+
+
+def test_a_slip_is_told_with_its_line(sim, folder):
+    data = scenario({"machines": ["smal"]})
+    (folder / "slip.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
+    answer = sim("size", folder / "slip.yaml")
+    assert answer.code == 2
+    assert "slip.yaml:" in answer.err
+    assert "unknown machine 'smal', did you mean 'small'?" in answer.err
+
+
+def test_what_nothing_can_do_has_a_code_of_its_own(sim, folder):
+    answer = sim("size", folder / "sized.yaml", "--no-report", "--set", "jobs.0.objectives.tpot_p99=0.001 ms")
+    assert (answer.code, answer.out) == (3, "")
+    assert "designs does what is asked" in answer.err
+
+
+def test_the_page_has_every_section_and_figure_with_words_and_data(written, document):
+    text = (written[1] / "index.html").read_text()
+    page = Addresses(text)
+    assert len(page.ids) == len(set(page.ids))
+    sections = {"answer", "best", "machines-section", "designs-section", "losers", "limits", "reproduce"}
+    assert sections <= set(page.ids)
+    assert page.plots == ["machines", "front"]
+    assert all(link.startswith("#") and link[1:] in page.ids for link in page.links)
+    for figure in (figure for group in size_figures(document).values() for figure in group):
+        assert figure.takeaway
+        assert figure.alt
+        assert figure.rows
+    assert len(text) < 3e6
+
+
+def test_the_page_escapes_what_users_wrote(document):
+    hostile = document.model_copy(update={"name": "</title><b>", "about": "<script>alert(1)</script>"})
+    assert "</title><b>" not in render_size_html(hostile)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_browser_draws_every_figure(written, document, dark):
+    width = 400 if dark else 1200
+    with opened(written[1] / "index.html", width=width, dark=dark) as (page, complaints, requests):
+        drawn = dict(page.evaluate("""[...document.querySelectorAll('.plot')].map(p => [p.id, {
+            types: p._fullData.map(t => t.type),
+            marks: p.querySelectorAll('.scatterlayer path, .barlayer path').length,
+        }])"""))
+        wide = page.evaluate("document.documentElement.scrollWidth")
+    assert complaints == []
+    assert [url.rpartition("/")[2] for url in requests] == ["index.html"]
+    assert wide <= width
+    for figure in (figure for group in size_figures(document).values() for figure in group):
+        assert drawn[figure.id]["types"] == figure.types, figure.id
+        assert drawn[figure.id]["marks"] > 0, figure.id
