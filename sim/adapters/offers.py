@@ -121,6 +121,9 @@ class _Finder:
         return found
 
     def _offer(self, machine: Machine, network: Network | None, where: KeyPath) -> Offer:
+        if network is not None and network.link is None and not machine.node.nics:
+            text = f"network {network.id} uses the cards that machines come with, and {machine.id} has none"
+            self.problems.append(self.source.problem(where, text))
         cluster = Offer(machine, network, {}, {}, {}).cluster(2 if network is not None else 1)
         gpus: dict[str, Gpu] = {}
         links: dict[str, LinkType] = {}

@@ -11,7 +11,6 @@ from sim.report.figures.common import MAX_ROWS, drawn
 from sim.report.figures.size import size_figures
 from sim.report.size_words import (
     METHOD,
-    TOP,
     answer_columns,
     answer_row,
     coverage_line,
@@ -21,7 +20,7 @@ from sim.report.size_words import (
     sentences,
     worth,
 )
-from sim.study.size_schema import Sizing
+from sim.study.size_schema import TOP, Sizing
 
 SECTIONS: Final = {
     "machines": ("By machine", "What each kind of machine costs, or does, at its best."),

@@ -8,7 +8,6 @@ from typing import Final
 
 from sim.report.size_words import (
     METHOD,
-    TOP,
     answer_columns,
     answer_row,
     coverage_line,
@@ -18,7 +17,7 @@ from sim.report.size_words import (
     sentences,
 )
 from sim.report.values import BOLD, RESET, aligned, styled
-from sim.study.size_schema import Sizing
+from sim.study.size_schema import TOP, Sizing
 
 WIDTH: Final = 110
 """Columns of a terminal."""

@@ -7,11 +7,10 @@ from typing import Final
 from sim.report.figures.common import sentence
 from sim.report.values import NONE, write
 from sim.study.capacity import told
-from sim.study.size_schema import Answer, Sizing
-from sim.units import format_count, format_seconds, format_usd
+from sim.study.size_schema import TOP, Answer, Sizing
+from sim.study.size_schema import worth as told_worth
+from sim.units import format_usd
 
-TOP: Final = 5
-"""Answers that are told."""
 METHOD: Final = (
     "Designs that do not fit, or that their laws show to miss an objective, are left out before anything is simulated; "
     "the others are simulated best bound first, until no bound is better than what was found: the answers are those "
@@ -21,11 +20,7 @@ METHOD: Final = (
 
 def worth(s: Sizing, value: float) -> str:
     """A value of the goal with its unit."""
-    if s.goal == "throughput":
-        return f"{format_count(value)} tok/s"
-    if s.goal == "cost":
-        return f"{format_usd(value)}/h" if s.serves else f"{format_usd(value)} to finish"
-    return format_seconds(value if s.serves else value * 86_400)
+    return told_worth(s.goal, s.serves, value)
 
 
 def design(a: Answer) -> str:
@@ -57,13 +52,13 @@ def sentences(s: Sizing) -> list[str]:
     others = [row for row in s.best_by_machine if row.answer not in (None, 0)]
     if others and others[0].answer is not None:
         other = s.answers[others[0].answer]
-        found.append(f"Next is {design(other)} at {_against(s, other.value)}.")
+        found.append(f"The next kind of machine: {design(other)}, {_against(s, other.value)}.")
     elif len(s.best_by_machine) > 1:
         found.append("No other kind of machine does what is asked.")
     if s.own is not None:
-        own = f"The scenario's own cluster, {s.name}"
+        own = "The scenario's own cluster"
         if s.own.value is None:
-            found.append(f"{own}, does not do it: {s.own.why}.")
+            found.append(f"{own} does not do it: {s.own.why}.")
         else:
             found.append(f"{own}: {_against(s, s.own.value)}{f' {s.own.why}' if s.own.why else ''}.")
     return found
@@ -150,7 +145,7 @@ def machine_rows(s: Sizing) -> list[list[str]]:
 
 def loss_rows(s: Sizing) -> list[list[str]]:
     """Why the losers lost."""
-    return [[f"{loss.designs:,}", loss.why, loss.nearest] for loss in s.losses]
+    return [[f"{loss.designs:,}", loss.why, loss.example] for loss in s.losses]
 
 
 def note_lines(s: Sizing) -> list[str]:

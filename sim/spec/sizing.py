@@ -59,6 +59,8 @@ class Network(Spec):
     def _direct_needs_a_cable(self) -> Network:
         if self.direct and self.link is None:
             raise ValueError("a direct network is a cable: name its link")
+        if self.direct and self.most_nodes != 2:
+            raise ValueError("a direct network is a cable between two machines: say most_nodes: 2")
         return self
 
 

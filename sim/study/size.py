@@ -26,6 +26,7 @@ from sim.probe import answers
 from sim.results.assemble import assemble
 from sim.results.definitions import definitions_of
 from sim.results.schema import Capacity, JobResult, ServingMetrics, TrainingMetrics
+from sim.spec.economics import Hosting
 from sim.spec.scenario import ServingJob
 from sim.spec.sizing import Goal, SizeSpec
 from sim.spec.training import TrainingJob
@@ -33,13 +34,11 @@ from sim.study.capacity import MOST_REQUESTS, at_rate, find_capacity, missed, re
 from sim.study.executors import Hear, OpenExecutor
 from sim.study.pareto import pareto_front
 from sim.study.size_play import Checked, Checker, Played, Question, lengths_of, numbers_of, only, play_design
-from sim.study.size_schema import Answer, Coverage, Loss, MachineRow, Own, Sizing, Why
+from sim.study.size_schema import TOP, Answer, Coverage, Loss, MachineRow, Own, Sizing, Why, worth
 from sim.study.size_space import Design, Space, Variant, space_of
 from sim.study.size_winner import winner_scenario
 from sim.units import format_count, format_seconds, format_usd
 
-TOP: Final = 5
-"""Answers that are found even if they are all of one kind of machine."""
 ROUNDS: Final = 5
 """How many times as long as a request may take the load lasts."""
 WIDTH: Final = 4
@@ -55,6 +54,8 @@ class Study:
     question: Question
     source: Source
     folder: Path
+    written: Resolved
+    """The scenario before its load was changed to what is asked."""
 
 
 def prepare(path: Path, overrides: Sequence[str], seed: int | None, vary: Mapping[str, Sequence[Any]]) -> Study:
@@ -72,13 +73,16 @@ def prepare(path: Path, overrides: Sequence[str], seed: int | None, vary: Mappin
         spec = spec.model_copy(update={"vary": {key: tuple(values) for key, values in vary.items()}})
     _check(base, spec, source)
     offers = offers_of(base.scenario, source, spec.machines, spec.networks)
+    if base.scenario.cost is not None and base.scenario.cost.capital is None and any(o.machine.capital for o in offers):
+        text = "machines are bought too: give capital and electricity instead, or name rented machines only"
+        raise InputError([source.problem(("cost", "rental"), text)])
     space = space_of(base, source, folder, spec, offers)
-    question = _question(base, spec)
-    if question.rate is not None and spec.throughput is not None:
+    question, written = _question(base, spec), base
+    if question.rate is not None:
         variants = tuple(_asked(variant, question.rate) for variant in space.variants)
         space = Space(space.spec, space.offers, variants, space.designs)
         base = _asked(Variant({}, base), question.rate).resolved
-    return Study(base, space, question, source, folder)
+    return Study(base, space, question, source, folder, written)
 
 
 def _asked(variant: Variant, rate: float) -> Variant:
@@ -101,22 +105,28 @@ def _check(base: Resolved, spec: SizeSpec, source: Source) -> None:
     if len(scenario.jobs) > 1:
         problems.append(source.problem(("jobs",), f"a size is for one job, this scenario has {len(scenario.jobs)}"))
     paid = scenario.cost
-    if paid is None or (paid.electricity is None and paid.capital is None):
-        text = "hardware is bought and runs on power: say what that costs (cost: electricity, amortisation, ...)"
-        problems.append(source.problem(("cost",) if paid is not None else (), text))
+    if paid is None:
+        text = "hardware is bought and runs on power: say what that costs (cost: capital, electricity, amortisation)"
+        problems.append(source.problem((), text))
+    elif not isinstance(paid.hosting, Hosting) and paid.hosting > 0.0:
+        text = "a sum for one cluster says nothing of another: give per_kw or per_rack, or leave it to the machines"
+        problems.append(source.problem(("cost", "hosting"), text))
     if isinstance(job, ServingJob):
-        problems += _check_serving(job, spec, source)
+        problems += _check_serving(base, job, spec, source)
     else:
         problems += _check_training(job, spec, source)
     if problems:
         raise InputError(problems)
 
 
-def _check_serving(job: ServingJob, spec: SizeSpec, source: Source) -> list[Problem]:
+def _check_serving(base: Resolved, job: ServingJob, spec: SizeSpec, source: Source) -> list[Problem]:
     problems = []
     limits = job.objectives.model_dump(exclude_none=True)
     if spec.deadline is not None:
         problems.append(source.problem(("size", "deadline"), "a deadline is for training: requests have objectives"))
+    if spec.goal == "latency" and spec.latency == "tpot" and max(lengths_of(base).output) == 1:
+        text = "answers of one token have no time between tokens: make ttft small"
+        problems.append(source.problem(("size", "latency"), text))
     if spec.goal == "cost" and not limits:
         text = "the cheapest hardware is sought within latency limits: state some, e.g. {tpot_p99: 200 ms}"
         problems.append(source.problem(("jobs", 0, "objectives"), text))
@@ -145,11 +155,13 @@ def _question(base: Resolved, spec: SizeSpec) -> Question:
         return Question(spec.goal, spec.latency, {}, None, spec.deadline)
     limits = job.spec.objectives.model_dump(exclude_none=True)
     drawn = lengths_of(base)
-    rate = None
+    rate: float | None = None
     if spec.throughput is not None:
         rate = spec.throughput * len(drawn.output) / sum(drawn.output)
-    elif len(drawn.arrival) > 1 and drawn.arrival[-1] > drawn.arrival[0]:
-        rate = (len(drawn.arrival) - 1) / (drawn.arrival[-1] - drawn.arrival[0])
+    elif spec.goal != "throughput":
+        load = job.spec.load
+        steady = load.poisson or load.gamma or load.deterministic
+        rate = steady.rate if steady is not None else None
     return Question(spec.goal, spec.latency, limits, rate, None)
 
 
@@ -175,7 +187,7 @@ class _Search:
     study: Study
     queue: list[_Item] = field(default_factory=list)
     answers: list[_Item] = field(default_factory=list)
-    lost: list[tuple[Design, Why, str, float]] = field(default_factory=list)
+    lost: list[tuple[Design, Why, str]] = field(default_factory=list)
     rest: list[_Item] = field(default_factory=list)
     by_laws: int = 0
     misfits: int = 0
@@ -227,7 +239,7 @@ def _check_all(search: _Search, hear: Hear | None) -> None:
         if checked.lost is None:
             search.queue.append(_Item(sign * checked.best, -checked.promise, number, design, checked))
         else:
-            search.lost.append((design, checked.lost, checked.reason, checked.best))
+            search.lost.append((design, checked.lost, checked.reason))
             search.misfits += checked.lost == "does not fit"
             search.by_laws += checked.lost != "does not fit"
         if hear is not None and number % 100 == 0:
@@ -255,7 +267,7 @@ def _next(search: _Search) -> list[_Item]:
 def _note(search: _Search, item: _Item, played: Played) -> None:
     search.runs += played.runs
     if played.lost is not None:
-        search.lost.append((item.design, played.lost, played.reason, played.value))
+        search.lost.append((item.design, played.lost, played.reason))
         return
     sign = -1.0 if search.study.question.goal == "throughput" else 1.0
     heapq.heappush(search.queue, _Item(sign * played.value, -inf, item.number, item.design, item.checked, played))
@@ -275,8 +287,13 @@ def _document(search: _Search, hear: Hear | None) -> Sizing:
     assert winner.played is not None
     resolved = space.resolved(winner.design, winner.played.units)
     whole = assemble(play(resolved), [], {})
-    asked = study.question.rate if space.spec.throughput is not None else None
-    written = winner_scenario(study.source, study.folder, space, winner.design, winner.played.units, asked)
+    asked = study.question.rate
+    if winner.played.answer is not None and winner.played.answer.capacity is not None:
+        asked = winner.played.answer.capacity.rate
+    trace = study.written.serving[0].trace if study.written.serving else None
+    written = winner_scenario(
+        study.source, study.folder, space, winner.design, winner.played.units, rate=asked, trace=trace
+    )  # fmt: skip
     unplayed = [item for item in search.rest if item.played is None]
     return Sizing(
         name=scenario.name, about=scenario.about, job=job.spec.name, serves=isinstance(job, ResolvedServing),
@@ -360,9 +377,9 @@ ORDER: Final[tuple[Why, ...]] = (
 )  # fmt: skip
 
 
-def _nearest(space: Space, lost: Sequence[tuple[Design, Why, str, float]]) -> str:
-    """The last reason that one of these designs met, in words."""
-    design, why, reason, _ = max(lost, key=lambda entry: ORDER.index(entry[1]))
+def _nearest(space: Space, lost: Sequence[tuple[Design, Why, str]]) -> str:
+    """The reason of the design that got furthest, in words."""
+    design, why, reason = max(lost, key=lambda entry: ORDER.index(entry[1]))
     return f"{why}: {space.told(design)}: {reason}" if why != "does not fit" else reason
 
 
@@ -372,27 +389,18 @@ def _losses(search: _Search, unplayed: Sequence[_Item]) -> list[Loss]:
     for kind in ORDER:
         mine = [entry for entry in search.lost if entry[1] == kind]
         if mine:
-            design, _, reason, _ = mine[-1]
-            rows.append(Loss(why=kind, designs=len(mine), nearest=f"{space.told(design)}: {reason}"))
+            design, _, reason = mine[-1]
+            rows.append(Loss(why=kind, designs=len(mine), example=f"{space.told(design)}: {reason}"))
     if unplayed:
         first = min(unplayed)
-        bound = _value(goal, abs(first.key), search.study)
+        bound = worth(goal, isinstance(search.study.base.jobs[0], ResolvedServing), abs(first.key))
         most = "at most" if goal == "throughput" else "at least"
         why: Why = "costs more" if goal == "cost" else "slower"
         others = sum(row.designs for row in rows if row.why == why)
         rows = [row for row in rows if row.why != why]
-        nearest = f"{space.told(first.design, first.checked.least)}: {bound} {most}"
-        rows.append(Loss(why=why, designs=others + len(unplayed), nearest=nearest))
+        example = f"{space.told(first.design, first.checked.least)}: {bound} {most}"
+        rows.append(Loss(why=why, designs=others + len(unplayed), example=example))
     return rows
-
-
-def _value(goal: Goal, value: float, study: Study) -> str:
-    serves = isinstance(study.base.jobs[0], ResolvedServing)
-    if goal == "throughput":
-        return f"{format_count(value)} tok/s"
-    if goal == "cost":
-        return f"{format_usd(value)}/h" if serves else f"{format_usd(value)} to finish"
-    return format_seconds(value if serves else value * 86_400)
 
 
 def _measure(study: Study) -> str:
@@ -448,7 +456,7 @@ def _own(study: Study) -> Own:
         (job,) = answers(resolved)
     except SimError as error:
         return Own(value=None, why=str(error).splitlines()[0])
-    if (why := _fails(job, question)) is not None:
+    if (why := _fails(job, question, study.space.spec)) is not None:
         return Own(value=None, why=why)
     m = job.metrics
     if question.goal == "cost":
@@ -461,8 +469,12 @@ def _own(study: Study) -> Own:
     return Own(value=m.output_tokens_per_s, why="at its own load")
 
 
-def _fails(job: JobResult, question: Question) -> str | None:
-    m = job.metrics
+def _fails(job: JobResult, question: Question, spec: SizeSpec) -> str | None:
+    m, cost = job.metrics, job.cost
+    if spec.budget is not None and cost is not None and (cost.capital_usd is None or cost.capital_usd > spec.budget):
+        return "it is over the budget" if cost.capital_usd is not None else "it is rented, and the budget is for buying"
+    if spec.budget_per_hour is not None and cost is not None and cost.usd_per_hour > spec.budget_per_hour:
+        return f"it costs {format_usd(cost.usd_per_hour)}/h"
     if isinstance(m, TrainingMetrics):
         days = m.days_to_target
         late = days is None or (question.deadline is not None and days * 86_400 > question.deadline)
@@ -472,8 +484,11 @@ def _fails(job: JobResult, question: Question) -> str | None:
 
 def _nothing(search: _Search) -> str:
     """Why no design does what is asked."""
-    lines = [f"none of {len(search.study.space.designs):,} designs does what is asked: {_asks(search.study)}"]
-    lines += [f"{loss.designs:,} {loss.why}, for example {loss.nearest}" for loss in _losses(search, [])]
+    count = len(search.study.space.designs)
+    if not count:
+        return "there is no design to look at: no layout of the model divides the GPUs of these machines"
+    lines = [f"none of {count:,} designs does what is asked: {_asks(search.study)}"]
+    lines += [f"{loss.designs:,} {loss.why}, for example {loss.example}" for loss in _losses(search, [])]
     return "\n".join(lines)
 
 

@@ -7,7 +7,7 @@ pays for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil, inf, isfinite
@@ -16,31 +16,36 @@ from typing import Any, Final
 import numpy as np
 
 from sim.adapters.resolve import Resolved, ResolvedServing, ResolvedTraining
+from sim.adapters.traces import RequestTrace
 from sim.errors import InfeasibleError, InputError, RunError
-from sim.jobs.play import ServingRecording, play
+from sim.jobs.play import play
 from sim.jobs.serving.bounds import Bounds, Lengths, bounds_of
 from sim.jobs.serving.load import DrawnLoad, draw_load
 from sim.laws.arrange import layouts, topology_of
 from sim.laws.layout import Layout
 from sim.laws.training.flops import model_flops_per_token
 from sim.probe import answers, saturated
-from sim.results.assemble import job_results
-from sim.results.collect import device_classes
 from sim.results.schema import JobResult, ServingMetrics, TrainingMetrics
 from sim.spec.sizing import Goal, LatencyName
-from sim.study.capacity import find_capacity, missed
+from sim.study.capacity import at_rate, find_capacity, missed, requests_at
 from sim.study.size_schema import Why
 from sim.study.size_space import Design, Space
 from sim.units import format_count, format_percent, format_seconds, format_usd
 
 DAY: Final = 86_400.0
+SUSTAINED: Final = 0.8
+"""Share of the rate that must be answered at least. A run is overloaded with less than 0.95 of it; the rest is for runs
+that are too short to show what lasts."""
+WINDOW: Final = 1.1
+"""How much more a measured window may count than what lasts: the last tokens of answers that began before it."""
 NEARLY: Final = 0.01
 """Latencies that differ by less are taken for equal: the fewer machines win."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a design must do. ``rate``: requests/s of an open load, None where clients or a trace set their own pace."""
+    """What a design must do. ``rate``: requests/s that come by themselves, None where clients, a trace or a swing over
+    the day set the pace."""
 
     goal: Goal
     latency: LatencyName
@@ -118,25 +123,31 @@ class Checker:
         if isinstance(job, ResolvedTraining):
             return self._training(design, resolved, job)
         assert isinstance(layout, Layout)
+        # Replicas differ where machines hold GPUs of several types.
+        several = design.copies if len(resolved.topology.gpu_types) > 1 else 1
         try:
-            bounds = bounds_of(resolved, job, topology, layout, self._asked)
+            found = [bounds_of(resolved, job, topology, layout, self._asked, number) for number in range(several)]
         except InfeasibleError as error:
             return Checked(1, most, 0.0, "does not fit", str(error).splitlines()[0])
-        return self._serving(design, bounds, most)
+        return self._serving(design, resolved, found, most)
 
-    def _serving(self, design: Design, bounds: Bounds, most: int) -> Checked:
-        question, per_unit = self.question, bounds.requests_per_s * design.copies
-        late = self._least_latencies(bounds)
+    def _serving(self, design: Design, resolved: Resolved, found: Sequence[Bounds], most: int) -> Checked:
+        question, each = self.question, design.copies / len(found)
+        per_unit = each * sum(bounds.requests_per_s for bounds in found)
+        late = self._least_latencies(found)
         for name, limit in question.limits.items():
-            measure, _, percentile = name.rpartition("_p")
-            least = float(np.percentile(late[measure], float(percentile), method="lower"))
-            if least > limit:
+            # Any request may be in the measured part of a run: only what none can do is ruled out.
+            least = late[name.rpartition("_p")[0]]
+            if least > limit or per_unit == 0.0:
+                if least <= limit:
+                    told = "no batch, not even of one request, keeps the limit on tpot p99"
+                    return Checked(1, most, 0.0, "misses an objective", told)
                 said = f"{name.replace('_', ' ')} is {format_seconds(least)} or more"
                 told = f"{said} even alone, over {format_seconds(limit)}"
                 return Checked(1, most, 0.0, "misses an objective", told)
         units = 1
         if question.rate is not None and question.goal != "throughput":
-            units = max(1, ceil(question.rate / per_unit * (1 - 1e-9)))
+            units = max(1, ceil(question.rate * SUSTAINED / per_unit))
             if units > most:
                 told = (
                     f"{most} {'unit' if most == 1 else 'units'} answer {format_count(per_unit * most)} req/s at most, "
@@ -144,23 +155,25 @@ class Checker:
                 )
                 limit_is_nodes = most == self.space.spec.most_nodes // design.nodes
                 return Checked(units, most, 0.0, "too many nodes" if limit_is_nodes else "over budget", told)
+        idle = self.space.idle_usd_per_hour(design, units)
         if question.goal == "cost":
-            best = self.space.idle_usd_per_hour(design, units)
+            # Spot machines that faults take away are not paid for meanwhile.
+            best = 0.0 if resolved.faults and self.space.spot(design) else idle
         elif question.goal == "latency":
-            best = float(np.median(late[question.latency]))
+            best = late[question.latency]
         else:
-            best = per_unit * most * sum(self._asked.output) / len(self._asked.output)
-        return Checked(units, most, best, promise=per_unit / self.space.idle_usd_per_hour(design, 1))
+            best = each * sum(bounds.tokens_per_s for bounds in found) * most * WINDOW
+        return Checked(units, most, best, promise=per_unit * units / idle if idle else per_unit)
 
-    def _least_latencies(self, bounds: Bounds) -> dict[str, Any]:
-        """Seconds each request takes at least, by measure."""
-        known: dict[int, float] = {}
-        for prompt in self._asked.prompt:
-            if prompt not in known:
-                known[prompt] = bounds.ttft(prompt)
-        first = np.array([known[prompt] for prompt in self._asked.prompt])
-        rest = bounds.tpot * (np.array(self._asked.output) - 1)
-        return {"ttft": first, "tpot": np.full(len(first), bounds.tpot), "latency": first + rest}
+    def _least_latencies(self, found: Sequence[Bounds]) -> dict[str, float]:
+        """Seconds that the quickest of all requests takes at least, by measure."""
+        quickest = dict[int, int]()
+        for prompt, output in zip(self._asked.prompt, self._asked.output, strict=True):
+            quickest[prompt] = min(output, quickest.get(prompt, output))
+        tpot = min(bounds.tpot for bounds in found)
+        first = {prompt: min(bounds.ttft(prompt) for bounds in found) for prompt in quickest}
+        latency = min(first[prompt] + (output - 1) * tpot for prompt, output in quickest.items())
+        return {"ttft": min(first.values()), "tpot": tpot, "latency": latency}
 
     def _training(self, design: Design, resolved: Resolved, job: ResolvedTraining) -> Checked:
         spec, assume = job.spec, resolved.scenario.assume
@@ -206,7 +219,7 @@ def play_design(space: Space, design: Design, question: Question, checked: Check
         if question.goal == "latency":
             return _quickest(space, design, question, checked)
         return _most(space, design, question, checked)
-    except InfeasibleError as error:
+    except (InfeasibleError, RunError) as error:
         return Played(checked.least, 1, lost="does not fit", reason=str(error).splitlines()[0])
 
 
@@ -215,46 +228,99 @@ def _run(space: Space, design: Design, units: int) -> JobResult:
     return found
 
 
-def _achieved(job: JobResult) -> float:
-    assert isinstance(job.metrics, ServingMetrics)
-    return job.metrics.requests_per_s
-
-
 def _fewest(space: Space, design: Design, question: Question, checked: Checked, ceiling: float) -> Played:
     """The fewest units that carry the load within the objectives.
 
-    From the least that laws allow upwards, by what was answered against what was asked; then bisection.
+    Units take turns and do not meet, so that one unit with its share of the requests shows what all do: by such
+    samples the number is sought, from the least that laws allow upwards, then by bisection. Whole runs have the last
+    word: on it, on one less, and on what is given up.
     """
-    below, units, runs = checked.least - 1, checked.least, 0
-    while True:
-        found, runs = _run(space, design, units), runs + 1
-        why = missed(found)
-        if not why:
-            break
-        if units == checked.most:
-            said = _in_words(units, design)
-            return Played(units, runs, lost="misses an objective", reason=f"with {said} {why}")
-        below = units
+    trial = _Trial(space, design)
+    below, units = checked.least - 1, checked.least
+    while why := missed(found := trial.sample(units)):
         least = space.idle_usd_per_hour(design, units + 1)
-        if least > ceiling:
-            said = f"with {_in_words(units, design)} {why}; with more it costs {format_usd(least)}/h or more"
-            return Played(units, runs, lost="costs more", reason=said)
-        grown = 1.25 if question.rate is not None else 2.0
-        if question.rate is not None and found.state == "overloaded":
-            grown = min(4.0, max(1.05, question.rate / _achieved(found)))
-        units = min(checked.most, max(units + 1, ceil(units * grown)))
+        if units == checked.most or least > ceiling:
+            if not (why := missed(trial.whole(units))):
+                break
+            said = f"with {_in_words(units, design)} {why}"
+            if units == checked.most:
+                return Played(units, trial.runs, lost="misses an objective", reason=said)
+            said = f"{said}; with more it costs {format_usd(least)}/h or more"
+            return Played(units, trial.runs, lost="costs more", reason=said)
+        below = units
+        units = min(checked.most, max(units + 1, ceil(units * _growth(found, question))))
     while units - below > 1:
         middle = (units + below) // 2
-        other, runs = _run(space, design, middle), runs + 1
-        if missed(other):
-            below = middle
-        else:
-            units, found = middle, other
+        below, units = (middle, units) if missed(trial.sample(middle)) else (below, middle)
+    while why := missed(trial.whole(units)):
+        if units == checked.most:
+            said = f"with {_in_words(units, design)} {why}"
+            return Played(units, trial.runs, lost="misses an objective", reason=said)
+        units += 1
+    while units > checked.least and not missed(trial.whole(units - 1)):
+        units -= 1
+    found = trial.whole(units)
     assert found.cost is not None
     budget = space.spec.budget_per_hour
     if budget is not None and found.cost.usd_per_hour > budget:
-        return Played(units, runs, lost="over budget", reason=f"it costs {found.cost.usd_per_hour:.2f} USD/h")
-    return Played(units, runs, found.cost.usd_per_hour, found)
+        reason = f"it costs {format_usd(found.cost.usd_per_hour)}/h"
+        return Played(units, trial.runs, lost="over budget", reason=reason)
+    return Played(units, trial.runs, found.cost.usd_per_hour, found)
+
+
+def _growth(found: JobResult, question: Question) -> float:
+    """How many times the units that missed an objective to try next."""
+    if question.rate is None:
+        return 2.0
+    late = [float(row["measured_s"] / row["limit_s"]) for row in found.objectives if row["measured_s"]]
+    return min(2.0, max([1.1, *late]))
+
+
+class _Trial:
+    """Runs of one design with some number of units, each played once."""
+
+    def __init__(self, space: Space, design: Design) -> None:
+        self._space, self._design = space, design
+        self._known: dict[tuple[int, bool], JobResult] = {}
+
+    @property
+    def runs(self) -> int:
+        """Simulations so far."""
+        return len(self._known)
+
+    def whole(self, units: int) -> JobResult:
+        """The answer of so many units under the whole load."""
+        return self._played(units, units == 1, self._space.resolved(self._design, units))
+
+    def sample(self, units: int) -> JobResult:
+        """The answer of one of so many units: its clients, or the requests whose turn it is."""
+        if units == 1 or self._space.resolved(self._design).faults:
+            return self.whole(units)
+        return self._played(units, True, _share(self._space, self._design, units))
+
+    def _played(self, units: int, sample: bool, resolved: Resolved) -> JobResult:
+        key = (units, sample)
+        if key not in self._known:
+            (self._known[key],) = answers(resolved)
+        return self._known[key]
+
+
+def _share(space: Space, design: Design, units: int) -> Resolved:
+    """One unit with what the first of ``units`` gets of the load."""
+    resolved, whole = space.resolved(design), space.resolved(design, units)
+    job = resolved.serving[0]
+    load, every = job.spec.load, design.copies * units
+    if load.closed_loop is not None:
+        clients = sum(client % every < design.copies for client in range(load.closed_loop.clients))
+        loop = load.closed_loop.model_copy(update={"clients": max(1, clients)})
+        shared = load.model_copy(update={"closed_loop": loop, "requests": max(1, (load.requests or 1) // units)})
+        return replace(resolved, jobs=(replace(job, spec=job.spec.model_copy(update={"load": shared})),))
+    drawn = lengths_of(whole)
+    mine = [r for r in range(len(drawn.prompt)) if r % every < design.copies]
+    arrival = np.array([drawn.arrival[r] for r in mine])
+    prompt, output = (np.array([column[r] for r in mine]) for column in (drawn.prompt, drawn.output))
+    trace = RequestTrace(arrival - arrival[0], prompt, output, 0, "a unit's share")
+    return replace(resolved, jobs=(replace(job, trace=trace, lengths=None),))
 
 
 def _in_words(units: int, design: Design) -> str:
@@ -294,21 +360,26 @@ def _latency(job: JobResult, name: LatencyName) -> float:
 
 def _most(space: Space, design: Design, question: Question, checked: Checked) -> Played:
     """The most tokens/s that the budget pays for, within the objectives where there are any."""
-    resolved = space.resolved(design, checked.most)
-    recording = play(resolved)
-    (job,) = recording.jobs
-    assert isinstance(job, ServingRecording)
-    if not question.limits:
-        (found,) = answers(saturated(resolved, recording))
-        return Played(checked.most, 2, _tokens(found), found)
-    capacity = find_capacity(resolved, recording, 0)
-    if capacity.rate is None or capacity.output_tokens_per_s is None:
-        last = capacity.tried[-1]
-        reason = f"at {format_count(last.rate)} req/s {last.why}"
-        return Played(checked.most, len(capacity.tried) + 2, lost="misses an objective", reason=reason)
-    (found,), _ = job_results(recording, device_classes(recording))
-    found = found.model_copy(update={"capacity": capacity})
-    return Played(checked.most, len(capacity.tried) + 2, capacity.output_tokens_per_s, found)
+    runs, units, budget = 0, checked.most, space.spec.budget_per_hour
+    while units > 0:
+        resolved = space.resolved(design, units)
+        recording = play(resolved, charts=False)
+        capacity = None
+        if question.limits:
+            capacity = find_capacity(resolved, recording, 0)
+            runs += len(capacity.tried) + 1
+            if capacity.rate is None:
+                last = capacity.tried[-1]
+                reason = f"at {format_count(last.rate)} req/s {last.why}"
+                return Played(units, runs, lost="misses an objective", reason=reason)
+            resolved = at_rate(resolved, 0, capacity.rate, requests_at(resolved, 0, capacity.rate))
+        else:
+            resolved = saturated(resolved, recording)
+        (found,), runs = answers(resolved), runs + 2
+        if budget is None or (found.cost is not None and found.cost.usd_per_hour <= budget):
+            return Played(units, runs, _tokens(found), found.model_copy(update={"capacity": capacity}))
+        units -= 1
+    return Played(1, runs, lost="over budget", reason="busy GPUs draw more than the budget pays for")
 
 
 def _tokens(job: JobResult) -> float:
@@ -317,11 +388,10 @@ def _tokens(job: JobResult) -> float:
 
 
 def _train(space: Space, design: Design, question: Question) -> Played:
-    try:
-        found = _run(space, design, 1)
-    except RunError as error:
-        return Played(1, 1, lost="does not fit", reason=str(error).splitlines()[0])
-    m = found.metrics
+    found = _run(space, design, 1)
+    m, budget = found.metrics, space.spec.budget_per_hour
+    if budget is not None and found.cost is not None and found.cost.usd_per_hour > budget:
+        return Played(1, 1, lost="over budget", reason=f"it costs {format_usd(found.cost.usd_per_hour)}/h")
     assert isinstance(m, TrainingMetrics)
     if m.days_to_target is None:
         return Played(1, 1, lost="too late", reason="nothing was kept of what it trained")

@@ -11,9 +11,12 @@ from pydantic import BaseModel, ConfigDict
 
 from sim import __version__
 from sim.results.schema import Capacity
+from sim.spec.sizing import Goal
+from sim.units import format_count, format_seconds, format_usd
 
 SCHEMA_VERSION: Final = 1
-Goal = Literal["cost", "latency", "throughput"]
+TOP: Final = 5
+"""Answers that are found even if they are all of one kind of machine, and told."""
 Why = Literal[
     "does not fit", "misses an objective", "over budget", "too many nodes", "too late", "costs more", "slower"
 ]  # fmt: skip
@@ -50,11 +53,11 @@ class Answer(Part):
 
 
 class Loss(Part):
-    """Designs that lost for one reason: how many, and the one that came nearest, in words."""
+    """Designs that lost for one reason: how many, and one of them in words."""
 
     why: Why
     designs: int
-    nearest: str
+    example: str
 
 
 class MachineRow(Part):
@@ -111,3 +114,12 @@ class Sizing(Part):
     not_modelled: list[str] = []
     definitions: dict[str, str] = {}
     run_info: dict[str, Any] = {}
+
+
+def worth(goal: Goal, serves: bool, value: float) -> str:
+    """A value of the goal with its unit."""
+    if goal == "throughput":
+        return f"{format_count(value)} tok/s"
+    if goal == "cost":
+        return f"{format_usd(value)}/h" if serves else f"{format_usd(value)} to finish"
+    return format_seconds(value if serves else value * 86_400)

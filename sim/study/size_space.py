@@ -111,6 +111,11 @@ class Space:
         found = hourly_cost(offer.cost(base), draws, counts, offer.prices)
         return found.total, found.capital
 
+    def spot(self, design: Design) -> bool:
+        """Whether the machines are rented as long as nobody pays more."""
+        rental = self.offers[design.offer].machine.rental
+        return rental is not None and rental.terms == "spot"
+
     def most_units(self, design: Design) -> int:
         """Units within ``most_nodes`` and the budget; 0 if not even one is."""
         most = self.spec.most_nodes // design.nodes
@@ -168,7 +173,8 @@ def _planned(job: ServingJob | TrainingJob, design: Design, units: int) -> Servi
     planned = job.plan.model_copy(update={
         "tp": design.tp, "pp": design.pp, "dp": design.copies, "placement": None, "layers": "even",
         "schedule": job.plan.schedule if isinstance(job.plan.schedule, str) else None,
-        "sequence_parallel": job.plan.sequence_parallel or design.tp > 1, **update,
+        "sequence_parallel": job.plan.sequence_parallel or design.tp > 1, "vpp": job.plan.vpp if design.pp > 1 else 1,
+        **update,
     })  # fmt: skip
     batch = job.batch.model_copy(update={"micro": extra.get(MICRO_BATCH, job.batch.micro)})
     return job.model_copy(update={"plan": planned, "batch": batch, "slow": ()})
@@ -217,7 +223,8 @@ def _axes(base: Resolved, source: Source, spec: SizeSpec) -> tuple[dict[str, lis
     if problems:
         raise InputError(problems)
     job = base.jobs[0].spec
-    if isinstance(job, ServingJob) and BATCHED not in axes and job.batching.policy == "continuous":
+    free = not axes.keys() & {BATCHED, "jobs.0.batching.policy"}
+    if isinstance(job, ServingJob) and free and job.batching.policy == "continuous":
         own = job.batching.max_batched_tokens
         stack = base.serving[0].stack.max_batched_tokens
         axes[BATCHED] = list(dict.fromkeys([own or stack, *CHUNKS]))
@@ -226,15 +233,23 @@ def _axes(base: Resolved, source: Source, spec: SizeSpec) -> tuple[dict[str, lis
 
 def _variants(source: Source, folder: Path, axes: Mapping[str, Sequence[Any]]) -> list[Variant]:
     resolver = PointResolver(replace(source, data={k: v for k, v in source.data.items() if k != "size"}), folder)
-    found = []
+    found: list[Variant] = []
+    good: set[str] = set()
+    refused: list[tuple[list[str], list[Problem]]] = []
     for values in itertools.product(*axes.values()):
         settings = dict(zip(axes, values, strict=True))
-        written = {f"{path}={text(value)}": ("size", "vary", path) for path, value in settings.items()}
+        written: dict[str, KeyPath] = {f"{key}={text(value)}": ("size", "vary", key) for key, value in settings.items()}
         try:
             resolved, _ = resolver.resolve(list(written))
         except InputError as error:
-            raise InputError([_placed(p, source, written) for p in error.problems]) from None
+            refused.append(([*written], [_placed(p, source, written) for p in error.problems]))
+            continue
         found.append(Variant(settings, resolved))
+        good.update(written)
+    # Values that do not go together are left out; one that goes with nothing is a mistake.
+    for written_, problems in refused:
+        if any(value not in good for value in written_):
+            raise InputError(problems)
     return found
 
 
@@ -273,7 +288,7 @@ def _training(
     """All GPUs of 1, 2, 4, ... machines."""
     each, (heads, layers), cp = offer.machine.node.gpu_count, shape, job.plan.cp
     choices: dict[str, list[Any]] = {
-        f"{PLAN}zero": list(dict.fromkeys([job.plan.zero, 1, 3])),
+        f"{PLAN}zero": list(dict.fromkeys([job.plan.zero, 0, 1, 3])),
         f"{PLAN}recompute": list(dict.fromkeys([job.plan.recompute, "none", "full"])),
         MICRO_BATCH: list(dict.fromkeys([job.batch.micro, *MICRO])),
     }
@@ -283,7 +298,7 @@ def _training(
             continue
         for tp, pp in itertools.product(_powers(each), _powers(layers)):
             group = tp * pp * cp
-            if heads % tp or layers % pp or each * nodes % group:
+            if heads % tp or layers % pp or each % tp or each * nodes % group:
                 continue
             if any(name in degrees and n not in degrees[name] for name, n in (("tp", tp), ("pp", pp))):
                 continue

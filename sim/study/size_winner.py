@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
 
 def winner_scenario(
-    source: Source, folder: Path, space: Space, design: Design, units: int, rate: float | None
-) -> dict[str, Any]:
-    """The scenario's plain data. ``rate`` replaces the load's arrivals (requests/s)."""
+    source: Source, folder: Path, space: Space, design: Design, units: int, *, rate: float | None,
+    trace: RequestTrace | None,
+) -> dict[str, Any]:  # fmt: skip
+    """The scenario's plain data. ``rate`` replaces the load's arrivals (requests/s); ``trace``: as it was read."""
     resolved, offer = space.resolved(design, units), space.offers[design.offer]
     settings = [f"{key}={text(value)}" for key, value in space.settings(design).items()]
     plain = replace(source, data=copy.deepcopy(source.data))
@@ -37,13 +38,19 @@ def winner_scenario(
     data["cluster"] = {"topology": _topology(library, offer, design.nodes * units)}
     data["cost"] = _cost(library, offer, data["cost"], resolved.scenario.cost)
     job, spec = data["jobs"][0], resolved.scenario.jobs[0]
-    plan = {key: value for key, value in job.get("plan", {}).items() if key not in ("placement", "layers", "order")}
+    job.pop("slow", None)
     degrees = {"tp": spec.plan.tp, "pp": spec.plan.pp, "dp": spec.plan.dp}
-    job["plan"] = {k: v for k, v in plan.items() if k not in degrees} | {k: n for k, n in degrees.items() if n > 1}
+    dropped = {"placement", *degrees, *({"vpp", "micro_batches"} if spec.plan.pp == 1 else ())}
+    plan = {key: value for key, value in job.get("plan", {}).items() if key not in dropped}
+    if not isinstance(plan.get("layers", "even"), str) or not isinstance(spec, ServingJob):
+        plan.pop("layers", None)
+    if isinstance(plan.get("schedule"), dict):
+        del plan["schedule"]
+    job["plan"] = plan | {key: n for key, n in degrees.items() if n > 1}
     if not isinstance(spec, ServingJob) and spec.plan.sequence_parallel:
         job["plan"]["sequence_parallel"] = True
     if rate is not None and isinstance(spec, ServingJob):
-        job["load"] = _load(job["load"], spec.load, rate, resolved.serving[0].trace)
+        job["load"] = _load(job["load"], spec.load, rate, trace)
     _absolute(data, folder)
     return data
 

@@ -8,7 +8,8 @@ the tokens of a prompt and its output, n = o - 1, and c = mean(p n + n^2 / 2) / 
     a stage's time       requests/s <= 1 / [ mean(p + n) * least over M of pass(M) / M + reads of mean(n) c tokens ]
     a hop's time         requests/s <= rate of the hop / bytes of mean(p + n) tokens
     a replica's memory   requests/s <= tokens of KV cache / (tpot * mean(p n + n^2 / 2))
-    sequences            requests/s <= most over b of [ slots b / T(b) ] / mean(n), b up to a slot's share of all
+    sequences            requests/s <= most over b of [ slots b / T(b) ] / mean(n), b up to a slot's share of all;
+                         T(b) with the prompt tokens that ride along, mean(p) / mean(n) for each that is decoded
 
 A request holds at least its prompt, and a token more with each it generates, for as many passes as it generates
 tokens; by Little's law what all hold is their rate times what each holds for its time. Under a limit on the 99th
@@ -39,12 +40,14 @@ class Lengths:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Of one replica: requests/s at most, seconds a token and seconds to the first token of a prompt at least.
+    """Of one replica: requests/s at most in the long run, generated tokens/s at most at any time, seconds a token and
+    seconds to the first token of a prompt at least.
 
-    ``requests_per_s`` is 0 where no batch, not even of one, keeps the limit on TPOT.
+    The rates are 0 where no batch, not even of one, keeps the limit on TPOT.
     """
 
     requests_per_s: float
+    tokens_per_s: float
     tpot: float
     _stages: tuple[Stage, ...]
     _chunk: int
@@ -63,15 +66,16 @@ class Bounds:
 
 
 def bounds_of(
-    resolved: Resolved, job: ResolvedServing, topology: Topology, layout: Layout, asked: Lengths
+    resolved: Resolved, job: ResolvedServing, topology: Topology, layout: Layout, asked: Lengths, number: int = 0
 ) -> Bounds:
-    """Bounds of the first replica of ``layout``, under the job's limit on TPOT if it has one."""
+    """Bounds of replica ``number`` of ``layout``, under the job's limit on TPOT if it has one."""
     builder = ReplicaBuilder(resolved, job, topology)
-    stages = builder.stages(0, layout)
-    limits = builder.limits(layout.tokens[0])
+    stages = builder.stages(number, layout)
+    limits = builder.limits(layout.tokens[number])
     chunk = min(limits.prefill_chunk, limits.max_tokens)
     most = -(-limits.max_sequences // limits.slots)
-    if job.spec.batching.policy == "static":  # the whole batch's prompts ride in passes of their own size
+    static = job.spec.batching.policy == "static"
+    if static:  # the whole batch's prompts ride in passes of their own size
         most = limits.batch_size
         chunk = max(asked.prompt) * most
     count = len(asked.prompt)
@@ -83,39 +87,55 @@ def bounds_of(
     largest = max(chunk, limits.max_tokens)
     rates = [1 / (tokens / _tokens_per_s(s, largest) + _slope(s) * held) for s in stages]
     rates += [s.hop.cap / (s.hop.bytes_per_token * tokens) for s in stages if s.hop and s.hop.bytes_per_token]
-    tpot = _cycle(stages, 1, 0.0)
+    tpot = _cycle(stages, 1, 0.0, 0.0)
     if passes:
         if limits.blocks < UNBOUNDED // limits.block_tokens:
             rates.append(limits.blocks * limits.block_tokens / (tpot * held))
-        batch = _largest_batch(stages, most, context, job.spec.objectives.tpot_p99)
-        rates.append(limits.slots * batch / _cycle(stages, batch, context) / passes if batch else 0.0)
-    return Bounds(min(rates), tpot, stages, max(1, chunk))
+        beside = 0.0 if static else (tokens - passes) / passes
+        batch = _largest_batch(stages, most, context, beside, job.spec.objectives.tpot_p99)
+        rates.append(limits.slots * batch / _cycle(stages, batch, context, beside) / passes if batch else 0.0)
+    generated = min(_tokens_per_s(s, largest) for s in stages)
+    alone = _largest_batch(stages, most, 0.0, 0.0, job.spec.objectives.tpot_p99)
+    generated = min(generated, limits.slots * alone / _cycle(stages, alone, 0.0, 0.0)) if alone else 0.0
+    return Bounds(min(rates), generated, tpot, stages, max(1, chunk))
 
 
-def _cycle(stages: Sequence[Stage], sequences: int, context: float) -> float:
-    """Seconds in which so many sequences of a batch, of a mean context, have their next token."""
-    time = sum(_pass(s, sequences, sequences) + _slope(s) * sequences * context for s in stages)
-    return time + sum(_hop(s.hop, sequences) for s in stages if s.hop is not None)
+def _cycle(stages: Sequence[Stage], sequences: int, context: float, beside: float) -> float:
+    """Seconds in which so many sequences of a batch, of a mean context, have their next token, with ``beside`` tokens
+    of prompts in the passes for each of them.
+
+    Kernels' time is convex in a pass's tokens, so that no other spread of the prompts takes less; what collectives take
+    for the prompts is left out.
+    """
+    tokens, time = sequences + int(beside * sequences), 0.0
+    for stage in stages:
+        alone = _pass(stage, sequences, sequences)
+        time += max(alone, _pass(stage, tokens, sequences, collectives=False))
+        time += _slope(stage) * sequences * context
+    return time + sum(_hop(s.hop, tokens) for s in stages if s.hop is not None)
 
 
-def _largest_batch(stages: Sequence[Stage], most: int, context: float, limit: float | None) -> int:
+def _largest_batch(stages: Sequence[Stage], most: int, context: float, beside: float, limit: float | None) -> int:
     """Sequences of the largest batch whose tokens come within the limit; 0 if there is none."""
     low, high = 0, most + 1
     if limit is None:
         return most
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if _cycle(stages, middle, context) <= limit else (low, middle)
+        low, high = (middle, high) if _cycle(stages, middle, context, beside) <= limit else (low, middle)
     return low
 
 
-def _pass(stage: Stage, tokens: int, sequences: int = 0) -> float:
+def _pass(stage: Stage, tokens: int, sequences: int = 0, *, collectives: bool = True) -> float:
     """Seconds of a pass of the stage's slowest GPUs, without attention; where halves of a batch hide each other's
     collectives, of the longer of kernels and collectives."""
     times = []
     for law in (member.law for member in stage.members):
         base = law.base(tokens, sequences)
-        times.append(max(base.busy, base.communication) if isinstance(law, HalvedLaw) else base.total)
+        if not collectives:
+            times.append(base.busy)
+        else:
+            times.append(max(base.busy, base.communication) if isinstance(law, HalvedLaw) else base.total)
     return float(max(times))
 
 
@@ -124,11 +144,9 @@ def _slope(stage: Stage) -> float:
     return float(max(member.law.decode_slope for member in stage.members))
 
 
-def _hop(hop: Hop, sequences: int) -> float:
-    """Seconds of a decoding batch's message to the next stage."""
-    size = (hop.bytes_per_token + hop.bytes_per_sequence) * sequences
-    seconds: float = hop.overhead + size / hop.cap + hop.delay(size)
-    return seconds
+def _hop(hop: Hop, tokens: int) -> float:
+    """Seconds of the message of a pass of so many tokens to the next stage, without its gathering there."""
+    return float(hop.overhead + hop.bytes_per_token * tokens / hop.cap + hop.latency)
 
 
 def _tokens_per_s(stage: Stage, most: int) -> float:
