@@ -328,6 +328,7 @@ INPUTS: dict[str, dict[str, type[BaseModel]]] = {
         "model": transformer.Transformer,
         "stack": stack.Stack,
         "stack.memory": stack.StackMemory,
+        "stack.gpus": stack.StackOnGpu,
         "training-stack": training_stack.TrainingStack,
         "training-stack.constants": training_stack.TrainingConstants,
         "lengths": workload.LengthDistribution,

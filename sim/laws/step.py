@@ -135,7 +135,7 @@ class StageLaw:
         launch = s.layers * (4 if m.gated else 3) * r.matmul_launch + s.layers * 4 * r.elementwise_launch
         flops, nbytes = s.layers * arithmetic, s.layers * (moved + element_bytes)
         if s.head:
-            head_flops, head_bytes = 2.0 * sequences * self._head, 2.0 * self._head
+            head_flops, head_bytes = 2.0 * sequences * self._head, r.head_weight * self._head
             hc, hm = head_flops / r.matmul_16, head_bytes / r.weights
             head = r.knee(hc, hm)
             compute, memory = (compute + head, memory) if hc > hm else (compute, memory + head)
