@@ -360,6 +360,7 @@ RESULTS: dict[str, type[BaseModel]] = {
     "jobs.cost.swing": schema.Swing,
     "jobs.cost.swing.plans": schema.SwingPlan,
     "jobs.incidents": schema.Incident,
+    "jobs.expected_error": schema.ExpectedError,
     "jobs.capacity": schema.Capacity,
     "jobs.capacity.tried": schema.Tried,
     "jobs.window": schema.Window,
