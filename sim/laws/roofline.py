@@ -28,8 +28,9 @@ class KernelRates:
 
     ``matmul`` is the rate of the weight precision's path, ``matmul_16`` that of the 16-bit output head,
     ``prefill`` that of prefill attention; ``weights``, ``decode``, ``prefill_memory`` and ``elementwise``
-    are memory rates; ``head_weight`` the bytes of a weight of the output head. ``peak`` and ``bandwidth``
-    are the datasheet's, for utilisation.
+    are memory rates; ``head_weight`` the bytes of a weight of the output head; ``shared_groups`` the query heads
+    per KV head whose decode attention reads the cache once (None: any). ``peak`` and ``bandwidth`` are the
+    datasheet's, for utilisation.
     """
 
     peak: float
@@ -47,6 +48,7 @@ class KernelRates:
     elementwise_launch: float
     exponent: float
     head_weight: float = 2.0
+    shared_groups: tuple[int, ...] | None = None
 
     def knee(self, arithmetic: float, memory: float) -> float:
         """Seconds of an operation whose arithmetic and memory alone would take these times."""
@@ -134,4 +136,5 @@ def kernel_rates(
         elementwise_launch=k.elementwise_launch * on.launch,
         exponent=exponent,
         head_weight=head,
+        shared_groups=stack.shared_groups,
     )

@@ -103,8 +103,10 @@ class StageLaw:
         read = 0.0 if shape.kv_reads_free else 2 * self._kv_width * shape.kv_bytes
         #: bytes of KV cache read per token of context, over the stage's layers
         self.decode_bytes = shape.layers * read
-        #: seconds per token of context
-        self.decode_slope = self.decode_bytes / shape.rates.decode
+        #: seconds per token of context; without a kernel for its groups each query head reads the cache
+        shared, group = shape.rates.shared_groups, m.heads // m.kv_heads
+        reads = 1 if shared is None or group in shared else group
+        self.decode_slope = self.decode_bytes * reads / shape.rates.decode
         #: launches of decode attention, in seconds a pass
         self.decode_launch = shape.layers * shape.rates.decode_launch
         #: FLOP of decode attention per token of context

@@ -62,7 +62,11 @@ class StackOnGpu(Spec):
 
 
 class Stack(Spec):
-    """One serving engine at one version. ``gpus`` has what was fitted to its runs on one GPU."""
+    """One serving engine at one version. ``gpus`` has what was fitted to its runs on one GPU.
+
+    ``shared_groups``: query heads per KV head for which decode attention has a kernel that reads the cache once for
+    all of them (None: for any); without one each query head reads it for itself.
+    """
 
     id: Name
     version: Prose
@@ -80,6 +84,7 @@ class Stack(Spec):
     prefill_scale: Positive = 1.0
     launch_scale: Positive = 1.0
     mixed_attention_penalty: Positive = 1.0
+    shared_groups: tuple[Annotated[int, Field(ge=1)], ...] | None = None
     host_per_step: Seconds = 0.0
     host_per_sequence: Seconds = 0.0
     host_per_layer: Seconds = 0.0

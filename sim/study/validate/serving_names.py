@@ -175,6 +175,8 @@ _VLLM = "the submission's build of vLLM taken as the catalogue's"
 STACKS: Final[tuple[tuple[str, str, StackName], ...]] = (
     ("TensorRT-LLM", "1.0", StackName("trtllm")),
     ("TensorRT-LLM", "0.14", StackName("trtllm-0.14")),
+    ("TensorRT-LLM", "0.5", StackName("trtllm-0.6")),
+    ("TensorRT-LLM", "0.6", StackName("trtllm-0.6")),
     ("TensorRT-LLM", "0.", StackName("trtllm-0.9")),
     ("TensorRT 1", "v", _MLPERF),
     ("vLLM 0.", "v", StackName("vllm", _VLLM)),
