@@ -18,6 +18,7 @@ from sim.study.validate.kernel_cases import (
     prefill_case,
     vidur_case,
 )
+from sim.study.validate.published_cases import published_case
 from sim.study.validate.runner import compare
 
 TRUTH = Path(__file__).parents[3] / "shared" / "data" / "truth" / "kernels"
@@ -103,6 +104,20 @@ def test_groups_whose_wiring_or_network_is_not_stated_are_set_aside() -> None:
     v100 = {"gpu": "v100", "n_gpus": "8", "bytes": "1048576", "time_ns_in_place": "50000"}
     assert "wiring is not stated" in (nccl_tests_case("nccl", 2, v100).reason or "")
     assert "is not in the catalogue" in (nccl_tests_case("nccl", 2, v100 | {"gpu": "tpu"}).reason or "")
+
+
+def test_published_points_are_rates() -> None:
+    cells = {"kind": "matmul_bf16", "hw": "RTX4090", "config": "8192^3", "metric": "achieved", "value": "160",
+             "unit": "TFLOPS"}  # fmt: skip
+    found = published_case("published", 2, cells)
+    k = LIBRARY.gpu("rtx4090").kernels
+    assert k is not None
+    assert (found.family, found.unit, found.measured) == (GEMM, "TFLOPS", 160)
+    assert 0.9 * 165.2 * k.gemm_compute_16 < predicted(found) < 165.2 * k.gemm_compute_16
+    busbw = cells | {"kind": "nccl_busbw", "hw": "8x H200-SXM", "config": "NVLS", "value": "480", "unit": "GB/s"}
+    assert 350 < predicted(published_case("published", 3, busbw)) < 450
+    for other in ({"hw": "TPU"}, {"config": "a fat one"}, {"kind": "rdma_write"}):
+        assert published_case("published", 4, cells | other).reason
 
 
 @pytest.mark.skipif(not TRUTH.is_dir(), reason=f"{TRUTH} is not here: measured tables are not shipped")

@@ -15,6 +15,7 @@ from typing import Final, TextIO, cast
 from sim.errors import InputError, Problem, did_you_mean
 from sim.study.validate import kernel_cases as kernels
 from sim.study.validate.cases import Case
+from sim.study.validate.published_cases import published_case
 from sim.study.validate.serving_mapping import serving_case
 from sim.study.validate.serving_tables import COLUMNS as SERVING_COLUMNS
 from sim.study.validate.serving_tables import served_row
@@ -62,6 +63,7 @@ FORMATS: Final[tuple[tuple[tuple[str, ...], Reader], ...]] = (
     (("gpu", "src", "num_gpus", "message_size", "latency"), kernels.engine_cases),
     (("gpu", "n_gpus", "bytes", "time_ns_in_place"), _each(kernels.nccl_tests_case)),
     (("src", "num_workers", "devices_per_node", "size", "ms"), _each(kernels.vidur_case)),
+    (("kind", "hw", "config", "metric", "value", "unit"), _each(published_case)),
 )
 #: Attention tables without a column ``op`` say in their file's name which attention it is.
 ATTENTION: Final = (

@@ -63,7 +63,7 @@ Cells = Mapping[str, str]
 Tell = Callable[[Cells], tuple[str, float, float]]
 
 
-class _Refused(Exception):  # noqa: N818 (it is an answer)
+class Refused(Exception):  # noqa: N818 (it is an answer)
     """Why a row has no law."""
 
 
@@ -73,7 +73,7 @@ def _case(table: str, number: int, cells: Cells, family: str, tell: Tell) -> Cas
     bare = Case(table, f"{table}-{number}", family, source)
     try:
         group, measured, predicted = tell(cells)
-    except _Refused as reason:
+    except Refused as reason:
         return replace(bare, reason=str(reason))
     return replace(
         bare, group=group, metric="time_us", unit="us", measured=measured * MICRO, predicted=predicted * MICRO
@@ -97,9 +97,9 @@ def _rates(gpu: str, weights: str) -> KernelRates:
 def _gpu(cells: Cells) -> str:
     name = cells.get("gpu", "")
     if name in UNKNOWN_WIRING:
-        raise _Refused(UNKNOWN_WIRING[name])
+        raise Refused(UNKNOWN_WIRING[name])
     if name not in GPUS:
-        raise _Refused(f"GPU {name or '(none stated)'} is not in the catalogue")
+        raise Refused(f"GPU {name or '(none stated)'} is not in the catalogue")
     return GPUS[name]
 
 
@@ -116,20 +116,26 @@ def _gemm(cells: Cells) -> tuple[str, float, float]:
     gpu = _gpu(cells)
     dtype = cells.get("dtype", "")
     if dtype not in FORMATS:
-        raise _Refused(f"format {dtype} has no law here")
+        raise Refused(f"format {dtype} has no law here")
     if cells.get("cold") == "0":
-        raise _Refused("its weights stay in the second-level cache: a model streams those of every layer")
+        raise Refused("its weights stay in the second-level cache: a model streams those of every layer")
     m, n, k = (float(cells[name]) for name in "mnk")
     weights = FORMATS[dtype]
+    kind = "matrix products in 8 bits" if weights == "fp8" else "matrix products"
+    predicted = gemm(gpu, weights, m, n, k, quantised=weights == "fp8")
+    return f"{gpu} / {_software(cells)} / {kind}", float(cells["latency_us"]) / MICRO, predicted
+
+
+def gemm(gpu: str, weights: str, m: float, n: float, k: float, *, quantised: bool) -> float:
+    """Seconds of a product (m, k) x (k, n) with weights of a format; ``quantised``: with the passes that round its
+    activations to it."""
     rates = _rates(gpu, weights)
     width = 1.0 if weights == "fp8" else 2.0
-    predicted = rates.matmul_launch + rates.knee(
-        2 * m * n * k / rates.matmul, (width * n * k + 2.0 * (m * k + m * n)) / rates.weights
-    )
-    if weights == "fp8":
-        predicted += QUANTISE_PASSES * rates.elementwise_launch + QUANTISE_BYTES * m * k / rates.elementwise
-    kind = "matrix products in 8 bits" if weights == "fp8" else "matrix products"
-    return f"{gpu} / {_software(cells)} / {kind}", float(cells["latency_us"]) / MICRO, predicted
+    moved = width * n * k + 2.0 * (m * k + m * n)
+    seconds = rates.matmul_launch + rates.knee(2 * m * n * k / rates.matmul, moved / rates.weights)
+    if quantised:
+        seconds += QUANTISE_PASSES * rates.elementwise_launch + QUANTISE_BYTES * m * k / rates.elementwise
+    return seconds
 
 
 @cache
@@ -152,7 +158,7 @@ def _shape(cells: Cells) -> tuple[str, StageLaw, int, int, float]:
     gpu = _gpu(cells)
     heads, kv_heads = int(cells["num_heads"]), int(cells["kv"])
     if heads % kv_heads:
-        raise _Refused(f"{heads} heads are no multiple of {kv_heads} KV heads")
+        raise Refused(f"{heads} heads are no multiple of {kv_heads} KV heads")
     law = _attention(gpu, heads, kv_heads)
     return gpu, law, int(cells["batch_size"]), int(cells["s"]), float(cells["latency_us"]) / MICRO
 
@@ -172,7 +178,7 @@ def decode_case(table: str, number: int, cells: Cells) -> Case:
 def _decode(cells: Cells) -> tuple[str, float, float]:
     gpu, law, batch, context, measured = _shape(cells)
     if batch * context * law.decode_bytes < COLD * CACHES.get(gpu, 0.0):
-        raise _Refused("its KV cache may stay in the second-level cache: a model reads those of every layer")
+        raise Refused("its KV cache may stay in the second-level cache: a model reads those of every layer")
     predicted = law.decode_launch + batch * context * law.decode_slope
     return f"{gpu} / {_software(cells)} / decode attention", measured, predicted
 
@@ -200,7 +206,7 @@ def _parameters(gpu: str, members: int, library: str) -> CollectiveParameters:
     elif gpu in PCIE:
         node |= {"sockets": 2, "socket_link": "xgmi", "pcie": {"link": PCIE[gpu]}, "p2p": True}
     else:
-        raise _Refused(f"how servers join {gpu} is not known")
+        raise Refused(f"how servers join {gpu} is not known")
     spec = TopologySpec.model_validate({"name": "server", "nodes": [node]})
     topology = build_topology(spec, gpu=_library().gpu, link=_library().link)
     apart = SERVER // members if gpu in SPANNING else 1
@@ -211,7 +217,8 @@ def _parameters(gpu: str, members: int, library: str) -> CollectiveParameters:
     )
 
 
-def _collective(gpu: str, members: int, size: float, op: str = "all_reduce", library: str = "nccl") -> float:
+def collective(gpu: str, members: int, size: float, op: str = "all_reduce", library: str = "nccl") -> float:
+    """Seconds of a collective of ``size`` bytes in a server."""
     return collective_seconds(op, size, _parameters(gpu, members, library))
 
 
@@ -221,7 +228,7 @@ def nccl_case(table: str, number: int, cells: Cells) -> Case:
     def tell(cells: Cells) -> tuple[str, float, float]:
         gpu = _gpu(cells)
         op = OPERATIONS.get(cells["op_name"], cells["op_name"])
-        predicted = _collective(gpu, int(cells["num_gpus"]), float(cells["bytes"]), op)
+        predicted = collective(gpu, int(cells["num_gpus"]), float(cells["bytes"]), op)
         return f"{gpu} / nccl {cells['nccl']} / collectives", float(cells["latency"]) * 1e-3, predicted
 
     return _case(table, number, cells, COLLECTIVES, tell)
@@ -252,7 +259,7 @@ def _engine_case(table: str, number: int, cells: Cells) -> Case:
 
     def tell(cells: Cells) -> tuple[str, float, float]:
         gpu, engine = _gpu(cells), cells["src"].partition("/")[0]
-        predicted = _collective(gpu, int(cells["num_gpus"]), 2.0 * float(cells["message_size"]), library=engine)
+        predicted = collective(gpu, int(cells["num_gpus"]), 2.0 * float(cells["message_size"]), library=engine)
         return f"{gpu} / {cells['src']} / all-reduce", float(cells["latency"]) * 1e-3, predicted
 
     return _case(table, number, cells, COLLECTIVES, tell)
@@ -263,7 +270,7 @@ def nccl_tests_case(table: str, number: int, cells: Cells) -> Case:
 
     def tell(cells: Cells) -> tuple[str, float, float]:
         gpu = _gpu(cells)
-        predicted = _collective(gpu, int(cells["n_gpus"]), float(cells["bytes"]))
+        predicted = collective(gpu, int(cells["n_gpus"]), float(cells["bytes"]))
         return f"{gpu} / nccl-tests / all-reduce", float(cells["time_ns_in_place"]) * 1e-9, predicted
 
     return _case(table, number, cells, COLLECTIVES, tell)
@@ -275,11 +282,11 @@ def vidur_case(table: str, number: int, cells: Cells) -> Case:
     def tell(cells: Cells) -> tuple[str, float, float]:
         name, each = cells["src"], int(cells["devices_per_node"])
         if "pairwise" in name:
-            raise _Refused("servers whose GPUs NVLink joins in pairs alone: which pairs a group takes is not stated")
+            raise Refused("servers whose GPUs NVLink joins in pairs alone: which pairs a group takes is not stated")
         gpu, op = GPUS[name.partition("_")[0]], name.rpartition("dgx_")[2]
         if int(cells["num_workers"]) > each:
-            raise _Refused("the network between nodes is not stated")
-        predicted = _collective(gpu, each, float(cells["size"]), op)
+            raise Refused("the network between nodes is not stated")
+        predicted = collective(gpu, each, float(cells["size"]), op)
         return f"{gpu} / vidur / collectives", float(cells["ms"]) * 1e-3, predicted
 
     return _case(table, number, cells, COLLECTIVES, tell)
