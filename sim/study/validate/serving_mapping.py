@@ -120,7 +120,8 @@ class _Mapping:
         define: dict[str, Any] = {"models": {name: {**model, "context": self._context(model, prompt + answer)}}}
         self._check_on_gpu()
         job: dict[str, Any] = {
-            "name": "serve", "kind": "serving", "precision": precision, "plan": plan,
+            "name": "serve", "kind": "serving", "precision": precision,
+            "plan": plan | ({"layers": "balanced"} if stack.by_memory and plan["pp"] > 1 else {}),
             **self._asked(stack, prompt, answer),
         }  # fmt: skip
         scenario: dict[str, Any] = {

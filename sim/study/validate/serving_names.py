@@ -160,14 +160,16 @@ MIXTURES: Final = (
 
 
 class StackName(NamedTuple):
-    """A serving stack and what was assumed to name it; ``chunk``: tokens of a prompt at once, where it is cut."""
+    """A serving stack and what was assumed to name it; ``chunk``: tokens of a prompt at once, where it is cut;
+    ``by_memory``: layers go to cards as they have room, not evenly."""
 
     id: str
     assumption: str | None = None
     chunk: int | None = None
+    by_memory: bool = False
 
 
-_LLAMA_CPP = StackName("llama.cpp", chunk=512)
+_LLAMA_CPP = StackName("llama.cpp", chunk=512, by_memory=True)
 _MLPERF = StackName("trtllm", "the submission's TensorRT-LLM taken as version 1.0")
 _VLLM = "the submission's build of vLLM taken as the catalogue's"
 
