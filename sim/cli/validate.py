@@ -48,13 +48,18 @@ def command(
     gc.freeze()
     gc.enable()
     played = sum(case.scenario is not None for case in cases)
-    workers = min(workers or len(os.sched_getaffinity(0)), max(1, played // 20))
+    workers = min(workers or _cores(), max(1, played // 20))
     with progress() as hear, open_executor("processes" if workers > 1 else "serial", workers, PRELOAD) as (pool, _):
         found = compare(cases, lambda done, of: hear("simulating measured rows", done / of), pool)
     folder = None if no_report else out / "validate"
     if folder is not None:
         _write(found, folder, shipped=not tables)
     _print(found, worst, as_json, as_csv, folder)
+
+
+def _cores() -> int:
+    """Cores that this process may use; all of the machine's where the system does not say."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _write(found: Validation, folder: Path, *, shipped: bool) -> None:
