@@ -81,6 +81,18 @@ def _read(path: Path) -> Any:
         return yaml.load(file, Loader=_LOADER)
 
 
+def validation_folder() -> Path:
+    """The measured tables that are shipped: a few hundred rows, each with its source."""
+    return _root() / "validation"
+
+
+@cache
+def validation_errors() -> tuple[dict[str, str], ...]:
+    """Errors of each validated group "GPU / stack / kind" over all measured tables: group, rows, median, p90, bias."""
+    with (_root() / "validation_errors.csv").open(encoding="utf-8", newline="") as file:
+        return tuple(csv.DictReader(file))
+
+
 def shipped(what: str) -> list[Path]:
     """The shipped ``scenarios``, ``scenarios/article`` or ``topologies``: from the wheel, or from the checkout the
     package runs in."""

@@ -24,6 +24,7 @@ VERBS = {
     "compare": "Put scenarios side by side: what differs, which is cheaper for which load, break-even.",
     "size": "Find the cheapest hardware and layout for a load, or the best for a budget.",
     "failures": "Live a training job through failures: goodput by size, MTBF, checkpoints and policy.",
+    "validate": "Predict measured runs - shipped or your own - and say how far off each is.",
     "explain": "Derive one number of a run: formula, inputs, sources.",
     "show": "Draw the report of a result.json again.",
     "scaling": "Parameters, tokens and loss for a budget, by Kaplan, Chinchilla and 20x.",

@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sim.spec.hardware import Gpu, KernelConstants
+from sim.spec.plan import HEAD_BYTES, PACKED
 from sim.spec.stack import Stack
 
 INFINITE = float("inf")
@@ -27,7 +28,9 @@ class KernelRates:
 
     ``matmul`` is the rate of the weight precision's path, ``matmul_16`` that of the 16-bit output head,
     ``prefill`` that of prefill attention; ``weights``, ``decode``, ``prefill_memory`` and ``elementwise``
-    are memory rates. ``peak`` and ``bandwidth`` are the datasheet's, for utilisation.
+    are memory rates; ``head_weight`` the bytes of a weight of the output head; ``shared_groups`` the query heads
+    per KV head whose decode attention reads the cache once (None: any). ``peak`` and ``bandwidth`` are the
+    datasheet's, for utilisation.
     """
 
     peak: float
@@ -44,6 +47,8 @@ class KernelRates:
     prefill_launch: float
     elementwise_launch: float
     exponent: float
+    head_weight: float = 2.0
+    shared_groups: tuple[int, ...] | None = None
 
     def knee(self, arithmetic: float, memory: float) -> float:
         """Seconds of an operation whose arithmetic and memory alone would take these times."""
@@ -58,7 +63,7 @@ def matmul_peak(gpu: Gpu, weights: str) -> tuple[float, str]:
     """Dense peak of the path that multiplies weights of this format, and which efficiency applies (16, 8, 4).
 
     A card without the format multiplies in 16 bits after unpacking: weight-only quantisation saves bytes,
-    not arithmetic. INT4 weights (GPTQ, AWQ) always do.
+    not arithmetic. INT4 weights (GPTQ, AWQ) and those of llama.cpp always do.
     """
     flops = gpu.flops
     if weights == "fp8" and flops.fp8:
@@ -93,6 +98,7 @@ def kernel_rates(
     peak16 = peak_16(gpu)
     if flops is not None:
         peak = peak16 = flops
+    head = HEAD_BYTES.get(weights, 2.0)
     exponent = INFINITE if stack.roofline_exponent == "max" else float(stack.roofline_exponent)
     if stack.kernels == "datasheet":
         return KernelRates(
@@ -110,22 +116,25 @@ def kernel_rates(
             prefill_launch=0.0,
             elementwise_launch=0.0,
             exponent=exponent,
+            head_weight=head,
         )
-    k = kernels
+    k, on = kernels, stack.factors(gpu.id, packed=weights in PACKED)
     fraction = {"16": k.gemm_compute_16, "8": k.gemm_compute_8, "4": k.gemm_compute_4}[width]
     return KernelRates(
         peak=peak,
         bandwidth=bandwidth,
-        matmul=peak * fraction * stack.compute_scale,
+        matmul=peak * fraction * on.compute,
         matmul_16=peak16 * k.gemm_compute_16,
-        prefill=peak16 * k.prefill_compute,
-        weights=bandwidth * k.gemm_memory * stack.memory_scale,
-        decode=bandwidth * k.decode_memory * stack.attention_scale,
+        prefill=peak16 * k.prefill_compute * on.prefill,
+        weights=bandwidth * k.gemm_memory * on.memory,
+        decode=bandwidth * k.decode_memory * on.attention,
         prefill_memory=bandwidth * k.prefill_memory,
         elementwise=bandwidth * k.elementwise_memory,
-        matmul_launch=k.gemm_launch,
-        decode_launch=k.decode_launch,
-        prefill_launch=k.prefill_launch,
-        elementwise_launch=k.elementwise_launch,
+        matmul_launch=k.gemm_launch * on.launch,
+        decode_launch=k.decode_launch * on.launch,
+        prefill_launch=k.prefill_launch * on.launch,
+        elementwise_launch=k.elementwise_launch * on.launch,
         exponent=exponent,
+        head_weight=head,
+        shared_groups=stack.shared_groups,
     )

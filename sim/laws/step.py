@@ -103,8 +103,10 @@ class StageLaw:
         read = 0.0 if shape.kv_reads_free else 2 * self._kv_width * shape.kv_bytes
         #: bytes of KV cache read per token of context, over the stage's layers
         self.decode_bytes = shape.layers * read
-        #: seconds per token of context
-        self.decode_slope = self.decode_bytes / shape.rates.decode
+        #: seconds per token of context; without a kernel for its groups each query head reads the cache
+        shared, group = shape.rates.shared_groups, m.heads // m.kv_heads
+        reads = 1 if shared is None or group in shared else group
+        self.decode_slope = self.decode_bytes * reads / shape.rates.decode
         #: launches of decode attention, in seconds a pass
         self.decode_launch = shape.layers * shape.rates.decode_launch
         #: FLOP of decode attention per token of context
@@ -135,7 +137,7 @@ class StageLaw:
         launch = s.layers * (4 if m.gated else 3) * r.matmul_launch + s.layers * 4 * r.elementwise_launch
         flops, nbytes = s.layers * arithmetic, s.layers * (moved + element_bytes)
         if s.head:
-            head_flops, head_bytes = 2.0 * sequences * self._head, 2.0 * self._head
+            head_flops, head_bytes = 2.0 * sequences * self._head, r.head_weight * self._head
             hc, hm = head_flops / r.matmul_16, head_bytes / r.weights
             head = r.knee(hc, hm)
             compute, memory = (compute + head, memory) if hc > hm else (compute, memory + head)

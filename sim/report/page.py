@@ -20,6 +20,7 @@ from sim.report.figures.common import sentence as capitalised
 from sim.report.values import (
     NONE,
     Row,
+    expected_text,
     interval_text,
     largest_first,
     memory_capacity,
@@ -94,6 +95,11 @@ def render_html(result: Result) -> str:
         sections=[(id_, *_section(result, id_), figures[id_]) for id_ in SECTIONS if figures[id_]],
         state_sign=STATES.get(result.verdict.state, "") if _serves(result) else "",
         sentence=_sentence(result),
+        expected=[
+            f"{'' if len(result.jobs) == 1 else f'{job.name}: '}{expected_text(job.expected_error)}"
+            for job in result.jobs
+            if job.expected_error is not None
+        ],
         yaml=yaml.safe_dump(result.resolved_scenario, sort_keys=False, allow_unicode=True, width=100),
         command=_command(result),
         max_rows=MAX_ROWS,

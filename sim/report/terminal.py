@@ -15,6 +15,7 @@ from sim.report.values import (
     BOLD,
     RESET,
     checkpoint_facts,
+    expected_text,
     failure_facts,
     interval_text,
     largest_first,
@@ -46,6 +47,10 @@ def render_text(result: Result, width: int = 100, colour: bool = False) -> str:
     else:
         for job in result.jobs:
             page.line(f"job {job.name}", _job_facts(result, job), "; ")
+    for job in result.jobs:
+        if job.expected_error is not None:
+            who = "" if len(result.jobs) == 1 else f"{job.name}: "
+            page.line("error", [f"{who}{expected_text(job.expected_error)}"], "  ")
     page.line("GPU time", _gpu_time(result.ledger), " | ")
     page.line("not binding", result.verdict.not_binding, "; ")
     for banner in result.banners:

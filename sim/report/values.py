@@ -14,6 +14,7 @@ from typing import Final
 from sim.results.schema import (
     CheckpointLevel,
     Cost,
+    ExpectedError,
     JobResult,
     MemoryStage,
     Result,
@@ -372,6 +373,12 @@ def _row(result: Result, job: JobResult, key: str, value: float | None) -> Row:
     name = f"{named(metric)}, {part}" if part else named(metric)
     definition = result.definitions.get(metric, "")
     return Row(key, name, write(metric, value), interval_text(result, job, key), definition)
+
+
+def expected_text(found: ExpectedError) -> str:
+    """What is known of a job's error: of its own group of measured runs, or of the nearest."""
+    size = f"{found.median:.1%} median, {found.p90:.0%} p90 ({found.rows:,} measured runs of {found.group})"
+    return size if found.validated else f"unvalidated; nearest: {size}"
 
 
 def printable(text: str) -> str:

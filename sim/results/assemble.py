@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sim import __version__
@@ -11,6 +12,7 @@ from sim.results import collect
 from sim.results.assumptions import assumptions_of, banners_of, not_modelled
 from sim.results.cost import cost_of, costs_by_use, curve_of, money_warnings
 from sim.results.definitions import definitions_of
+from sim.results.expected import expected_error, serving_kind, training_kind
 from sim.results.incidents import failure_metrics, incidents_of
 from sim.results.intervals import batch_means
 from sim.results.metrics import Table, check_objectives, serving_metrics
@@ -18,6 +20,7 @@ from sim.results.schema import (
     SCHEMA_VERSION,
     DeviceClass,
     Effect,
+    ExpectedError,
     JobResult,
     Result,
     ServingMetrics,
@@ -55,7 +58,7 @@ def job_results(recording: Recording, devices: list[DeviceClass]) -> tuple[list[
             metrics=metrics, cost=cost_of(recording, job, metrics.output_tokens_per_s, devices), window=window,
             objectives=check_objectives(metrics, spec.objectives, table, window),
             cdf=collect.latency_cdf(table, window.start_s, window.end_s) if recording.charts else {}, notes=[],
-            incidents=told,
+            incidents=told, expected_error=_served_error(recording, job),
         ))  # fmt: skip
         tables.append(table)
     return results, tables
@@ -89,7 +92,26 @@ def _trained(recording: Recording, job: TrainingRecording, devices: list[DeviceC
         plan=training_plan_text(job.job.spec.plan), gpus=len(job.gpus), state="stable",
         metrics=priced(metrics, cost), cost=cost, window=window_of(job), objectives=[],
         cdf=step_times(job), notes=[],
+        expected_error=expected_error(
+            _types(recording, job.gpus), job.job.stack.id, training_kind(job.job.spec, job.job.model)
+        ),
     )  # fmt: skip
+
+
+def _served_error(recording: Recording, job: ServingRecording) -> ExpectedError | None:
+    """What is known of the error of a serving job."""
+    graph = recording.topology.gpus
+    across = any(
+        len({graph[gpu].node for stage in stages for gpu in stage.gpus}) > 1 for stages in job.layout.replicas
+    )
+    return expected_error(
+        _types(recording, job.gpus), job.job.stack.id, serving_kind(job.job.spec.plan), across=across
+    )
+
+
+def _types(recording: Recording, gpus: Sequence[int]) -> list[str]:
+    """The kinds of these GPUs."""
+    return [recording.topology.gpus[gpu].gpu for gpu in gpus]
 
 
 def training_plan_text(plan: TrainingPlan) -> str:

@@ -243,6 +243,18 @@ class Capacity(Part):
     tried: list[Tried]
 
 
+class ExpectedError(Part):
+    """The measured error of the validated ``group`` ("GPU / stack / kind") that is nearest to a job, as fractions;
+    ``validated``: it is the job's own. ``bias``: the median with its sign."""
+
+    group: str
+    rows: int
+    median: float
+    p90: float
+    bias: float
+    validated: bool
+
+
 class JobResult(Part):
     """One job's answer."""
 
@@ -261,6 +273,7 @@ class JobResult(Part):
     notes: list[str]
     incidents: list[Incident] = []
     capacity: Capacity | None = None
+    expected_error: ExpectedError | None = None
 
 
 class Effect(Part):

@@ -8,19 +8,26 @@ from pydantic import Field, model_validator
 
 from sim.spec.base import Count, Spec
 
-WeightFormat = Literal["fp16", "bf16", "fp8", "int8", "int4", "fp4"]
+WeightFormat = Literal["fp16", "bf16", "fp8", "int8", "int4", "fp4", "q4_k_m"]
 KvFormat = Literal["fp16", "bf16", "fp8", "int8"]
 
 # Bytes a weight takes, with the scales of its group: fp4 is NVFP4 (a byte of scale per 16 weights),
-# int4 is GPTQ/AWQ with groups of 128 (an fp16 scale and a 4-bit zero point per group).
+# int4 is GPTQ/AWQ with groups of 128 (an fp16 scale and a 4-bit zero point per group), q4_k_m llama.cpp's mixture of
+# 4- and 6-bit blocks: Llama 3's files of 4.58 GiB (8B) and 39.59 GiB (70B), less the token table (Q4_K) and the output
+# head (Q6_K), both come to 4.80 bits a weight.
 WEIGHT_BYTES: dict[str, float] = {
     "fp16": 2.0, "bf16": 2.0, "fp8": 1.0, "int8": 1.0, "int4": (4 + 20 / 128) / 8, "fp4": 0.5625,
+    "q4_k_m": 4.8 / 8,
 }  # fmt: skip
+#: Bytes of a weight of the output head where they are not 2 (Q6_K: 16 scales and one of 16 bits for 256 weights).
+HEAD_BYTES: dict[str, float] = {"q4_k_m": 6.5625 / 8}
+#: Formats that are unpacked to 16 bits before they are multiplied.
+PACKED = ("int4", "q4_k_m")
 KV_BYTES: dict[str, float] = {"fp16": 2.0, "bf16": 2.0, "fp8": 1.0, "int8": 1.0}
 
 
 class ServingPrecision(Spec):
-    """Number formats. Activations travel in 16 bits; the output head stays in 16 bits."""
+    """Number formats. Activations travel in 16 bits; the output head stays in 16 bits (q4_k_m: 6.6)."""
 
     weights: WeightFormat = "fp16"
     kv: KvFormat = "fp16"

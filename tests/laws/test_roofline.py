@@ -113,3 +113,26 @@ def test_fp4_has_its_own_path_on_blackwell() -> None:
     k = card.kernels
     assert k is not None
     assert rates("b200-sxm", weights="fp4").matmul == pytest.approx(card.flops.fp4 * k.gemm_compute_4)
+
+
+def test_a_stack_states_what_it_reaches_on_one_gpu() -> None:
+    stack = LIBRARY.stack("llama.cpp")
+    own = stack.gpus["rtx4090"]
+    plain, card = rates("rtx4090", "generic"), rates("rtx4090", "llama.cpp")
+    assert own.memory_scale is not None
+    assert own.packed_memory_scale is not None
+    assert own.launch_scale is not None
+    assert card.weights == pytest.approx(plain.weights * own.memory_scale)
+    assert card.matmul_launch == pytest.approx(plain.matmul_launch * own.launch_scale)
+    assert rates("rtx4090", "llama.cpp", "int4").weights == pytest.approx(plain.weights * own.packed_memory_scale)
+    # A card that is not listed has the stack's own factors, packed or not.
+    other = rates("h200-sxm", "llama.cpp")
+    assert other.decode == pytest.approx(rates("h200-sxm", "generic").decode * stack.attention_scale)
+    assert rates("h200-sxm", "llama.cpp", "int4").weights == other.weights
+
+
+@pytest.mark.parametrize("gpu", sorted(LIBRARY.stack("llama.cpp").gpus))
+def test_no_fitted_card_reads_faster_than_its_datasheet(gpu: str) -> None:
+    for weights in ("fp16", "q4_k_m"):
+        found = rates(gpu, "llama.cpp", weights)
+        assert max(found.weights, found.decode) <= found.bandwidth

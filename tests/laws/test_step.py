@@ -223,3 +223,19 @@ def test_many_passes_cost_what_each_does(raw: list[tuple[int, int, int, int]], k
     rows = found.costs(Passes(*np.array(raw).T))
     for row, (nd, ctx, c, past) in zip(rows.tolist(), raw, strict=True):
         assert tuple(row) == found.cost(nd, ctx, [Chunk(c, past)] if c else [])
+
+
+def test_a_group_without_a_kernel_reads_the_cache_once_for_every_query_head() -> None:
+    """LLaMA-2 70B has eight query heads per KV head: the same bytes, eight times the seconds per token of context."""
+    rates = law("h100-sxm").shape.rates
+    once = law("h100-sxm", rates=replace(rates, shared_groups=(1, 2, 4, 8)))
+    each = law("h100-sxm", rates=replace(rates, shared_groups=(1,)))
+    assert once.decode_slope == law("h100-sxm").decode_slope
+    assert each.decode_slope == pytest.approx(8 * once.decode_slope)
+    assert each.decode_bytes == once.decode_bytes
+
+
+def test_the_head_of_llama_cpp_files_is_narrower_than_16_bits() -> None:
+    for weights, width in (("q4_k_m", 6.5625 / 8), ("int4", 2.0)):
+        read = [law("rtx4090", layers=1, weights=weights, head=head).base(1, 1).bytes for head in (True, False)]
+        assert read[0] - read[1] == pytest.approx(width * 8192 * 32000)

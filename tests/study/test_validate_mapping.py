@@ -5,6 +5,7 @@ Rows are typed here cell by cell as the tables spell them; no test simulates.
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,9 +19,13 @@ from sim.errors import InfeasibleError, InputError
 from sim.laws.collective import collective_parameters, collective_seconds
 from sim.laws.topology import build_topology
 from sim.study.executors import SerialExecutor
-from sim.study.validate.agreement import Direction, Summary, summary
-from sim.study.validate.runner import GIB, compare
-from sim.study.validate.tables import MeasuredRow, read_folder, read_table, row_of
+from sim.study.validate.agreement import summary
+from sim.study.validate.cases import Case
+from sim.study.validate.formats import read_tables
+from sim.study.validate.runner import compare
+from sim.study.validate.schema import Direction, Errors, Validation
+from sim.study.validate.tables import MeasuredRow, row_of, vtrain_row
+from sim.study.validate.training_cases import GIB, training_case
 from sim.study.validate.training_mapping import Mapped, Unmapped, is_mixture, map_row, spread
 
 TRUTH = Path(__file__).parents[3] / "shared" / "data" / "truth" / "training"
@@ -294,13 +299,12 @@ def test_qlora_over_pcie_offloads_to_the_host() -> None:
     assert "bus bandwidth 14.8 GB/s, the machine's own" in found.assumptions
 
 
-def test_vtrain_rows(tmp_path: Path) -> None:
-    path = tmp_path / "vtrain_multi.csv"
-    path.write_text(
-        "gpus,global_batch,micro_batch,hidden,heads,layers,seq,tp,dp,pp,measured_iter_ms,source\n"
-        "64,512,8,3072,32,30,2048,2,16,2,3566.5,vTrain\n"
-    )
-    (measured,) = read_table(path)
+def test_vtrain_rows() -> None:
+    cells = {
+        "gpus": "64", "global_batch": "512", "micro_batch": "8", "hidden": "3072", "heads": "32", "layers": "30",
+        "seq": "2048", "tp": "2", "dp": "16", "pp": "2", "measured_iter_ms": "3566.5",
+    }  # fmt: skip
+    measured = vtrain_row("vtrain_multi", 1, cells)
     found = map_row(measured)
     assert isinstance(found, Mapped)
     assert (measured.table, measured.id, measured.step_time_s) == ("vtrain_multi", "vtrain_multi-001", 3.5665)
@@ -391,17 +395,19 @@ def test_rows_that_have_no_scenario_say_why(cells: dict[str, str], expected: str
 
 def test_reading_ignores_unknown_columns_and_keeps_prose(tmp_path: Path) -> None:
     (tmp_path / "measured.csv").write_text("table,id,surprise,n_gpus,vpp,mem_gb\npapers,p-1,x,~2000 (up to),,83.5\n")
-    (measured,) = read_folder(tmp_path)
+    (case,) = read_tables([tmp_path])
+    assert (case.table, case.id, case.reason) == ("papers", "p-1", "neither step time nor tokens/s is stated")
+    measured = row_of({"table": "papers", "n_gpus": "~2000 (up to)", "surprise": "x", "mem_gb": "83.5"})
     assert (measured.table, measured.n_gpus, measured.vpp, measured.mem_gb) == ("papers", None, None, 83.5)
     assert measured.texts == {"n_gpus": "~2000 (up to)"}
 
 
 def test_reading_refuses_what_is_no_table(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"none of measured\.csv"):
-        read_folder(tmp_path)
+    with pytest.raises(InputError, match="holds no table in a documented format"):
+        read_tables([tmp_path])
     (tmp_path / "measured.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(InputError, match="is no measured table"):
-        read_folder(tmp_path)
+    with pytest.raises(InputError, match=r"measured\.csv:1: is no measured table"):
+        read_tables([tmp_path / "measured.csv"])
 
 
 # -- comparison ---------------------------------------------------------------------------------------------
@@ -410,7 +416,8 @@ def test_reading_refuses_what_is_no_table(tmp_path: Path) -> None:
 def test_summary_of_errors() -> None:
     assert summary([]) is None
     found = summary([-0.1, 0.2, 0.3])
-    assert found == Summary(3, 0.2, pytest.approx(0.28), 0.2)
+    assert found is not None
+    assert (found.n, found.median_abs_error, found.p90_abs_error, found.bias) == (3, 0.2, pytest.approx(0.28), 0.2)
 
 
 def tiny_table() -> list[MeasuredRow]:
@@ -423,6 +430,14 @@ def tiny_table() -> list[MeasuredRow]:
         row(MPT_7B, id="e", quality="C", step_time_s="1"),
         row(MPT_7B, id="f", micro_batch="not stated"),
     ]
+
+
+def cases(rows: list[MeasuredRow]) -> list[Case]:
+    return [training_case(measured) for measured in rows]
+
+
+def told(rows: list[MeasuredRow], predict: Any) -> Validation:
+    return compare(cases(rows), predictors={"training": predict})
 
 
 def fake(answer: Mapping[int, float]) -> Any:
@@ -441,29 +456,34 @@ def fake(answer: Mapping[int, float]) -> Any:
 
 def test_comparison_of_a_tiny_table() -> None:
     heard: list[tuple[int, int]] = []
-    found = compare(tiny_table(), fake({8: 11.0, 4: 10.8, 2: 20.0}), lambda done, of: heard.append((done, of)))
+    predict = fake({8: 11.0, 4: 10.8, 2: 20.0})
+    found = compare(cases(tiny_table()), lambda done, of: heard.append((done, of)), predictors={"training": predict})
     assert heard == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
     a, b, _, d, e, f = found.rows
     assert (a.error, b.error) == (pytest.approx(0.1), pytest.approx(-0.1))
     assert (a.memory_error, b.memory_error, a.fits) == (pytest.approx(0.1), None, True)
     assert a.group == "a100-sxm-80gb / fsdp-composer / pretrain"
-    # 20 s instead of 16 s: fewer tokens/s, a longer step, and the error is that of the step.
-    assert (d.unit, d.measured, d.predicted, d.error) == ("tokens/s per GPU", 2048, pytest.approx(1638.4), 0.25)
+    # 20 s instead of 16 s: a fifth fewer tokens/s, which is what the table measures.
+    assert (d.unit, d.measured, d.predicted) == ("tokens/s per GPU", 2048, pytest.approx(1638.4))
+    assert d.error == pytest.approx(-0.2)
     assert (e.error, e.counted) == (pytest.approx(10.0), False)
     assert (f.mapped, f.reason, f.error) == (False, "micro_batch is not stated", None)
-    table = found.tables["llm_foundry"]
-    assert (table.rows, table.mapped, table.dense_a, table.dense_a_mapped) == (6, 5, 5, 4)
-    errors = sorted([0.1, -0.1, 11 / 10.1 - 1, 0.25])
+    table = found.table("llm_foundry")
+    assert (table.rows, table.mapped, table.specified, table.specified_mapped) == (6, 5, 5, 4)
+    # Times and a rate: the bias is that of speed, of which a step of 1.1 times its length has 1 / 1.1.
+    speeds = sorted([1 / 1.1 - 1, 1 / 0.9 - 1, 10.1 / 11 - 1, -0.2])
     assert table.errors is not None
-    assert table.errors.n == 4
-    assert table.errors.bias == pytest.approx((errors[1] + errors[2]) / 2)
-    assert table.errors == table.dense == found.groups["a100-sxm-80gb / fsdp-composer / pretrain"]
-    assert table.memory == Summary(1, pytest.approx(0.1), pytest.approx(0.1), pytest.approx(0.1))
+    assert (table.errors.n, table.errors.median_abs_error) == (4, pytest.approx(0.1))
+    assert table.errors.bias == pytest.approx((speeds[1] + speeds[2]) / 2)
+    group = found.group("a100-sxm-80gb / fsdp-composer / pretrain")
+    assert table.errors == table.dense == Errors(**group.model_dump(exclude={"name"}))
+    assert table.memory is not None
+    assert (table.memory.n, table.memory.bias) == (1, pytest.approx(0.1))
     assert table.does_not_fit == 0
     assert table.reasons == {"micro_batch is not stated": 1}
     # Pairs by micro_batch: a-b (measured up, predicted down), a-d and b-d (same way); a-c is closer than 2%.
-    assert table.directions == (Direction("micro_batch", 3, 2, 2 / 3),)
-    assert json.loads(json.dumps(found.document()))["rows"][0]["id"] == "a"
+    assert table.directions == (Direction(knob="micro_batch", pairs=3, agree=2, share=2 / 3),)
+    assert json.loads(found.model_dump_json())["rows"][0]["id"] == "a"
 
 
 def test_directions_see_scaling_and_trades_against_dp() -> None:
@@ -481,7 +501,7 @@ def test_directions_see_scaling_and_trades_against_dp() -> None:
         step = 5.0 * only.spec.batch.whole / 256 if plan.dp == 32 else 12.0 if plan.tp == 2 else 9.0
         return {"step_time_s": step, "tokens_per_s_per_gpu": 1.0, "memory_peak_bytes": 1.0}
 
-    by_knob = {d.knob: (d.pairs, d.agree) for d in compare(rows, predict).tables["llm_foundry"].directions}
+    by_knob = {d.knob: (d.pairs, d.agree) for d in told(rows, predict).table("llm_foundry").directions}
     # a-b: 1.1 times the step of twice the tokens on twice the GPUs, predicted alike; b-c differ in batch alone.
     assert by_knob == {"tp": (1, 1), "dp": (2, 2)}
 
@@ -490,9 +510,9 @@ def test_a_measured_run_that_seems_not_to_fit_is_counted_not_refused() -> None:
     def predict(_: Resolved) -> dict[str, float]:
         return {"step_time_s": 10.0, "tokens_per_s_per_gpu": 1.0, "memory_peak_bytes": 90e9}
 
-    found = compare(tiny_table()[:2], predict)
+    found = told(tiny_table()[:2], predict)
     assert [r.fits for r in found.rows] == [False, False]
-    assert found.tables["llm_foundry"].does_not_fit == 2
+    assert found.table("llm_foundry").does_not_fit == 2
 
 
 def test_refused_scenarios_keep_their_reason_and_executors_agree() -> None:
@@ -500,19 +520,29 @@ def test_refused_scenarios_keep_their_reason_and_executors_agree() -> None:
         raise InfeasibleError("needs 90 GB of 80 GB", [("weights", "90 GB")])
 
     rows = tiny_table()[:2]
-    alone = compare(rows, predict)
+    alone = told(rows, predict)
     assert [r.reason for r in alone.rows] == ["needs 90 GB of 80 GB"] * 2
-    assert (alone.tables["llm_foundry"].mapped, alone.tables["llm_foundry"].errors, alone.groups) == (2, None, {})
-    assert compare(rows, fake({8: 1.0, 4: 2.0}), executor=SerialExecutor()) == compare(rows, fake({8: 1.0, 4: 2.0}))
+    assert (alone.table("llm_foundry").mapped, alone.table("llm_foundry").errors, alone.groups) == (0, None, ())
+    steps = {"training": fake({8: 1.0, 4: 2.0})}
+    assert compare(cases(rows), executor=SerialExecutor(), predictors=steps) == compare(cases(rows), predictors=steps)
 
 
 # -- all measured rows --------------------------------------------------------------------------------------
 
 
+def typed(folder: Path) -> list[MeasuredRow]:
+    """The rows of all training tables in a folder."""
+    found = []
+    for name in ("measured", "vtrain_single", "vtrain_multi"):
+        with (folder / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+            read = list(csv.DictReader(file))
+        found += [row_of(r) if name == "measured" else vtrain_row(name, n, r) for n, r in enumerate(read, start=1)]
+    return found
+
+
 @pytest.mark.skipif(not TRUTH.is_dir(), reason="the measured tables (../shared/data/truth/training) are not here")
 def test_most_measured_rows_map_and_every_scenario_resolves() -> None:
-    rows = read_folder(TRUTH)
-    found = [(measured, map_row(measured)) for measured in rows]
+    found = [(measured, map_row(measured)) for measured in typed(TRUTH)]
     dense = [answer for measured, answer in found if measured.quality == "A" and not is_mixture(measured)]
     share = sum(isinstance(answer, Mapped) for answer in dense) / len(dense)
     assert share >= 0.85, f"{share:.1%} of {len(dense)} dense rows of quality A"

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from sim.study.validate.agreement import summary
-from sim.study.validate.predict import predict
-from sim.study.validate.runner import Comparison, RowResult, compare
-from sim.study.validate.tables import MeasuredRow, read_folder
+from sim.study.validate.cases import Case
+from sim.study.validate.formats import read_tables
+from sim.study.validate.runner import compare
+from sim.study.validate.schema import Row, Validation
 
 TRUTH = Path(__file__).parents[3] / "shared" / "data" / "truth" / "training"
 #: Every so many rows of the largest table, to keep the tests short.
@@ -23,7 +24,7 @@ EVERY = 10
 pytestmark = pytest.mark.skipif(not TRUTH.is_dir(), reason=f"{TRUTH} is not here: measured tables are not shipped")
 
 
-def thinned(rows: list[MeasuredRow]) -> list[MeasuredRow]:
+def thinned(rows: list[Case]) -> list[Case]:
     kept, seen = [], 0
     for row in rows:
         if row.table == "vtrain_single":
@@ -35,16 +36,16 @@ def thinned(rows: list[MeasuredRow]) -> list[MeasuredRow]:
 
 
 @cache
-def comparison() -> Comparison:
-    return compare(thinned(read_folder(TRUTH)), predict)
+def comparison() -> Validation:
+    return compare(thinned(read_tables([TRUTH])))
 
 
-def dense(table: str | None = None) -> list[RowResult]:
-    found = [r for r in comparison().rows if r.quality == "A" and not r.mixture]
+def dense(table: str | None = None) -> list[Row]:
+    found = [r for r in comparison().rows if r.specified]
     return [r for r in found if table is None or r.table == table]
 
 
-def errors(rows: list[RowResult]) -> list[float]:
+def errors(rows: list[Row]) -> list[float]:
     return [r.error for r in rows if r.error is not None]
 
 
@@ -76,7 +77,7 @@ def test_each_table(table: str, median: float) -> None:
 def test_layout_changes_move_prediction_and_measurement_the_same_way() -> None:
     same = pairs = 0
     for name in ("vtrain_multi", "nvidia_dgxc_h100", "llm_foundry", "internevo_a100", "nvidia_nemo_perf"):
-        for direction in comparison().tables[name].directions:
+        for direction in comparison().table(name).directions:
             same += direction.agree
             pairs += direction.pairs
     assert pairs >= 100

@@ -1,21 +1,15 @@
-"""Reading measured training tables: one value a row, whatever the file's format.
+"""Rows of measured training tables: one value a row, whatever the file's format.
 
-Three formats are documented (data/README.md): ``measured.csv`` with a column for everything a source may state, and
-vTrain's ``vtrain_single.csv`` and ``vtrain_multi.csv``, which list a layout, its batch and the milliseconds of a step.
-Columns that are not known are ignored. An empty cell is None: what a source does not state stays unknown here, and a
-cell that should be a number but is prose ("~2000 (up to)") is None too, its text kept in ``texts``.
+Two formats are documented (docs/validation.md): one with a column for everything a source may state, and vTrain's,
+which lists a layout, its batch and the milliseconds of a step. Columns that are not known are ignored. An empty cell is
+None: what a source does not state stays unknown here, and a cell that should be a number but is prose ("~2000 (up to)")
+is None too, its text kept in ``texts``.
 """
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
-
-from sim.errors import InputError, Problem
-
-FILES = ("measured.csv", "vtrain_single.csv", "vtrain_multi.csv")
 
 #: What vTrain's files leave to their description: GPT models trained by Megatron-DeepSpeed on A100 servers.
 _VTRAIN = {
@@ -23,7 +17,9 @@ _VTRAIN = {
     "precision": "fp16 mixed", "recompute": "full", "sharding": "", "quality": "A",
     "inter_link": "800 Gb/s per node", "intra_link": "NVLink3", "gpus_per_node": "8",
 }  # fmt: skip
-_VTRAIN_COLUMNS = ("gpus", "global_batch", "micro_batch", "hidden", "heads", "layers", "seq", "tp", "dp", "pp")
+VTRAIN_COLUMNS = (
+    "measured_iter_ms", "gpus", "global_batch", "micro_batch", "hidden", "heads", "layers", "seq", "tp", "dp", "pp",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,34 +75,6 @@ _NUMBERS = {f.name: str(f.type).split(" ")[0] for f in fields(MeasuredRow) if st
 _TEXTS = tuple(f.name for f in fields(MeasuredRow) if f.type == "str")
 
 
-def read_folder(folder: Path) -> list[MeasuredRow]:
-    """The rows of every documented file in ``folder``. InputError if there is none of them."""
-    found = [folder / name for name in FILES if (folder / name).is_file()]
-    if not found:
-        raise InputError([Problem(str(folder), None, None, None, f"none of {', '.join(FILES)} is there")])
-    return [row for path in found for row in read_table(path)]
-
-
-def read_table(path: Path) -> list[MeasuredRow]:
-    """The rows of one file, its format told by its columns.
-
-    InputError if it is neither format or cannot be read.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            columns = set(reader.fieldnames or ())
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError([Problem(str(path), None, None, None, f"cannot be read ({error})")]) from None
-    if {"table", "id"} <= columns:
-        return [row_of(_cells(row)) for row in rows]
-    if {*_VTRAIN_COLUMNS, "measured_iter_ms"} <= columns:
-        return [_of_vtrain(path.stem, number, _cells(row)) for number, row in enumerate(rows, start=1)]
-    message = "is no measured table: it needs the columns table and id, or those of vTrain's files"
-    raise InputError([Problem(str(path), 1, None, None, message)])
-
-
 def row_of(cells: Mapping[str, str]) -> MeasuredRow:
     """A row from the texts of its cells; unknown columns are ignored."""
     numbers: dict[str, float | int | None] = {}
@@ -130,17 +98,12 @@ def _number(text: str, kind: str) -> float | int | None:
     return int(value) if value.is_integer() else None
 
 
-def _cells(row: Mapping[str | None, str | Iterable[str] | None]) -> dict[str, str]:
-    """Cells that have a column, short lines filled up."""
-    return {key: value if isinstance(value, str) else "" for key, value in row.items() if key is not None}
+def vtrain_row(table: str, number: int, cells: Mapping[str, str]) -> MeasuredRow:
+    """A row of vTrain's files: GPT with a plain MLP four times as wide, the padded vocabulary of GPT-2 (51,200).
 
-
-def _of_vtrain(table: str, number: int, cells: Mapping[str, str]) -> MeasuredRow:
-    """A row of vTrain's files: GPT with a plain MLP four times as wide, the padded vocabulary of GPT-2 (51,200)."""
-    try:
-        hidden, milliseconds = int(cells["hidden"]), float(cells["measured_iter_ms"])
-    except ValueError as error:
-        raise InputError([Problem(table, number + 1, None, None, f"is no row of vTrain's files ({error})")]) from None
+    ValueError where its width or its time is no number.
+    """
+    hidden, milliseconds = int(cells["hidden"]), float(cells["measured_iter_ms"])
     derived = {
         "table": table, "id": f"{table}-{number:03d}", "model": f"gpt-{cells['layers']}x{hidden}",
         "n_gpus": cells["gpus"], "seq_len": cells["seq"], "kv_heads": cells["heads"], "ffn": str(4 * hidden),

@@ -1,0 +1,101 @@
+"""How far off a job's speed may be: the measured error of the nearest group that was validated.
+
+A group is a GPU, a stack and a kind: of training how much of the model is trained, of serving the plan (one GPU, tensor
+ranks, stages) at full load. A job whose own group has at least ``LEAST`` measured rows has its error; any other is
+*unvalidated*, and the nearest group is named: first the same stack on the same GPU, then the same GPU, then the same
+stack, then the same kind, each time the one with most rows. The groups' errors are those of ``sim validate`` on all
+measured tables (catalogue, ``validation_errors.csv``). A job on several kinds of GPUs goes by the kind with most of
+them; a replica that spans nodes is never validated: no such serving was measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from typing import Final, NamedTuple
+
+from sim import catalog
+from sim.results.schema import ExpectedError
+from sim.spec.plan import ServingPlan
+from sim.spec.training import TrainingJob
+from sim.spec.transformer import Transformer
+
+#: Fewest rows of a group that says what to expect.
+LEAST: Final = 3
+#: What a serving group measures, of whole servings: more rows decide among them.
+SERVED: Final = ("offline", "static batch", "closed loop", "one stream, decode")
+
+
+class Measured(NamedTuple):
+    """A validated group, by its parts."""
+
+    gpu: str
+    stack: str
+    kind: str
+    error: ExpectedError
+
+
+def serving_kind(plan: ServingPlan) -> str:
+    """The kind of a serving plan."""
+    return "pp" if plan.pp > 1 else "tp" if plan.tp > 1 else "one GPU"
+
+
+def training_kind(job: TrainingJob, model: Transformer) -> str:
+    """How much of a model is trained."""
+    if job.finetune is None:
+        return "pretrain-moe" if model.experts else "pretrain"
+    return "qlora" if job.finetune.base in ("nf4", "int8") else "lora"
+
+
+def expected_error(gpus: Iterable[str], stack: str, kind: str, *, across: bool = False) -> ExpectedError | None:
+    """The error to expect of a job on these GPUs; None where nothing at all was validated.
+
+    ``across``: a serving replica spans nodes."""
+    types = list(gpus)
+    gpu = max(dict.fromkeys(types), key=types.count)
+    found = _groups("training" if kind in _TRAINED else "serving")
+    same = [group for group in found if (group.gpu, group.stack, group.kind) == (gpu, stack, kind)]
+    if same and same[0].error.rows >= LEAST and not across:
+        return same[0].error
+    nearest = (
+        [g for g in found if (g.gpu, g.stack) == (gpu, stack)],
+        [g for g in found if (g.gpu, g.kind) == (gpu, kind)],
+        [g for g in found if (g.stack, g.kind) == (stack, kind)],
+        [g for g in found if g.kind == kind],
+        found,
+    )
+    for groups in nearest:
+        enough = [group for group in groups if group.error.rows >= LEAST]
+        if enough:
+            return max(enough, key=lambda group: group.error.rows).error.model_copy(update={"validated": False})
+    return None
+
+
+_TRAINED: Final = ("pretrain", "pretrain-moe", "sft", "lora", "qlora")
+
+
+@cache
+def _groups(what: str) -> list[Measured]:
+    """The validated groups of training or of serving, of each (GPU, stack, kind) that with most rows."""
+    best: dict[tuple[str, str, str], Measured] = {}
+    for row in catalog.validation_errors():
+        gpu, stack, name = row["group"].split(" / ")
+        kind = name if name in _TRAINED else _served(name)
+        if kind is None or (kind in _TRAINED) != (what == "training"):
+            continue
+        error = ExpectedError(
+            group=row["group"], rows=int(row["rows"]), median=float(row["median"]), p90=float(row["p90"]),
+            bias=float(row["bias"]), validated=True,
+        )  # fmt: skip
+        known = best.get((gpu, stack, kind))
+        if known is None or error.rows > known.error.rows:
+            best[gpu, stack, kind] = Measured(gpu, stack, kind, error)
+    return list(best.values())
+
+
+def _served(name: str) -> str | None:
+    """The plan's kind of a group of whole servings; None of any other."""
+    for degree in ("tp", "pp"):
+        if name.endswith(f", {degree}"):
+            return degree if name.removesuffix(f", {degree}") in SERVED else None
+    return "one GPU" if name in SERVED else None

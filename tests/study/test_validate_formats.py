@@ -1,0 +1,78 @@
+"""Files of measured tables: which format a file is in, what is refused and where, and what is shipped."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from sim.catalog import validation_folder
+from sim.errors import InputError
+from sim.study.validate.cases import DECODE_ATTENTION, FAMILIES, GEMM, PREFILL, TRAINING
+from sim.study.validate.causes import why
+from sim.study.validate.formats import read_tables
+from sim.study.validate.schema import Row
+
+GEMM_TABLE = "gpu,surprise,m,n,k,latency_us\nh100_sxm,!,1,4096,4096,15\nh100_sxm,!,64,4096,4096,16\n"
+VTRAIN = "gpus,global_batch,micro_batch,hidden,heads,layers,seq,tp,dp,pp,measured_iter_ms\n"
+
+
+def test_columns_tell_the_format_and_unknown_ones_are_ignored(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(GEMM_TABLE)
+    (tmp_path / "b.csv").write_text(VTRAIN + "64,512,8,3072,32,30,2048,2,16,2,3566.5\n")
+    with gzip.open(tmp_path / "c_generation.csv.gz", "wt", encoding="utf-8") as file:
+        file.write("gpu,framework,batch_size,s,num_heads,kv,latency_us\nl40s,vllm,64,8192,32,8,3000\n")
+    (tmp_path / "notes.csv").write_text("who,when\nme,now\n")
+    cases = read_tables([tmp_path])
+    assert [(case.table, case.family) for case in cases] == [
+        ("a", GEMM), ("a", GEMM), ("b", TRAINING), ("c_generation", DECODE_ATTENTION),
+    ]  # fmt: skip
+    assert [case.id for case in cases[:3]] == ["a-2", "a-3", "b-001"]  # the line of the file
+
+
+def test_a_file_that_is_no_table_says_what_it_lacks(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.csv: cannot be read"):
+        read_tables([tmp_path / "none.csv"])
+    near = tmp_path / "near.csv"
+    near.write_text("gpu,m,n,k\nh100_sxm,1,2,3\n")
+    with pytest.raises(InputError, match=r"near\.csv:1: is no measured table .* latency_us missing\?"):
+        read_tables([near])
+    near.write_bytes(b"\xff\xfe\x00gpu")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_tables([near])
+
+
+def test_a_row_that_breaks_its_format_is_named_by_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "gemm.csv"
+    path.write_text(GEMM_TABLE + "h100_sxm,!,many,4096,4096,16\n")
+    with pytest.raises(InputError, match=r"gemm\.csv:4: is no row of its table: could not convert"):
+        read_tables([path])
+    path.write_text(VTRAIN + "64,512,8,wide,32,30,2048,2,16,2,3566.5\n")
+    with pytest.raises(InputError, match=r"gemm\.csv:2: is no row"):
+        read_tables([path])
+
+
+def test_shipped_tables_are_a_few_hundred_mapped_rows_of_every_family() -> None:
+    cases = read_tables([validation_folder()])
+    assert 500 <= len(cases) <= 1500
+    families = Counter(case.family for case in cases if case.reason is None)
+    assert set(families) == set(FAMILIES)
+    assert sum(case.reason is not None for case in cases) <= 0.05 * len(cases)
+    assert len({case.id for case in cases}) == len(cases)
+
+
+@pytest.mark.parametrize("table", ["training", "serving"])
+def test_every_shipped_run_cites_its_source(table: str) -> None:
+    with (validation_folder() / f"{table}.csv").open(encoding="utf-8", newline="") as file:
+        assert all(row["source"] for row in csv.DictReader(file))
+
+
+def test_causes_name_rows_by_what_they_are() -> None:
+    group = "l40s / llama.cpp / one stream, prefill, pp"
+    row = Row(table="t", id="x", family=PREFILL, group=group, quality="A", mapped=True, counted=True)
+    assert "pieces through its cards" in why(row)
+    assert why(row.model_copy(update={"group": "l40s / llama.cpp / one stream, prefill"})) == "not known"
+    assert "assumed: rank 16" in why(row.model_copy(update={"assumptions": ("rank 16",)}))
