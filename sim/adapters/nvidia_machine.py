@@ -79,7 +79,7 @@ def tidied(machine: Machine, keep: Iterable[Device] = ()) -> Machine:
         for here, child in pairwise((*device.switches, f"device {device.name}")):
             below.setdefault(here, set()).add(child)
     real = {switch for switch, children in below.items() if len(children) > 1}
-    held = sorted({device.socket for device in devices})
+    held = list(dict.fromkeys(device.socket for device in devices))  # in the order of the GPUs
 
     def moved(device: Device) -> Device:
         last = max((n for n, switch in enumerate(device.switches) if switch in real), default=-1)

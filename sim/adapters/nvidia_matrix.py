@@ -90,7 +90,6 @@ def parse_matrix(text: str, file: str) -> Machine:
         bonded = _NVLINK.fullmatch(matrix.cell(a, b) or "")
         if bonded:
             nvlinks[i, j] = int(bonded[1])
-    whole = "GPUs are split into MIG instances, which are not modelled: each GPU is taken whole"
     return Machine(
         file=file,
         kind="nvidia-smi topo -m",
@@ -98,8 +97,21 @@ def parse_matrix(text: str, file: str) -> Machine:
         cards=tuple(devices[count:]),
         sockets=sockets,
         nvlinks=nvlinks,
-        notes=(whole,) if matrix.mig else (),
+        notes=tuple(_notes(matrix, home, sockets)),
     )
+
+
+def _notes(matrix: _Matrix, home: dict[str, int], sockets: tuple[str, ...]) -> Iterator[str]:
+    """What the text says and the topology does not, or what it says in two ways."""
+    if matrix.mig:
+        yield "GPUs are split into MIG instances, which are not modelled: each GPU is taken whole."
+    used = dict.fromkeys(home[name] for name in matrix.gpus)
+    named = [sockets[number] for number in used if sockets[number]]
+    if len(set(named)) < len(named):
+        yield (
+            "SYS stands between GPUs of one affinity: the firmware may not tell where they are. Each group has a "
+            "socket of its own here; correct that if you know better."
+        )
 
 
 # ---- Reading

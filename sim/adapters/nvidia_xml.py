@@ -152,7 +152,8 @@ class _Found:
         """All of it, GPUs in the order of their numbers."""
         self.gpus.sort(key=lambda entry: entry[0])
         if not self.gpus:
-            refuse(self.file, line, "holds no <gpu>")
+            message = "holds no <gpu>: files that NCCL was given may hold none, one that NCCL_TOPO_DUMP_FILE names does"
+            refuse(self.file, line, message)
         if len(self.gpus) > MAX_GPUS:
             refuse(self.file, line, f"{len(self.gpus)} GPUs in one machine, at most {MAX_GPUS}")
         if len(self.cards) > MAX_CARDS:
@@ -190,7 +191,7 @@ class _Found:
                 elif link.get("tclass").startswith(_NVSWITCH):
                     to_switch[n] += int(count)
                 else:
-                    self.notes.append(f"{device.name}: NVLinks to {link.get('target') or 'nowhere'} are left out")
+                    self.notes.append(f"{device.name}: NVLinks to {link.get('target') or 'nowhere'} are left out.")
         for (i, j), ends in pairs.items():
             if len(set(ends.values())) > 1:
                 a, b = (self.gpus[n][2] for n in (i, j))

@@ -231,6 +231,22 @@ def test_nvlink_hides_the_way_over_pcie_and_affinity_tells_the_sockets():
     assert "sockets" not in node_of(described(matrix(classes), "h200-sxm")), "a guest that is told nothing"
 
 
+def test_sys_between_gpus_of_one_numa_node_is_kept_and_said():
+    found = described(matrix({(0, 1): "SYS"}, [0, 0]), "l40s")
+    assert built(found).route(0, 1).kind == "socket"
+    assert any("SYS stands between GPUs of one affinity" in sentence for sentence in found.assumed)
+
+
+def test_cards_shared_by_two_gpus_stay_below_their_switch():
+    """GPUs 0 and 1 share a switch with a card, as the V100s of a DGX-1: a message leaves by it, not over a socket."""
+    found = described("dgx1_v100.txt", "v100-sxm-32gb", nic="infiniband-edr")
+    topology = built(found)
+    graph = topology.graph()
+    for card, gpus in enumerate(((0, 1), (2, 3), (4, 5), (6, 7))):
+        (root,) = [v for v in graph.successors(f"nic{card}") if graph.nodes[v]["kind"] == "pcie-switch"]
+        assert {topology.gpus[n].root for n in gpus} == {root}
+
+
 # ---- Which GPUs
 
 
@@ -321,6 +337,43 @@ def test_links_that_a_guest_cannot_see_are_those_of_the_catalogue():
     assert node["nvlink"] == {"link": "nvlink3", "layout": "pairs"}
 
 
+def test_sockets_are_numbered_as_gpus_meet_them():
+    """NCCL writes CPUs in no order; a list in reverse is the same machine."""
+    head, *cpus = XML.split("  <cpu")
+    cpus[-1] = cpus[-1].removesuffix("</system>\n")
+    reverse = "  <cpu".join([head, *reversed(cpus)]) + "</system>\n"
+    assert node_of(described(reverse)) == node_of(described(XML))
+
+
+def test_chains_of_bridges_are_one_link_as_slow_as_the_slowest():
+    """DGX A100: three bridges between socket and GPU, nothing else below them."""
+    bridge = '<pci busid="0000:{}1:00.0" class="0x060400" link_speed="{} GT/s PCIe" link_width="16">'
+    chain = "".join(bridge.format(n, speed) for n, speed in enumerate(("16.0", "8.0", "16.0"), 4))
+    gpu = f'<pci busid="0000:0a:00.0" {X16}><gpu dev="0" sm="75"/></pci>'
+    text = f"<system>\n<cpu numaid='0'>{chain}{gpu}{'</pci>' * 3}</cpu></system>"
+    assert node_of(described(text))["pcie"] == {"link": "pcie3-x16"}
+
+
+def test_an_uplink_narrower_than_what_hangs_on_it():
+    two = "".join(f'<pci busid="0000:0{n}:00.0" {X16}><gpu dev="{n}" sm="89"/></pci>' for n in range(2))
+    uplink = '<pci busid="0000:40:00.0" class="0x060400" link_speed="8.0 GT/s PCIe" link_width="16">'
+    node = node_of(described(f"<system>\n<cpu numaid='0'>{uplink}{two}</pci></cpu></system>", "l4"))
+    assert node["pcie"] == {"link": "pcie4-x16", "gpus_per_switch": 2, "uplink": "pcie3-x16"}
+
+
+def test_cards_are_known_by_class_and_name():
+    """InfiniBand by its class, sockets by the kernel's names, everything else RDMA over Ethernet."""
+    rows = [("0x020700", "mlx5_0", "200000"), ("0x020000", "mlx5_1", "200000"), ("0x020000", "eth0", "100000")]
+    nics = "".join(
+        f'<pci busid="0000:0{n}:00.0" class="{kind}" link_speed="16.0 GT/s" link_width="16"><nic>'
+        f'<net name="{name}" dev="{n}" speed="{speed}"/></nic></pci>'
+        for n, (kind, name, speed) in enumerate(rows, 1)
+    )
+    gpu = f'<pci busid="0000:0a:00.0" {X16}><gpu dev="0" sm="75"/></pci>'
+    machine = parse_machine(f"<system>\n<cpu numaid='0'>{gpu}{nics}</cpu></system>".encode(), "topo.xml")
+    assert [card.cable for card in machine.cards] == ["infiniband-hdr", "roce-200g", "ethernet-100g"]
+
+
 def test_amd_sockets_are_joined_by_xgmi():
     text = XML.replace("GenuineIntel", "AuthenticAMD")
     assert node_of(described(text))["socket_link"] == "xgmi"
@@ -342,7 +395,8 @@ def test_a_capability_of_several_gpus_asks_which():
         ("<system>\n<cpu>\n</system>\n", "topo.txt:3: not valid XML: mismatched tag"),
         ("<graphs>\n</graphs>\n", "topo.txt:1: <graphs> is no NCCL topology: expected <system>, as NCCL_TOPO_DUMP_FILE "
          "writes it"),
-        ("<system>\n</system>\n", "topo.txt:1: holds no <gpu>"),
+        ("<system>\n</system>\n", "topo.txt:1: holds no <gpu>: files that NCCL was given may hold none, one that "
+         "NCCL_TOPO_DUMP_FILE names does"),
         ('<!DOCTYPE a [<!ENTITY b "c">]>\n<system/>\n', "topo.txt:1: document types and entities are not read"),
         ("<system>" + "<pci>" * 60 + "\n", "topo.txt:1: nested more than 50 deep"),
         (XML.replace("0x8393fb66b8b750c5", "0x1", 1),
