@@ -12,6 +12,8 @@ A cell names the farthest thing that the way between two devices crosses (the le
 The classes nest, so that devices form a tree: those joined by PIX are one group, those joined by PXB hold such
 groups, and so on up to NUMA nodes. A matrix that is no tree is refused. Where NV# hides the way of two GPUs over
 PCIe, the network cards they share and the NUMA Affinity column tell it; where nothing does, they are on one socket.
+Some servers print SYS between all root ports (NVIDIA/go-gpuallocator#17): GPUs of one NUMA Affinity are on one socket
+all the same.
 
 Text around the matrix may stay: the legend, the lines of ``nvidia-smi -L`` (they name the GPUs), terminal codes.
 """
@@ -21,7 +23,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, takewhile
 
 from sim.adapters.nvidia_machine import MAX_CARDS, MAX_GPUS, Device, Machine, refuse
 from sim.adapters.nvidia_names import by_name
@@ -47,6 +49,7 @@ class _Matrix:
     names: list[str] = field(default_factory=list)
     extra: int = 0
     header: int = 0
+    numa: dict[str, str] = field(default_factory=dict)
     cells: dict[tuple[str, str], str] = field(default_factory=dict)
     lines: dict[str, int] = field(default_factory=dict)
     affinity: dict[str, str] = field(default_factory=dict)
@@ -105,12 +108,15 @@ def _notes(matrix: _Matrix, home: dict[str, int], sockets: tuple[str, ...]) -> I
     """What the text says and the topology does not, or what it says in two ways."""
     if matrix.mig:
         yield "GPUs are split into MIG instances, which are not modelled: each GPU is taken whole."
+    gpus = [name for name in matrix.gpus if matrix.numa.get(name)]
+    if any(home[a] == home[b] and matrix.level(a, b) == _SYS for a, b in combinations(gpus, 2)):
+        yield "SYS stands between GPUs of one NUMA node: taken for NODE, as their affinity says."
     used = dict.fromkeys(home[name] for name in matrix.gpus)
     named = [sockets[number] for number in used if sockets[number]]
     if len(set(named)) < len(named):
         yield (
-            "SYS stands between GPUs of one affinity: the firmware may not tell where they are. Each group has a "
-            "socket of its own here; correct that if you know better."
+            "SYS stands between GPUs that name the same CPUs: the firmware may not tell where they are. Each group has "
+            "a socket of its own here; correct that if you know better."
         )
 
 
@@ -133,7 +139,8 @@ def _take(matrix: _Matrix, number: int, words: list[str]) -> None:
     line = " ".join(words)
     if _is_header(words):
         if matrix.names:
-            refuse(matrix.file, number, f"a second matrix (the first is on line {matrix.header}): one machine a file")
+            message = f"a second matrix (the first is on line {matrix.header}): one machine's topo -m, and only that"
+            refuse(matrix.file, number, message)
         _take_header(matrix, number, line)
     elif words[0] in matrix.names:
         _take_row(matrix, number, words)
@@ -162,9 +169,8 @@ def _is_class(cell: str) -> bool:
 
 
 def _take_header(matrix: _Matrix, number: int, line: str) -> None:
-    devices, *columns = re.split(r"\b(CPU Affinity|NUMA Affinity|GPU NUMA ID)\b", line)
-    matrix.names, matrix.header = devices.split(), number
-    matrix.extra = len([column for column in columns if column.strip()])
+    matrix.names = list(takewhile(lambda word: word not in ("CPU", "NUMA", "GPU"), line.split()))
+    matrix.header, matrix.extra = number, len(re.findall(r"CPU Affinity|NUMA Affinity|GPU NUMA ID", line))
     gpus = len(matrix.gpus)
     if any(_GPU.fullmatch(name) is None for name in matrix.names[:gpus]):
         refuse(matrix.file, number, "columns of GPUs and of network cards are mixed up")
@@ -196,6 +202,7 @@ def _take_row(matrix: _Matrix, number: int, words: list[str]) -> None:
         processors = rest[:1] if rest and re.fullmatch(r"[\d,-]+", rest[0]) else []
         numa = [word for word in known if re.fullmatch(r"[\d,-]+", word)]
         matrix.affinity[name] = f"NUMA node {numa[0]}" if numa else f"CPUs {processors[0]}" if processors else ""
+        matrix.numa[name] = numa[0] if numa and numa[0].isdigit() else ""
 
 
 def _check(matrix: _Matrix) -> None:
@@ -261,23 +268,28 @@ def _chains(matrix: _Matrix) -> dict[str, tuple[str, ...]]:
 
 
 def _sockets(matrix: _Matrix) -> tuple[dict[str, int], tuple[str, ...]]:
-    """Each device's socket, and the sockets' names: groups within NODE, merged where nothing holds them apart.
-
-    Groups of one NUMA affinity are one; so are groups of which nothing is told but NVLink. SYS holds apart.
-    """
+    """Each device's socket, and the sockets' names: groups within NODE, merged where nothing holds them apart."""
     merged: list[list[str]] = []
     for members in _groups(matrix, _NODE):
-        for other in merged:
-            cells = [matrix.level(a, b) for a in members for b in other]
-            ours, theirs = (_affinity(matrix, part) for part in (members, other))
-            if _SYS not in cells and (not ours or not theirs or ours == theirs):
-                other += members
-                break
-        else:
+        near = next((other for other in merged if _one_socket(matrix, members, other)), None)
+        if near is None:
             merged.append(list(members))
+        else:
+            near += members
     home = {name: number for number, members in enumerate(merged) for name in members}
-    return home, tuple(_affinity(matrix, members) for members in merged)
+    return home, tuple(_first(matrix.affinity, members) for members in merged)
 
 
-def _affinity(matrix: _Matrix, members: list[str]) -> str:
-    return next((matrix.affinity[name] for name in members if matrix.affinity.get(name)), "")
+def _one_socket(matrix: _Matrix, members: list[str], other: list[str]) -> bool:
+    """NUMA nodes decide where both are known; else SYS, or CPUs that differ, hold the groups apart."""
+    ours, theirs = _first(matrix.numa, members), _first(matrix.numa, other)
+    if ours and theirs:
+        return ours == theirs
+    apart = any(matrix.level(a, b) == _SYS for a in members for b in other)
+    ours, theirs = _first(matrix.affinity, members), _first(matrix.affinity, other)
+    return not apart and (not ours or not theirs or ours == theirs)
+
+
+def _first(stated: dict[str, str], members: list[str]) -> str:
+    """What the first of the devices that is told something is told; empty if none is."""
+    return next((stated[name] for name in members if stated.get(name)), "")

@@ -20,7 +20,8 @@ _DRIVER_NAMES = {
     "b300": "b300-sxm",
     "b300 sxm6 ac": "b300-sxm",
     "gb200": "gb200",
-    "gh200 480gb": "gh200-96gb",
+    "gh200 480gb": "gh200-96gb",  # the size of the CPU's memory
+    "gh200 120gb": "gh200-96gb",
     "rtx 6000 ada generation": "rtx6000ada",
     "rtx pro 6000 blackwell server edition": "rtxpro6000",
 }

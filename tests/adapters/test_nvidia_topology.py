@@ -1,5 +1,7 @@
 """``nvidia-smi topo -m`` and NCCL's XML become topologies whose ways are of the classes that the machine stated."""
 
+import random
+import re
 from itertools import combinations
 from pathlib import Path
 
@@ -91,8 +93,12 @@ def test_a_box_of_four_cards_on_two_sockets():
         lambda text: text[: text.index("Legend")],
         lambda text: text.replace("\tGPU NUMA ID", "").replace("\t\tN/A", ""),
         lambda text: text.replace("SYS", "SOC"),
+        lambda text: "".join(f"   {line}\n" for line in text.splitlines()),
+        lambda text: text.replace("CPU Affinity", "CPU Affi      nity").replace("64-95", "64-    95"),
+        lambda text: re.sub(r"\t[0-9]+-[0-9,-]+\t[01]\t\tN/A", "", text),
     ],
-    ids=["lost escapes", "plain", "blanks", "windows", "prompt", "no legend", "old columns", "SOC"],
+    ids=["lost escapes", "plain", "blanks", "windows", "prompt", "no legend", "old columns", "SOC", "indented",
+         "torn by a terminal", "no affinity"],
 )
 def test_what_terminals_and_drivers_do_to_the_text_changes_nothing(change):
     text = (DATA / "pcie_4_gpus.txt").read_text()
@@ -231,10 +237,20 @@ def test_nvlink_hides_the_way_over_pcie_and_affinity_tells_the_sockets():
     assert "sockets" not in node_of(described(matrix(classes), "h200-sxm")), "a guest that is told nothing"
 
 
-def test_sys_between_gpus_of_one_numa_node_is_kept_and_said():
-    found = described(matrix({(0, 1): "SYS"}, [0, 0]), "l40s")
+def test_affinity_outweighs_sys_between_root_ports():
+    """Servers whose every pair is SYS name the NUMA node of each GPU: eight GPUs on two sockets, not on eight."""
+    found = described(matrix(dict.fromkeys(combinations(range(8), 2), "SYS"), [0] * 4 + [1] * 4), "l40s")
+    assert node_of(found)["sockets"] == 2
+    topology = built(found)
+    assert [topology.route(0, n).kind for n in (1, 2, 3, 4)] == ["pcie", "pcie", "pcie", "socket"]
+    assert "SYS stands between GPUs of one NUMA node: taken for NODE, as their affinity says." in found.assumed
+
+
+@pytest.mark.parametrize("affinity", [None, ["0-1", "0-1"]], ids=["not known", "both"])
+def test_sys_stands_where_affinity_names_no_one_node(affinity):
+    found = described(matrix({(0, 1): "SYS"}, affinity), "l40s")
     assert built(found).route(0, 1).kind == "socket"
-    assert any("SYS stands between GPUs of one affinity" in sentence for sentence in found.assumed)
+    assert any("SYS stands between GPUs that name the same CPUs" in sentence for sentence in found.assumed)
 
 
 def test_cards_shared_by_two_gpus_stay_below_their_switch():
@@ -435,7 +451,8 @@ BOX = (DATA / "pcie_4_gpus.txt").read_text()
         (BOX.replace("GPU1\tPHB\t X \tSYS\tSYS\tNODE\t0-31,64-95\t0\t\tN/A\n", ""),
          "topo.txt:1: column GPU1 has no row"),
         (BOX.replace("GPU1\tPHB", "GPU0\tPHB"), "topo.txt:3: a second row GPU0 (the first is on line 2)"),
-        (BOX + BOX, f"topo.txt:{BOX.count(chr(10)) + 1}: a second matrix (the first is on line 1): one machine a file"),
+        (BOX + BOX, f"topo.txt:{BOX.count(chr(10)) + 1}: a second matrix (the first is on line 1): one machine's "
+         "topo -m, and only that"),
         ("\tGPU0\tGPU1\nGPU0\tX\n", "topo.txt:2: row GPU0 has 1 classes for 2 columns"),
         ("GPU 7: NVIDIA L4 (UUID: GPU-1)\n" + BOX, "topo.txt: GPU 7 is listed, but the matrix has no GPU7"),
         (matrix({(0, 1): "PIX", (1, 2): "PIX", (0, 2): "SYS"}),
@@ -450,6 +467,25 @@ def test_a_matrix_that_is_refused(text, complaint):
     with pytest.raises(InputError) as caught:
         described(text, "rtx4090")
     assert str(caught.value) == complaint
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(sorted(DATA.iterdir())), st.randoms(use_true_random=False))
+def test_a_damaged_text_is_read_or_refused_in_a_line(path: Path, draw: random.Random):
+    """Words lost, doubled, swapped or spoilt: what is read must still build, everything else names the file."""
+    words = re.split(r"(\s+)", path.read_text())
+    for _ in range(draw.randint(1, 4)):
+        at, other = draw.randrange(len(words)), draw.randrange(len(words))
+        kind = draw.randrange(4)
+        words[at] = ("", words[at] * 2, words[other], words[at][::-1])[kind]
+    complaint = "topo.txt: nothing"
+    try:
+        topology = built(describe(parse_machine("".join(words).encode(), "topo.txt"), "box", ["a100-sxm-80gb"]))
+    except InputError as error:
+        complaint = str(error)
+    else:
+        assert all(topology.route(0, n).cap > 0 for n in range(1, len(topology.gpus)))
+    assert re.fullmatch(r"topo\.txt(:\d+)?: .+", complaint)
 
 
 def test_more_nvlinks_than_the_gpu_has():
