@@ -139,8 +139,9 @@ def _with_cards(machine: Machine, cable: str | None) -> tuple[Machine, list[str]
     others = [card.name for card in known if card not in kept]
     if others:
         notes.append(f"Network cards {', '.join(others)} are left out: every GPU has another one beside it.")
-    if kept and cable:
-        notes.append(f"Each network card is taken for {cable}, as --nic says.")
+    if kept:
+        kinds = ", ".join(dict.fromkeys(str(card.cable) for card in kept))
+        notes.append(f"Network cards: {kinds}, {'as --nic says' if cable else 'from class, name and speed'}.")
     return tidied(machine, kept), notes
 
 

@@ -388,6 +388,16 @@ def test_cards_are_known_by_class_and_name():
     gpu = f'<pci busid="0000:0a:00.0" {X16}><gpu dev="0" sm="75"/></pci>'
     machine = parse_machine(f"<system>\n<cpu numaid='0'>{gpu}{nics}</cpu></system>".encode(), "topo.xml")
     assert [card.cable for card in machine.cards] == ["infiniband-hdr", "roce-200g", "ethernet-100g"]
+    said = "Network cards: infiniband-hdr, roce-200g, ethernet-100g, from class, name and speed."
+    assert said in describe(machine, "box").assumed
+
+
+def test_a_gpu_that_lost_its_way_to_the_switch():
+    """Seven of eight see the NVSwitches: the eighth talks over PCIe, and the short form cannot say so."""
+    start = XML.index('<gpu dev="7"')
+    text = XML[:start] + re.sub(r"<nvlink[^>]*/>", "", XML[start:])
+    topology = built(described(text))
+    assert [topology.route(*pair).kind for pair in ((0, 6), (6, 7), (0, 7))] == ["nvlink", "pcie", "socket"]
 
 
 def test_amd_sockets_are_joined_by_xgmi():
