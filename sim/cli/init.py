@@ -1,56 +1,132 @@
-"""``sim init``: a starter scenario, or a copy of a shipped one with its topology."""
+"""``sim init``: a starter scenario, a copy of a shipped one with its topology, or one of the machine at hand."""
 
 from __future__ import annotations
 
 import json
+import re
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from sim.cli.schema import schema_of
 from sim.errors import InputError, Problem, did_you_mean
 
+if TYPE_CHECKING:
+    from sim.adapters.lookup import Library
+
 STARTER = "4090_pp_home"
 
 
 @click.command("init")
-@click.argument("name", default=STARTER)
+@click.argument("name", required=False)
 @click.option("--list", "listing", is_flag=True, help="List the shipped scenarios and topologies.")
+@click.option("--from-topo", "described", metavar="FILE",
+              help="Describe a machine instead: FILE is what nvidia-smi topo -m prints, or NCCL's topology XML; - "
+              "reads standard input. NAME is then the name of the new files.")
+@click.option("--gpu", "gpus", metavar="GPU", multiple=True,
+              help="With --from-topo: the GPU in the catalogue, where FILE does not tell; repeated: one for each.")
+@click.option("--nic", metavar="LINK", help="With --from-topo: the catalogue link of its network cards.")
 @click.option("--to", "folder", type=click.Path(path_type=Path, file_okay=False), default=Path(),
-              help="Folder to copy into (default: here); scenarios/, topologies/ and docs/ are made in it.")
+              help="Folder to write into (default: here); scenarios/, topologies/ and docs/ are made in it.")
 @click.option("--force", is_flag=True, help="Overwrite files that are already there.")  # fmt: skip
-def command(name: str, listing: bool, folder: Path, force: bool) -> None:
-    """Copy out the shipped scenario NAME (default: 4090_pp_home), its topology, and their schemas for editors."""
+def command(
+    name: str | None, listing: bool, described: str | None, gpus: tuple[str, ...], nic: str | None, folder: Path,
+    force: bool,
+) -> None:  # fmt: skip
+    """Copy out the shipped scenario NAME (default: 4090_pp_home), its topology, and their schemas for editors; or,
+    with --from-topo, write the topology of a machine and a scenario to start from."""
+    if described is None:
+        for option, value in (("--gpu", gpus), ("--nic", nic)):
+            if value:
+                raise _refusal(f"{option} describes the machine of --from-topo, which is not given")
+    if listing:
+        if described is not None:
+            raise _refusal("--list lists what is shipped: leave --from-topo out")
+        _list()
+        return
+    copies = _shipped(name or STARTER, folder) if described is None else _machine(described, name, gpus, nic, folder)
+    # Files name their schema for editors: put it where they look.
+    copies += [
+        (folder / "docs" / f"{kind}.schema.json", json.dumps(schema_of(kind), indent=1) + "\n")
+        for kind in ("scenario", "topology")
+    ]
+    _copy(copies, force)
+    click.echo(f"next: sim {'run' if described is None else 'check'} {copies[0][0]}")
+
+
+def _refusal(message: str, suggestion: str | None = None) -> InputError:
+    return InputError([Problem("", None, None, "", message, suggestion)])
+
+
+def _list() -> None:
+    scenarios, topologies = _files()
+    for what, files in (("scenarios", scenarios), ("topologies", topologies)):
+        click.echo(what)
+        for stem, path in sorted(files.items()):
+            click.echo(f"  {stem:28} {_about(path)}")
+
+
+def _files() -> tuple[dict[str, Path], dict[str, Path]]:
+    """The shipped scenarios and topologies by name."""
     from sim.catalog import shipped
 
     scenarios = {p.stem: p for p in shipped("scenarios")}
     scenarios |= {f"article/{p.stem}": p for p in shipped("scenarios/article")}
-    topologies = {p.stem: p for p in shipped("topologies")}
-    if listing:
-        click.echo("scenarios")
-        for stem, path in sorted(scenarios.items()):
-            click.echo(f"  {stem:28} {_about(path)}")
-        click.echo("topologies")
-        for stem, path in sorted(topologies.items()):
-            click.echo(f"  {stem:28} {_about(path)}")
-        return
+    return scenarios, {p.stem: p for p in shipped("topologies")}
+
+
+def _shipped(name: str, folder: Path) -> list[tuple[Path, str]]:
+    """A shipped scenario and its topologies, to be written."""
+    scenarios, topologies = _files()
     wanted = name.removesuffix(".yaml").removeprefix("scenarios/")
     if wanted not in scenarios:
-        close = did_you_mean(wanted, scenarios)
-        raise InputError([Problem("", None, None, "", f"there is no shipped scenario '{wanted}'", close)])
+        raise _refusal(f"there is no shipped scenario '{wanted}'", did_you_mean(wanted, scenarios))
     source = scenarios[wanted].read_text(encoding="utf-8")
     copies = [(folder / "scenarios" / f"{wanted}.yaml", source)]
     copies += [
         (folder / "topologies" / f"{stem}.yaml", path.read_text(encoding="utf-8"))
         for stem, path in topologies.items() if f"topologies/{stem}.yaml" in source
     ]  # fmt: skip
-    # Shipped files name their schema for editors: put it where they look.
-    copies += [
-        (folder / "docs" / f"{kind}.schema.json", json.dumps(schema_of(kind), indent=1) + "\n")
-        for kind in ("scenario", "topology")
-    ]
-    _copy(copies, force)
-    click.echo(f"next: sim run {copies[0][0]}")
+    return copies
+
+
+def _machine(
+    file: str, name: str | None, gpus: tuple[str, ...], nic: str | None, folder: Path
+) -> list[tuple[Path, str]]:
+    """The topology of a described machine and a scenario on it, to be written."""
+    from sim.adapters.lookup import Library
+    from sim.adapters.nvidia_files import scenario_text, topology_text
+    from sim.adapters.nvidia_topology import MAX_BYTES, describe, parse_machine, read_machine
+    from sim.adapters.validation import validate
+    from sim.adapters.yaml_source import parse_yaml
+    from sim.spec.topology import TopologySpec
+
+    stem = "machine" if file == "-" else re.sub(r"[^A-Za-z0-9._+-]+", "-", Path(file).stem).lstrip("._+-")[:80]
+    name = (name or stem or "machine").removesuffix(".yaml")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,79}", name):
+        raise _refusal(f"NAME '{name[:80]}' must be letters, digits and . _ + - (at most 80)")
+    library = Library()
+    for gpu in gpus:
+        library.gpu(gpu)
+    if nic is not None:
+        _network_link(library, nic)
+    if file == "-":
+        machine, origin = parse_machine(sys.stdin.buffer.read(MAX_BYTES + 1), "<standard input>"), "standard input"
+    else:
+        machine, origin = read_machine(Path(file)), Path(file).name
+    found = describe(machine, name, gpus, nic)
+    topology = topology_text(found, origin)
+    path = folder / "topologies" / f"{name}.yaml"
+    validate(TopologySpec, parse_yaml(topology, str(path)))  # what is written is what sim check would accept
+    return [(folder / "scenarios" / f"{name}.yaml", scenario_text(found, name)), (path, topology)]
+
+
+def _network_link(library: Library, nic: str) -> None:
+    kind = library.link(nic).kind
+    if kind in ("nvlink", "pcie", "socket", "memory"):
+        raise _refusal(f"--nic {nic} is {kind}, not a link of a network card such as infiniband-ndr or roce-100g")
 
 
 def _copy(copies: list[tuple[Path, str]], force: bool) -> None:
