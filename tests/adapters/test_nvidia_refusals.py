@@ -78,8 +78,8 @@ def test_more_nvlinks_than_the_gpu_has():
 def test_gpus_nobody_named():
     with pytest.raises(InputError, match="does not say which GPUs these are: name them with --gpu"):
         described("pcie_4_gpus.txt")
-    listed = "GPU 0: NVIDIA GeForce RTX 4080 (UUID: GPU-1)\n\tGPU0\tCPU Affinity\nGPU0\t X \t0-7\n"
-    with pytest.raises(InputError, match="GPU0 is 'NVIDIA GeForce RTX 4080', which is not in the catalogue"):
+    listed = "GPU 0: NVIDIA GeForce RTX 2060 (UUID: GPU-1)\n\tGPU0\tCPU Affinity\nGPU0\t X \t0-7\n"
+    with pytest.raises(InputError, match="GPU0 is 'NVIDIA GeForce RTX 2060', which is not in the catalogue"):
         described(listed)
 
 

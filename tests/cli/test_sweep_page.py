@@ -163,7 +163,7 @@ def test_a_strangers_markup_stays_text(written):
     [
         ({"schema_version": 2}, "schema_version: version 2 is newer than this program's 1: update gpu-cluster-sim"),
         ({"schema_version": "x"}, 'schema_version: unknown version "x"'),
-        ({"kind": "dream"}, 'kind: unknown kind "dream": comparison, failures, result and sweep can be shown'),
+        ({"kind": "dream"}, 'kind: unknown kind "dream": comparison, failures, result, size and sweep can be shown'),
         ({"points": []}, "points: a sweep has points and axes"),
         ({"axes": [{"paths": ["x"], "drawn": False}]}, "points[0].values: a key that varies has no value"),
         ({"pareto": [{"cost": "love", "value": "mfu", "points": []}]}, "pareto: 'love' is not a figure of a sweep"),

@@ -47,7 +47,7 @@ def test_limits_are_the_scenarios_or_else_the_stacks() -> None:
 
 
 def test_an_unchecked_cache_has_no_end() -> None:
-    found = replica(toy({"load": ONE}, gpu={"usable_memory": "1 MB"}, assume={"kv_capacity": "unchecked"}))
+    found = replica(toy({"load": ONE}, gpu={"usable_memory": "410 MB"}, assume={"kv_capacity": "unchecked"}))
     assert found.scheduler.limits.blocks > 10**12
     assert found.scheduler.limits.watermark == 0
 
