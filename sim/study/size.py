@@ -30,7 +30,7 @@ from sim.spec.economics import Hosting
 from sim.spec.scenario import ServingJob
 from sim.spec.sizing import Goal, SizeSpec
 from sim.spec.training import TrainingJob
-from sim.study.capacity import MOST_REQUESTS, at_rate, find_capacity, missed, requests_at
+from sim.study.capacity import MOST_REQUESTS, at_rate, find_capacity, missed
 from sim.study.executors import Hear, OpenExecutor
 from sim.study.pareto import pareto_front
 from sim.study.size_play import Checked, Checker, Played, Question, lengths_of, numbers_of, only, play_design
@@ -39,8 +39,10 @@ from sim.study.size_space import Design, Space, Variant, space_of
 from sim.study.size_winner import winner_scenario
 from sim.units import format_count, format_seconds, format_usd
 
-ROUNDS: Final = 5
+ROUNDS: Final = 3
 """How many times as long as a request may take the load lasts."""
+EXCESS: Final = 0.05
+"""A rate that is too high by this share lets a queue grow, while the load lasts, to the longest wait allowed."""
 WIDTH: Final = 4
 """Designs that are simulated at a time, on however many workers, so that the answer does not depend on them."""
 
@@ -94,7 +96,9 @@ def _asked(variant: Variant, rate: float) -> Variant:
         max((v for name, v in limits.items() if name.startswith(measure)), default=0.0) * times
         for measure, times in (("ttft", 1.0), ("tpot", sum(output) / len(output)), ("latency", 1.0))
     )
-    requests = max(requests_at(variant.resolved, 0, rate), min(MOST_REQUESTS, ceil(ROUNDS * rate * longest)))
+    wait = max((v for name, v in limits.items() if not name.startswith("tpot")), default=0.0)
+    needed = min(MOST_REQUESTS, ceil(rate * max(ROUNDS * longest, wait / EXCESS)))
+    requests = max(job.load.requests or 1, needed)
     return Variant(variant.settings, at_rate(variant.resolved, 0, rate, requests))
 
 
