@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from sim.adapters.lookup import Library
-from sim.adapters.resolve import PIECES
+from sim.adapters.resolve import PricedBy, not_priced_by
 from sim.adapters.yaml_source import KeyPath, Source
 from sim.errors import InputError, Problem, did_you_mean
 from sim.spec.economics import CostSpec, Hosting, Price
@@ -135,15 +135,13 @@ class _Finder:
             links |= self.tried(where, self.library.link, name)
         for piece in (*(machine.capital or ()), *(network.capital if network else ())):
             if piece.price is not None:
-                prices |= self._price(where, piece.price, PIECES, "piece")
+                prices |= self._price(where, piece.price, "piece")
         if machine.rental is not None and machine.rental.price is not None:
-            prices |= self._price(where, machine.rental.price, ("USD/GPU-h",), "GPU-hour")
+            prices |= self._price(where, machine.rental.price, "GPU-hour")
         return Offer(machine, network, gpus, links, prices)
 
-    def _price(self, where: KeyPath, name: str, units: Sequence[str], unit: str) -> dict[str, Price]:
+    def _price(self, where: KeyPath, name: str, unit: PricedBy) -> dict[str, Price]:
         found = self.tried(where, self.library.price, name)
-        for price in found.values():
-            if price.usd is None or price.unit not in units:
-                text = f"{name} is priced in {price.unit}, not by the {unit}"
-                self.problems.append(self.source.problem(where, text))
+        wrong = [text for price in found.values() if (text := not_priced_by(price, unit)) is not None]
+        self.problems += [self.source.problem(where, text) for text in wrong]
         return found

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from sim.adapters.fault_traces import read_fault_trace
 from sim.adapters.lookup import Library
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from sim.adapters.traces import RequestTrace
 
 T = TypeVar("T")
+PricedBy = Literal["piece", "GPU-hour"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -395,7 +396,7 @@ class _Resolver:
         cost, found = self.scenario.cost, dict[str, Price]()
         if cost is None:
             return found
-        named: list[tuple[KeyPath, str, str]] = []
+        named: list[tuple[KeyPath, str, PricedBy]] = []
         several = isinstance(cost.rental, tuple)
         for i, rent in enumerate(cost.rents):
             if rent.price:
@@ -409,15 +410,21 @@ class _Resolver:
             if price is None:
                 continue
             found[name] = price
-            fits = "GPU-h" in price.unit if unit == "GPU-hour" else price.unit in PIECES
-            if price.usd is None or not fits:
-                text = f"{name} is priced in {price.unit}, not by the {unit}"
+            if (text := not_priced_by(price, unit)) is not None:
                 self.problems.append(self.source.problem(where, text))
         return found
 
 
 #: Units of catalogue prices of things that can be bought.
-PIECES = ("USD/unit", "USD/GPU", "USD/rack")
+_PIECES = ("USD/unit", "USD/GPU", "USD/rack")
+
+
+def not_priced_by(price: Price, unit: PricedBy) -> str | None:
+    """What is wrong with a price that is to be paid by the ``unit``; None if it can be."""
+    fits = "GPU-h" in price.unit if unit == "GPU-hour" else price.unit in _PIECES
+    return None if fits and price.usd is not None else f"{price.id} is priced in {price.unit}, not by the {unit}"
+
+
 #: Keys of a topology (and the place in a cable) whose value names a GPU or a link.
 _NAMING = ("type", "gpu", "link", "uplink", "socket_link", "pcie", 2)
 

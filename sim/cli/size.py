@@ -40,7 +40,8 @@ def command(
     OUT/<name>-size/{index.html,size.json,winner.yaml}.
     """
     from sim.study.executors import open_executor
-    from sim.study.size import prepare, size
+    from sim.study.size import size
+    from sim.study.size_question import prepare
     from sim.study.sweep_axes import from_options
 
     axes = dict(from_options(vary).grid) if vary else {}

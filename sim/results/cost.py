@@ -6,6 +6,7 @@ only while there is work, as if it could be handed back (or lent) whenever nobod
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
@@ -19,6 +20,7 @@ from sim.results.collect import counts_of, draws_of
 from sim.results.incidents import ended, nodes_missing
 from sim.results.schema import Cost, DeviceClass, JobResult, Swing, SwingPlan, UsePoint
 from sim.spec.economics import CostSpec, Demand
+from sim.spec.hardware import Gpu
 from sim.units import format_seconds
 
 USES: Final = tuple(step / 20 for step in range(1, 21))
@@ -193,18 +195,19 @@ def _plan(way: Met, law: SwingLaw) -> SwingPlan:
 # -- what to know -------------------------------------------------------------------------------------------
 
 
+def licence_warnings(spec: CostSpec, gpus: Iterable[Gpu]) -> list[str]:
+    """Cards whose driver must not be used where a place in a data centre is paid for."""
+    text = "the licence of its driver does not allow data centres, and hosting is paid for (a note, not legal advice)"
+    return [f"{gpu.id}: {text}" for gpu in gpus if spec.hosting and not gpu.datacenter]
+
+
 def money_warnings(recording: Recording, jobs: list[JobResult]) -> list[str]:
     """Cards whose driver must not be used where the cluster pays for a place in a data centre, and what stays reserved
     after the work is done."""
     spec = recording.resolved.scenario.cost
     if spec is None:
         return []
-    lines = [
-        f"{gpu.id}: the licence of its driver does not allow data centres, and this cluster pays for hosting "
-        "(a note, not legal advice)"
-        for gpu in recording.resolved.gpus.values()
-        if spec.hosting and not gpu.datacenter
-    ]
+    lines = licence_warnings(spec, recording.resolved.gpus.values())
     term = max((rent.term for rent in spec.rents if rent.term is not None), default=0.0)
     for job in jobs:
         days = getattr(job.metrics, "days_to_target", None)

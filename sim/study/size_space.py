@@ -11,7 +11,7 @@ layers, and what is left is data parallel.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -150,7 +150,7 @@ class Space:
         return {**self.variants[design.variant].settings, **dict(design.training)}
 
 
-def _fewer(most: int, over: Any) -> int:
+def _fewer(most: int, over: Callable[[int], bool]) -> int:
     """The largest number below ``most`` that is not over, by bisection; 0 if none is."""
     low, high = 0, most
     while high - low > 1:

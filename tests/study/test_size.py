@@ -15,8 +15,10 @@ from sim.probe import answers
 from sim.run import run_recorded
 from sim.study.capacity import missed
 from sim.study.executors import open_executor
-from sim.study.size import Study, prepare, size
-from sim.study.size_play import Checker, play_design
+from sim.study.size import size
+from sim.study.size_check import Checker
+from sim.study.size_play import play_design
+from sim.study.size_question import Study, prepare
 from sim.study.size_schema import Sizing
 
 from ..helpers import TOY_GPU, TOY_MODEL, only
