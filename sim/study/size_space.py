@@ -11,7 +11,8 @@ layers, and what is left is data parallel.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -118,10 +119,8 @@ class Space:
 
     def most_units(self, design: Design) -> int:
         """Units within ``most_nodes`` and the budget; 0 if not even one is."""
-        most = self.spec.most_nodes // design.nodes
-        while most > 0 and self.over_budget(design, most):
-            most = _fewer(most, lambda n: self.over_budget(design, n))
-        return most
+        numbers = range(1, self.spec.most_nodes // design.nodes + 1)
+        return bisect_left(numbers, True, key=lambda units: self.over_budget(design, units))
 
     def over_budget(self, design: Design, units: int) -> bool:
         """Whether so many units cost more than the budget, were their GPUs idle."""
@@ -148,15 +147,6 @@ class Space:
     def settings(self, design: Design) -> dict[str, Any]:
         """Keys of the scenario, besides degrees, that the design chose."""
         return {**self.variants[design.variant].settings, **dict(design.training)}
-
-
-def _fewer(most: int, over: Callable[[int], bool]) -> int:
-    """The largest number below ``most`` that is not over, by bisection; 0 if none is."""
-    low, high = 0, most
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if over(middle) else (middle, high)
-    return low
 
 
 def _planned(job: ServingJob | TrainingJob, design: Design, units: int) -> ServingJob | TrainingJob:

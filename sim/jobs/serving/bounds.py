@@ -19,6 +19,7 @@ percentile of TPOT only such b count for which T(b) is within it: the mean is ta
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -117,13 +118,9 @@ def _cycle(stages: Sequence[Stage], sequences: int, context: float, beside: floa
 
 def _largest_batch(stages: Sequence[Stage], most: int, context: float, beside: float, limit: float | None) -> int:
     """Sequences of the largest batch whose tokens come within the limit; 0 if there is none."""
-    low, high = 0, most + 1
     if limit is None:
         return most
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if _cycle(stages, middle, context, beside) <= limit else (low, middle)
-    return low
+    return bisect_right(range(1, most + 1), limit, key=lambda b: _cycle(stages, b, context, beside))
 
 
 def _pass(stage: Stage, tokens: int, sequences: int = 0, *, collectives: bool = True) -> float:
