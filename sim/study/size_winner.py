@@ -5,8 +5,6 @@ Values keep the units they were written with. Paths are made absolute, for the f
 
 from __future__ import annotations
 
-import copy
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +28,7 @@ def winner_scenario(
     """The scenario's plain data. ``rate`` replaces the load's arrivals (requests/s); ``trace``: as it was read."""
     resolved, offer = space.resolved(design, units), space.offers[design.offer]
     settings = [f"{key}={text(value)}" for key, value in space.settings(design).items()]
-    plain = replace(source, data=copy.deepcopy(source.data))
-    data: dict[str, Any] = apply_overrides(plain, settings).data
+    data: dict[str, Any] = apply_overrides(source, settings).data  # a copy, to change as one likes
     for key in ("size", "sweep"):
         data.pop(key, None)
     library = Library(resolved.scenario.define, source)

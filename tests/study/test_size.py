@@ -187,17 +187,37 @@ def test_a_budget_is_kept_and_more_of_it_is_never_slower(tmp_path: Path) -> None
     assert found[1].answers[0].value <= found[0].answers[0].value * 1.01
 
 
+def answer_of(folder: Path, found: Sizing) -> Any:
+    """What ``sim run`` says of the winner's file, wherever that lies."""
+    (folder / "elsewhere").mkdir()
+    path = folder / "elsewhere" / "winner.yaml"
+    path.write_text(yaml.safe_dump(found.scenario), encoding="utf-8")
+    return only(run_recorded(resolve_file(path), effects=False).result)
+
+
 def test_the_winner_runs_as_a_scenario_of_its_own(tmp_path: Path) -> None:
     found = sized(tmp_path, scenario({"throughput": "20000 tok/s"}, precision={"weights": "fp16"}))
-    (tmp_path / "out").mkdir()
-    path = tmp_path / "out" / "winner.yaml"
-    path.write_text(yaml.safe_dump(found.scenario), encoding="utf-8")
-    job = only(run_recorded(resolve_file(path), effects=False).result)
-    best = found.answers[0]
-    assert job.cost is not None
+    job, best = answer_of(tmp_path, found), found.answers[0]
     assert job.cost.usd_per_hour == pytest.approx(best.usd_per_hour)
     assert job.metrics.tpot_s.p99 == pytest.approx(best.metrics["tpot_s.p99"])
     assert all(row["met"] for row in job.objectives)
+
+
+def test_a_trace_is_played_faster_in_the_file_of_the_winner_too(tmp_path: Path) -> None:
+    rows = [f"{n / 1000},100,40" for n in range(3000)]
+    (tmp_path / "asked.csv").write_text("arrived_at,num_prefill_tokens,num_decode_tokens\n" + "\n".join(rows))
+    found = sized(tmp_path, scenario({"throughput": "80000 tok/s"}, load={"trace": "asked.csv"}))
+    job, best = answer_of(tmp_path, found), found.answers[0]
+    # The search played the trace more than once, the file does so once.
+    assert job.cost.usd_per_hour == pytest.approx(best.usd_per_hour, rel=0.01)
+    assert job.metrics.output_tokens_per_s == pytest.approx(best.metrics["output_tokens_per_s"], rel=0.01)
+
+
+def test_the_plan_that_won_trains_as_a_scenario_of_its_own(tmp_path: Path) -> None:
+    data = training({})
+    data["jobs"][0] |= {"plan": {"dp": 1, "pp": 2, "vpp": 2}, "slow": [{"gpu": 0, "factor": 2}]}
+    found = sized(tmp_path, data)
+    assert answer_of(tmp_path, found).metrics.usd_to_target == pytest.approx(found.answers[0].value)
 
 
 def test_the_capacity_of_the_winner_is_at_least_the_load(tmp_path: Path) -> None:
