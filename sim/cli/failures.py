@@ -15,7 +15,7 @@ from sim.cli.common import load, progress, said, scenario_options, write_file
 if TYPE_CHECKING:
     from sim.study.failures_schema import FailureStudy
 
-PRELOAD = ("sim.study.failures",)
+PRELOAD = ("sim.study.failures_lives",)
 
 
 @click.command("failures")
@@ -43,7 +43,8 @@ def command(
     Lists are separated by commas; every combination is a point. Writes OUT/<name>-failures/{index.html,failures.json}.
     """
     from sim.study.executors import open_executor
-    from sim.study.failures import plan_study, run_study
+    from sim.study.failures import run_study
+    from sim.study.failures_plan import plan_study
     from sim.study.failures_points import read_axes, read_duration
 
     axes, length = read_axes(nodes, mtbf, checkpoint, policy), read_duration(duration)

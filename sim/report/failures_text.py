@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from sim.report.values import BOLD, RESET, aligned, styled
-from sim.study.failures import GIVEN_UP
+from sim.study.failures_plan import GIVEN_UP
 from sim.study.failures_schema import Estimate, FailureStudy, PointResult, Quantiles
 from sim.units import format_count, format_percent, format_seconds, format_usd
 

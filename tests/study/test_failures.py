@@ -14,16 +14,11 @@ from sim.errors import InfeasibleError, InputError
 from sim.jobs.reliability.replicas import replica
 from sim.results.intervals import t_interval
 from sim.study.executors import open_executor
-from sim.study.failures import (
-    GIVEN_UP,
-    FailureStudy,
-    PointResult,
-    Quantiles,
-    _quantiles,
-    plan_study,
-    run_study,
-)
+from sim.study.failures import run_study
+from sim.study.failures_plan import GIVEN_UP, plan_study
 from sim.study.failures_points import Axes, at, check, read_axes, read_duration, with_length
+from sim.study.failures_schema import FailureStudy, PointResult, Quantiles
+from sim.study.failures_statistics import quantiles
 
 from ..helpers import FAILING, FOUR_SERVERS
 
@@ -47,7 +42,7 @@ def study(resolved: Resolved, seeds: int = 20, duration: str | None = None, work
     given = read_axes(*(axes.get(name) for name in ("nodes", "mtbf", "checkpoint", "policy")))
     plan = plan_study(resolved, given, seeds, read_duration(duration))
     name = "processes" if workers > 1 else "serial"
-    return run_study(plan, partial(open_executor, name, workers, ("sim.study.failures",)))
+    return run_study(plan, partial(open_executor, name, workers, ("sim.study.failures_lives",)))
 
 
 def goodput(point: PointResult) -> float:
@@ -276,9 +271,9 @@ def test_spares_needed_do_not_depend_on_those_there_are(resolved, scenario):
 
 
 def test_quantiles_are_values_that_were_lived():
-    assert _quantiles([3.0, 1.0, 2.0]) == Quantiles(p10=1.0, p50=2.0, p90=3.0, p99=3.0)
-    assert _quantiles([*map(float, range(1, 101))]) == Quantiles(p10=10.0, p50=50.0, p90=90.0, p99=99.0)
-    assert _quantiles([1.0, math.inf]).p99 is None
+    assert quantiles([3.0, 1.0, 2.0]) == Quantiles(p10=1.0, p50=2.0, p90=3.0, p99=3.0)
+    assert quantiles([*map(float, range(1, 101))]) == Quantiles(p10=10.0, p50=50.0, p90=90.0, p99=99.0)
+    assert quantiles([1.0, math.inf]).p99 is None
 
 
 def test_processes_live_the_same_lives(resolved):

@@ -13,8 +13,8 @@ from sim.engine.clock import Clock
 from sim.errors import InfeasibleError, RunError
 from sim.jobs.reliability.effects import Draw, Effect, Terms, always
 from sim.jobs.reliability.faults import Failure, Units, failures
-from sim.jobs.reliability.life import Run
 from sim.jobs.reliability.progress import Saving
+from sim.jobs.reliability.run import Run
 from sim.laws.checkpointing import daly_interval, efficiency
 from sim.laws.topology import Topology
 from sim.laws.training.groups import GroupNetwork

@@ -173,7 +173,8 @@ class _Ring:
         """Play passes in which nobody comes or goes, until another is due or it is ``calm``: the instant reached.
 
         They are told by their slots, so no batch is formed, and nothing is looked up that cannot have changed. The
-        recursion is that of ``_at_speed``, written out: a call for each pass would cost as much as its stages.
+        recursion is that of ``_at_speed``, written out like all steps of the loop: one call more in each pass makes a
+        simulation of the flagship 2.5% longer.
         """
         scheduler, tally, book, health = self.replica.scheduler, self.replica.tally, self.book, self.replica.health
         ready, moving, waiting, legs_of = self.ready, self.moving, scheduler.waiting, self.legs
@@ -185,11 +186,13 @@ class _Ring:
         went = book.sents.append if book.sending else None
         none, shut = [(0.0, 0.0)] * len(self.prefills), False
         while True:
+            # Who is next: a micro-batch that is back starts when the first stage is free,
             due = INF
             if ready:
                 due, transit, slot = ready[0]
                 if free[0] > due:
                     due = free[0]
+            # unless another is back by then: it has a token more, or the next piece of its prompt behind it.
             if moving and moving[0][0] <= due:
                 back, transit, slot, piece, batch = moving[0]
                 if back >= edge or batch is not None or (slot.decoding and slot.ends[0][0] <= slot.passes + 1):
@@ -213,6 +216,7 @@ class _Ring:
                     continue
             if due >= edge:
                 break
+            # What it takes along: blocks for its new tokens, a piece of a prompt; and nobody who waits may join it.
             decoding, piece, past, need = slot.decoding, 0, 0, 0
             if block and decoding:
                 need = slot.phases[(1 - slot.passes) % block]
@@ -227,12 +231,14 @@ class _Ring:
                 break
             if waiting and not shut:
                 shut = scheduler.blocked and not scheduler.admissible()  # nothing frees blocks here
+            # It goes.
             ready.popleft()
             now = due
             if now > slot.returned:
                 tally.held(slot, now)
             if scheduler.blocked or tally.was_blocked:
                 tally.formed(now, scheduler.blocked)
+            # Through the stages.
             context = slot.context
             legs = legs_of.get((decoding, piece)) or self._legs(decoding, piece)
             prefill = [law.prefill([Chunk(piece, past)])[:2] for law in self.prefills] if piece else none
@@ -255,11 +261,13 @@ class _Ring:
                     began(begin)
                     if went is not None:
                         went(sent)
+            # Something was slow meanwhile: once more, at the speed of every instant.
             if before is not None and self._disturbed(arrival):
                 formed = batch_of(slot, piece)
                 costs = [law.cost(decoding, context, formed.chunks) for law in self.laws]
                 end, arrival = self._slowed(now, formed, costs, *before)
                 free, link_free = before
+            # Into the book, and under way.
             idle = 0.0
             if self.idle_since is not None:
                 idle, self.idle_since = now - self.idle_since, None

@@ -22,7 +22,8 @@ from sim.engine.histogram import Durations
 from sim.engine.timeline import Bins, ChannelTrack, DeviceTrack
 from sim.errors import RunError
 from sim.jobs.reliability.effects import BADPUT
-from sim.jobs.reliability.life import Life, Run
+from sim.jobs.reliability.life import Life
+from sim.jobs.reliability.run import Run
 from sim.jobs.reliability.terms import Reliability, reliability_of
 from sim.jobs.training.build import Builder, Member, ReplicaClass, Stage, TrainingBuild
 from sim.jobs.training.detailed import play_step_folded, play_step_in_full

@@ -9,8 +9,9 @@ import pytest
 
 from sim.jobs.reliability.effects import Effect, Terms, always
 from sim.jobs.reliability.faults import Law, Units, failures
-from sim.jobs.reliability.life import Life, live
+from sim.jobs.reliability.life import Life
 from sim.jobs.reliability.progress import Saving
+from sim.jobs.reliability.run import live
 from sim.laws.checkpointing import daly_interval, efficiency, expected_wall, young_interval
 
 FAILURES = 10_000

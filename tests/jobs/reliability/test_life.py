@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from sim.engine.clock import Clock
 from sim.jobs.reliability.effects import Draw, Effect, Terms, always
 from sim.jobs.reliability.faults import Failure, Units, failures
-from sim.jobs.reliability.life import Life, Run, live
+from sim.jobs.reliability.life import Life
 from sim.jobs.reliability.progress import Progress, Saving
+from sim.jobs.reliability.run import Run, live
 from sim.laws.checkpointing import efficiency
 
 SYNC = Saving(100, 10)  # saved at 110, 220, 330, ...
