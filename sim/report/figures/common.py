@@ -167,6 +167,11 @@ def log_scale(values: Iterable[float]) -> dict[str, Any]:
     return {"type": "log", "tickvals": inside, "ticktext": [f"{t:,.12g}" for t in inside]}
 
 
+def log_heights(traces: Iterable[Trace]) -> dict[str, Any]:
+    """The same for all that lines are drawn through."""
+    return log_scale(value for trace in traces for value in trace["y"] if value)
+
+
 def categories(**changes: Any) -> dict[str, Any]:
     """A vertical axis of names, the first at the top; never read as numbers or dates."""
     style: dict[str, Any] = {
