@@ -29,6 +29,8 @@ DAY: Final = 86_400.0
 """Seconds."""
 MOST_PLANS: Final = 100
 """Ways to meet a demand that are told."""
+NOT_NUMBERS: Final = {"breakdown_usd_per_hour", "usd_per_million_tokens_range", "saturation", "curve", "swing"}
+"""Keys of a cost that hold bounds or tables, or nothing."""
 
 
 def cost_of(

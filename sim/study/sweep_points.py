@@ -34,6 +34,7 @@ from sim.errors import InfeasibleError, RunError, SimError
 from sim.jobs.play import Recording, play
 from sim.results.assemble import job_results
 from sim.results.collect import device_classes
+from sim.results.cost import NOT_NUMBERS
 from sim.results.schema import JobResult
 from sim.spec.economics import CostSpec
 from sim.spec.scenario import Scenario
@@ -43,9 +44,6 @@ FORMAT: Final = 2
 
 Answer = dict[str, Any]
 """``{"jobs": {name: {"state": ..., metric: number or None}}}``, or ``{"failed": kind, "reason": text}``."""
-
-NO_NUMBERS: Final = {"breakdown_usd_per_hour", "saturation", "usd_per_million_tokens_range", "curve", "swing"}
-"""Costs of a job that are tables or bounds; they are told where a scenario is run alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +202,7 @@ def _numbers(job: JobResult) -> dict[str, Any]:
     found: dict[str, Any] = {"state": job.state, "gpus": job.gpus}
     found |= _leaves(job.metrics.model_dump())
     if job.cost is not None:
-        found |= _leaves(job.cost.model_dump(exclude=NO_NUMBERS))
+        found |= _leaves(job.cost.model_dump(exclude=NOT_NUMBERS))
     if job.objectives:
         found["objectives_met"] = all(bool(o["met"]) for o in job.objectives)
     return found
