@@ -221,8 +221,3 @@ def some(count: int, total: int, what: str) -> str:
 def sentence(text: str) -> str:
     """Text with a capital at its start; the rest stays as it is."""
     return text[:1].upper() + text[1:]
-
-
-def joined(words: Sequence[str]) -> str:
-    """ "a", "a and b", "a, b and c"."""
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
