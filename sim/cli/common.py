@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shlex
 import sys
@@ -9,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sim.adapters.resolve import Resolved
+    from sim.study.executors import OpenExecutor
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -47,13 +50,26 @@ def said(verb: str, scenario: Path) -> str:
     return shlex.join(["sim", *sys.argv[1:]] if len(sys.argv) > 1 else ["sim", verb, str(scenario)])
 
 
-def write_file(path: Path, content: str) -> None:
+def settle() -> None:
+    """Before what takes long: what is loaded by now stays, and garbage, which start-up lets lie, is collected."""
+    gc.freeze()
+    gc.enable()
+
+
+def workers_of(workers: int, preload: tuple[str, ...], executor: str | None = None) -> OpenExecutor:
+    """What opens the named executor; without a name, processes where several are asked for."""
+    from sim.study.executors import open_executor
+
+    return partial(open_executor, executor or ("processes" if workers > 1 else "serial"), workers, preload)
+
+
+def write_file(path: Path, content: str | bytes) -> None:
     """Write a file under a temporary name, then rename: it is whole or it is not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(content)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
         os.chmod(name, 0o644)
         os.replace(name, path)
     except BaseException:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import re
 import sys
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from sim.cli.common import load, progress, said, write_file
+from sim.cli.common import load, progress, said, settle, workers_of, write_file
 from sim.errors import InputError, Problem, did_you_mean
 
 if TYPE_CHECKING:
@@ -49,17 +47,14 @@ def command(
     The first is the baseline. Writes OUT/compare/<names>/{index.html,comparison.json}.
     """
     from sim.study.compare import FEWEST, MOST, Options, compare
-    from sim.study.executors import open_executor
 
     if not FEWEST <= len(scenarios) <= MOST:
         raise InputError([_problem(f"give {FEWEST} to {MOST} scenarios, not {len(scenarios)}")])
     options = Options(seeds=seeds, at_equal=_equal(at_equal), api_price=_price(api_price), curve=not no_curve)
     resolved = _load_all(scenarios, overrides, seed)
-    gc.freeze()
-    gc.enable()
-    name = "processes" if workers > 1 else "serial"
+    settle()
     with progress() as hear:
-        found = compare(resolved, options, partial(open_executor, name, workers, PRELOAD), hear)
+        found = compare(resolved, options, workers_of(workers, PRELOAD), hear)
     found = found.model_copy(update={"run_info": {"command": said("compare", scenarios[0])}})
     folder = None if no_report else out / "compare" / folder_name(found)
     if folder is not None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sim.cli.common import load, scenario_options
+from sim.cli.common import load, scenario_options, settle
 
 if TYPE_CHECKING:
     from sim.study.explain import Explanation
@@ -33,7 +33,9 @@ def command(
 
     from sim.study.explain import explain
 
-    found = explain(load(scenario, overrides, seed), path, number)
+    resolved = load(scenario, overrides, seed)
+    settle()
+    found = explain(resolved, path, number)
     if as_json:
         click.echo(json.dumps(asdict(found), indent=1, ensure_ascii=False))
         return

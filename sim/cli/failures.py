@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import sys
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from sim.cli.common import load, progress, said, scenario_options, write_file
+from sim.cli.common import load, progress, said, scenario_options, settle, workers_of, write_file
 
 if TYPE_CHECKING:
     from sim.study.failures_schema import FailureStudy
@@ -42,19 +40,16 @@ def command(
 
     Lists are separated by commas; every combination is a point. Writes OUT/<name>-failures/{index.html,failures.json}.
     """
-    from sim.study.executors import open_executor
     from sim.study.failures import run_study
     from sim.study.failures_plan import plan_study
     from sim.study.failures_points import read_axes, read_duration
 
     axes, length = read_axes(nodes, mtbf, checkpoint, policy), read_duration(duration)
     resolved = load(scenario, overrides, seed)
-    gc.freeze()
-    gc.enable()
+    settle()
     with progress() as hear:
         plan = plan_study(resolved, axes, seeds, length, hear)
-        name = "processes" if workers > 1 else "serial"
-        study = run_study(plan, partial(open_executor, name, workers, PRELOAD), hear)
+        study = run_study(plan, workers_of(workers, PRELOAD), hear)
     study = study.model_copy(update={"run_info": {"command": said("failures", scenario)}})
     folder = None if no_report else out / f"{study.scenario}-failures"
     if folder is not None:

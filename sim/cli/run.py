@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import platform
 import sys
 import time
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sim.cli.common import load, progress, said, scenario_options, write_file
+from sim.cli.common import load, progress, said, scenario_options, settle, write_file
 from sim.errors import ObjectiveMissed
 
 if TYPE_CHECKING:
@@ -51,8 +50,7 @@ def command(
         from sim.study.capacity import require_objectives
 
         require_objectives(resolved)
-    gc.freeze()
-    gc.enable()
+    settle()
     with progress() as hear:
         pool = ProcessPoolExecutor(workers) if workers > 1 else None
         try:

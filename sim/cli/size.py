@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import sys
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from sim.cli.common import progress, said, scenario_options, write_file
+from sim.cli.common import progress, said, scenario_options, settle, workers_of, write_file
 
 if TYPE_CHECKING:
     from sim.study.size_schema import Sizing
@@ -39,18 +37,15 @@ def command(
     Its size block names the goal, the budget and what to choose from. Writes
     OUT/<name>-size/{index.html,size.json,winner.yaml}.
     """
-    from sim.study.executors import open_executor
     from sim.study.size import size
     from sim.study.size_question import prepare
     from sim.study.sweep_axes import from_options
 
     axes = dict(from_options(vary).grid) if vary else {}
     study = prepare(scenario, overrides, seed, axes)
-    gc.freeze()
-    gc.enable()
-    name = executor or ("processes" if workers > 1 else "serial")
+    settle()
     with progress() as hear:
-        found = size(study, partial(open_executor, name, workers, PRELOAD), hear)
+        found = size(study, workers_of(workers, PRELOAD, executor), hear)
     found = found.model_copy(update={"run_info": {"command": said("size", scenario)}})
     folder = None if no_report else out / f"{found.name}-size"
     if folder is not None:

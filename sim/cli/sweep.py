@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from sim.cli.common import progress, scenario_options, write_file
+from sim.cli.common import progress, scenario_options, settle, workers_of, write_file
 
 if TYPE_CHECKING:
     from sim.study.sweep import Sweep
@@ -47,7 +44,6 @@ def command(
 
     Writes OUT/{index.html,points.jsonl,points.csv,sweep.json}. A sweep that was stopped goes on where it was.
     """
-    from sim.study.executors import open_executor
     from sim.study.sweep import prepare, run_sweep
     from sim.study.sweep_axes import from_options
     from sim.study.sweep_store import Journal
@@ -62,12 +58,12 @@ def command(
     spec = from_options(vary, zipped, samples) if vary else None
     with progress() as hear:
         study = prepare(scenario, overrides, seed, vary=spec, seeds=seeds, hear=hear)
+    settle()
     folder = out or Path("reports") / f"{study.scenario}-sweep"
-    name = executor or ("processes" if workers > 1 else "serial")
     with Journal(folder / "points.jsonl", fresh) as journal:
         try:
             with progress() as hear:
-                sweep = run_sweep(study, journal, partial(open_executor, name, workers, PRELOAD), hear)
+                sweep = run_sweep(study, journal, workers_of(workers, PRELOAD, executor), hear)
         except KeyboardInterrupt:
             print(f"what is finished is in {folder}: the same command goes on from there", file=sys.stderr)
             raise
@@ -88,13 +84,7 @@ def _write(sweep: Sweep, folder: Path, csv_file: Path | None, parquet_file: Path
     if csv_file is not None:
         write_file(csv_file, table)
     if parquet_file is not None:
-        content = parquet_bytes(sweep)
-        parquet_file.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=parquet_file.parent, prefix=f".{parquet_file.name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(name, 0o644)
-        os.replace(name, parquet_file)
+        write_file(parquet_file, parquet_bytes(sweep))
 
 
 def _print(sweep: Sweep, as_json: bool, folder: Path) -> None:

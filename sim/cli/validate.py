@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sim.cli.common import progress, write_file
+from sim.cli.common import progress, settle, workers_of, write_file
 
 if TYPE_CHECKING:
     from sim.study.validate.schema import Validation
@@ -38,18 +37,16 @@ def command(
     OUT/validate/{index.html,validation.json,rows.csv}.
     """
     from sim.catalog import validation_folder
-    from sim.study.executors import open_executor
     from sim.study.validate.formats import read_tables
     from sim.study.validate.runner import compare
 
     if as_json and as_csv:
         raise click.UsageError("give --json or --csv, not both")
     cases = read_tables(tables or (validation_folder(),))
-    gc.freeze()
-    gc.enable()
+    settle()
     played = sum(case.scenario is not None for case in cases)
     workers = min(workers or _cores(), max(1, played // 20))
-    with progress() as hear, open_executor("processes" if workers > 1 else "serial", workers, PRELOAD) as (pool, _):
+    with progress() as hear, workers_of(workers, PRELOAD)() as (pool, _):
         found = compare(cases, lambda done, of: hear("simulating measured rows", done / of), pool)
     folder = None if no_report else out / "validate"
     if folder is not None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
-from sim.report.compare_words import EQUAL, joined, metric_rows, percent, usd, write_metric
-from sim.report.values import NONE, write
+from sim.report.compare_words import EQUAL, metric_rows, percent, usd, write_metric
+from sim.report.values import NONE, joined, write
 from sim.study.compare_schema import Against, ByDemand, ByLoad, Comparison, Pair, ScenarioPart
 from sim.units import format_count, format_percent
 

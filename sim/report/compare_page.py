@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sim.report.assets import parts, template
 from sim.report.compare_answer import (
     DEMAND,
     LOADS,
@@ -27,8 +26,8 @@ from sim.report.compare_words import (
     warning_lines,
     write_metric,
 )
-from sim.report.figures.common import MAX_ROWS, drawn
 from sim.report.figures.compare import compare_figures
+from sim.report.frame import render_page
 from sim.study.compare_pairs import metric_of
 from sim.study.compare_schema import Comparison, ScenarioPart
 from sim.units import format_count
@@ -46,11 +45,14 @@ NO_TABLE: Final[tuple[list[str], list[list[str]]]] = ([], [])
 
 
 def render_comparison_html(c: Comparison) -> str:
-    """The page as text; at most 3 MB, of which plotly is two."""
-    figures = compare_figures(c)
+    """The page as text."""
     text = {"speed": [SPEED], "break-even": break_even_lines(c) or [USE, DEMAND], "difference": []}
     tables = {"break-even": break_even_table(c)}
-    return template("compare.html.j2").render(
+    return render_page(
+        "compare.html.j2",
+        c.version,
+        {id_: (*words, text[id_], tables.get(id_, NO_TABLE)) for id_, words in SECTIONS.items()},
+        compare_figures(c),
         c=c,
         title=title(c),
         sentences=answer(c),
@@ -68,15 +70,8 @@ def render_comparison_html(c: Comparison) -> str:
         loads=load_table(c),
         loads_note=LOADS,
         folded=len(c.pairs) > UNFOLDED,
-        sections=[
-            (id_, *SECTIONS[id_], figures[id_], text[id_], tables.get(id_, NO_TABLE))
-            for id_ in SECTIONS
-            if figures[id_]
-        ],
         definitions=_definitions(c),
         command=_command(c),
-        max_rows=MAX_ROWS,
-        **parts(drawn(figures)),
     )
 
 

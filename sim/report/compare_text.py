@@ -144,11 +144,8 @@ def _pair(c: Comparison, pair: Pair) -> str:
 def _waterfalls(c: Comparison) -> str:
     lines = []
     for pair in c.pairs:
-        assert c.split_by is not None or not pair.waterfall
-        if c.split_by is None:
-            continue
         steps = waterfall_steps(pair)[:MOST_SAID]
-        if not steps:
+        if c.split_by is None or not steps:
             continue
         total = sum(pair.waterfall.values())
         told = ", ".join(f"{bucket} {signed(c.split_by, value)}" for bucket, value in steps)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
-from sim.report.values import FORMATS, NONE, named, write
+from sim.report.values import FORMATS, NONE, joined, named, write
 from sim.study.compare_pairs import metric_of
 from sim.study.compare_schema import Comparison, Difference, Estimate, Pair
 from sim.units import format_count, format_percent, format_usd
@@ -168,8 +167,3 @@ def metric_rows(c: Comparison, pair: Pair, every: bool) -> list[list[str]]:
 def waterfall_steps(pair: Pair) -> list[tuple[str, float]]:
     """Buckets by the size of what they add; those that add nothing are left out."""
     return sorted(((b, v) for b, v in pair.waterfall.items() if v), key=lambda item: -abs(item[1]))
-
-
-def joined(words: Sequence[str]) -> str:
-    """"a, b and c"."""
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from sim.report.assets import parts, template
 from sim.report.failures_text import BEHIND, BEST, DALY, GOODPUT, answer, not_possible, table_rows
-from sim.report.figures.common import MAX_ROWS, drawn
+from sim.report.figures.common import MAX_ROWS
 from sim.report.figures.failures import failure_figures
+from sim.report.frame import render_page
 from sim.study.failures_schema import FailureStudy
 from sim.units import format_seconds
 
@@ -30,10 +30,13 @@ LIMITS: Final = (
 
 
 def render_failures_html(study: FailureStudy) -> str:
-    """The page as text; at most 3 MB, of which plotly is two."""
-    figures = failure_figures(study)
+    """The page as text."""
     rows = table_rows(study)
-    return template("failures.html.j2").render(
+    return render_page(
+        "failures.html.j2",
+        study.version,
+        SECTIONS,
+        failure_figures(study),
         study=study,
         sentence=answer(study),
         facts=_facts(study),
@@ -41,11 +44,8 @@ def render_failures_html(study: FailureStudy) -> str:
         rows=rows[1 : MAX_ROWS + 1],
         failed=not_possible(study),
         definitions=(GOODPUT, DALY, BEST, BEHIND),
-        sections=[(id_, *SECTIONS[id_], figures[id_]) for id_ in SECTIONS if figures[id_]],
         limits=LIMITS,
         command=_command(study),
-        max_rows=MAX_ROWS,
-        **parts(drawn(figures)),
     )
 
 

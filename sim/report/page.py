@@ -13,10 +13,9 @@ from typing import Any, Final
 
 import yaml
 
-from sim.report.assets import parts, template
 from sim.report.figures import figures_of
-from sim.report.figures.common import MAX_ROWS, drawn
 from sim.report.figures.common import sentence as capitalised
+from sim.report.frame import render_page
 from sim.report.values import (
     NONE,
     Row,
@@ -86,13 +85,15 @@ class Card:
 
 
 def render_html(result: Result) -> str:
-    """The page as text; at most 3 MB, of which plotly is two."""
-    figures = figures_of(result)
-    return template("page.html.j2").render(
+    """The page as text."""
+    return render_page(
+        "page.html.j2",
+        result.version,
+        {id_: _section(result, id_) for id_ in SECTIONS},
+        figures_of(result),
         result=result,
         jobs=[_job(result, job) for job in result.jobs],
         facts=_facts(result),
-        sections=[(id_, *_section(result, id_), figures[id_]) for id_ in SECTIONS if figures[id_]],
         state_sign=STATES.get(result.verdict.state, "") if _serves(result) else "",
         sentence=_sentence(result),
         expected=[
@@ -102,8 +103,6 @@ def render_html(result: Result) -> str:
         ],
         yaml=yaml.safe_dump(result.resolved_scenario, sort_keys=False, allow_unicode=True, width=100),
         command=_command(result),
-        max_rows=MAX_ROWS,
-        **parts(drawn(figures)),
     )
 
 

@@ -6,9 +6,8 @@ from typing import Final
 
 import yaml
 
-from sim.report.assets import parts, template
-from sim.report.figures.common import MAX_ROWS, drawn
 from sim.report.figures.size import size_figures
+from sim.report.frame import render_page
 from sim.report.size_words import (
     METHOD,
     answer_columns,
@@ -30,9 +29,12 @@ SECTIONS: Final = {
 
 
 def render_size_html(s: Sizing) -> str:
-    """The page as text; at most 3 MB, of which plotly is two."""
-    figures = size_figures(s)
-    return template("size.html.j2").render(
+    """The page as text."""
+    return render_page(
+        "size.html.j2",
+        s.version,
+        SECTIONS,
+        size_figures(s),
         s=s,
         sentences=sentences(s),
         facts=[
@@ -44,11 +46,8 @@ def render_size_html(s: Sizing) -> str:
         machines=machine_rows(s),
         losses=loss_rows(s),
         notes=[*note_lines(s), coverage_line(s), METHOD],
-        sections=[(id_, *SECTIONS[id_], figures[id_]) for id_ in SECTIONS if figures[id_]],
         yaml=winner_yaml(s),
         command=str(s.run_info.get("command") or f"sim size {s.name}.yaml"),
-        max_rows=MAX_ROWS,
-        **parts(drawn(figures)),
     )  # fmt: skip
 
 

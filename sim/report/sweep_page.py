@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from sim.report.assets import parts, template
-from sim.report.figures.common import MAX_ROWS, drawn
+from sim.report.figures.common import MAX_ROWS
 from sim.report.figures.sweep import sweep_figures
+from sim.report.frame import render_page
 from sim.report.sweep_words import answers, axis_name, command, failures, headings, table_head, table_row
 from sim.report.values import named
 from sim.study.sweep_schema import SweepStudy
@@ -25,22 +25,22 @@ LIMITS: Final = (
 
 
 def render_sweep_html(study: SweepStudy) -> str:
-    """The page as text; at most 3 MB, of which plotly is two."""
-    figures = sweep_figures(study)
+    """The page as text."""
     metrics = headings(study)
-    return template("sweep.html.j2").render(
+    return render_page(
+        "sweep.html.j2",
+        study.version,
+        SECTIONS,
+        sweep_figures(study),
         study=study,
         sentences=answers(study),
         failed=failures(study),
         facts=_facts(study),
         columns=table_head(study),
         rows=[table_row(study, point, metrics) for point in study.points[:MAX_ROWS]],
-        sections=[(id_, *SECTIONS[id_], figures[id_]) for id_ in SECTIONS if figures[id_]],
         definitions=[(named(name.partition(".")[0]), text) for name, text in _shown(study).items()],
         limits=LIMITS,
         command=command(study),
-        max_rows=MAX_ROWS,
-        **parts(drawn(figures)),
     )
 
 

@@ -102,10 +102,9 @@ def setting(study: SweepStudy, point: SweepPoint) -> str:
 
 def best_of(study: SweepStudy, name: str, choose: Callable[..., Any]) -> SweepPoint | None:
     """The point with the best of a figure; the first of equals."""
-    known = [(value, -point.point, point) for point in study.points if (value := point.metrics.get(name)) is not None]
-    if choose is min:
-        return min(known, key=lambda item: (item[0], -item[1]))[2] if known else None
-    return max(known, key=lambda item: item[:2])[2] if known else None
+    known = [point for point in study.points if point.metrics.get(name) is not None]
+    best: SweepPoint | None = choose(known, key=lambda point: point.metrics[name], default=None)
+    return best
 
 
 def answers(study: SweepStudy) -> list[str]:

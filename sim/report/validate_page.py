@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from sim.report.assets import parts, template
-from sim.report.figures.common import MAX_ROWS, drawn
+from sim.report.figures.common import MAX_ROWS
 from sim.report.figures.validate import validation_figures
+from sim.report.frame import render_page
 from sim.report.validate_text import ERROR, answer, directions, errors, reasons, values
 from sim.report.values import NONE
 from sim.study.validate.causes import why, worst
@@ -31,9 +31,11 @@ HEADS: Final = {
 
 def render_validation_html(found: Validation, command: str) -> str:
     """The page as text; ``command`` is what made it."""
-    figures = validation_figures(found)
-    return template("validate.html.j2").render(
-        validation=found,
+    return render_page(
+        "validate.html.j2",
+        found.version,
+        SECTIONS,
+        validation_figures(found),
         sentence=answer(found),
         error=ERROR,
         heads=HEADS,
@@ -44,8 +46,5 @@ def render_validation_html(found: Validation, command: str) -> str:
         ],
         worst=[(row.id, row.group or NONE, *values(row), why(row)) for row in worst(found.rows, WORST)],
         reasons=[(f"{n:,}", reason) for reason, n in reasons(found.rows, MAX_ROWS)],
-        sections=[(id_, *SECTIONS[id_], figures[id_]) for id_ in SECTIONS if figures[id_]],
         command=command,
-        max_rows=MAX_ROWS,
-        **parts(drawn(figures)),
     )

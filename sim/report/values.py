@@ -381,6 +381,11 @@ def expected_text(found: ExpectedError) -> str:
     return size if found.validated else f"unvalidated; nearest: {size}"
 
 
+def joined(words: Sequence[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
 def printable(text: str) -> str:
     """Text without control or direction characters: a name in a hand-edited file cannot steer a terminal."""
     return "".join(c if unicodedata.category(c)[0] != "C" else " " for c in text)

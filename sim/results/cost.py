@@ -29,6 +29,8 @@ DAY: Final = 86_400.0
 """Seconds."""
 MOST_PLANS: Final = 100
 """Ways to meet a demand that are told."""
+NOT_NUMBERS: Final = {"breakdown_usd_per_hour", "usd_per_million_tokens_range", "saturation", "curve", "swing"}
+"""Keys of a cost that hold bounds or tables, or nothing."""
 
 
 def cost_of(
@@ -108,18 +110,23 @@ def _range(span: PriceSpan, share: float, tokens_per_s: float) -> list[float] | 
 # -- over its use -------------------------------------------------------------------------------------------
 
 
-def costs_by_use(
-    recording: Recording, job: JobRecording, tokens_per_s: float, devices: list[DeviceClass]
-) -> list[CostByUse]:
-    """A job's cost by use at the lowest, the middle and the highest prices, with this run as saturation; [] if no cost
-    is stated or nothing came out."""
+def cluster_by_use(recording: Recording, tokens_per_s: float, devices: list[DeviceClass]) -> list[CostByUse]:
+    """The cluster's cost by use at the lowest, the middle and the highest prices, with this run as saturation; [] if no
+    cost is stated or nothing came out."""
     spec = recording.resolved.scenario.cost
     if spec is None or tokens_per_s <= 0.0:
         return []
-    share = _share(recording, job)
     hour, idle = _hours(recording, spec, devices)
-    pairs = zip(hour.span, idle.span, strict=True)
-    return [CostByUse(fixed * share, (full - fixed) * share, tokens_per_s) for full, fixed in pairs]
+    return [CostByUse(fixed, full - fixed, tokens_per_s) for full, fixed in zip(hour.span, idle.span, strict=True)]
+
+
+def costs_by_use(
+    recording: Recording, job: JobRecording, tokens_per_s: float, devices: list[DeviceClass]
+) -> list[CostByUse]:
+    """A job's share (by GPUs) of the cluster's costs by use, its tokens alone counted."""
+    share = _share(recording, job)
+    whole = cluster_by_use(recording, tokens_per_s, devices)
+    return [replace(cost, fixed=cost.fixed * share, used=cost.used * share) for cost in whole]
 
 
 def curve_of(costs: list[CostByUse]) -> list[UsePoint]:

@@ -69,7 +69,7 @@ def compare(
         rest = iter(done)
         runs = [[next(rest) for _ in _seeds(r, seed, options.seeds)] for r in scenarios]
         _refuse_if_none(runs)
-        plan = _curve_plan(scenarios, runs, seed) if options.curve else []
+        plan = _curve_plan(runs) if options.curve else []
         points = []
         if plan:
             columns = [_seeded(scenarios[i], seed) for i, _, _ in plan], [n for _, n, _ in plan], [s for *_, s in plan]
@@ -168,9 +168,7 @@ def _answered(runs: Sequence[Run | Failure]) -> list[Run]:
     return [run for run in runs if isinstance(run, Run)]
 
 
-def _curve_plan(
-    scenarios: Sequence[Resolved], runs: Sequence[Sequence[Run | Failure]], seed: int
-) -> list[tuple[int, int, float]]:
+def _curve_plan(runs: Sequence[Sequence[Run | Failure]]) -> list[tuple[int, int, float]]:
     """Scenario, clients and ramp of every point: from one client to a quarter more than the cluster holds."""
     plan = []
     for i, mine in enumerate(runs):

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from sim.adapters.resolve import Resolved, ResolvedServing
 from sim.errors import InfeasibleError, SimError
 from sim.jobs.play import Recording, ServingRecording, play
-from sim.laws.pricing import hourly_cost
 from sim.probe import most_clients, service_time, with_clients
 from sim.results.assemble import assemble, job_results
-from sim.results.collect import counts_of, device_classes, draws_of
+from sim.results.collect import device_classes, draws_of
+from sim.results.cost import cluster_by_use
 from sim.results.schema import JobResult, Result, ServingMetrics
 from sim.study.compare_demand import GIVEN_UP
 from sim.study.compare_schema import CurvePoint, Job, Use
@@ -165,11 +165,8 @@ def _numbers(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[s
 
 def _use(recording: Recording, tokens: float | None) -> Use | None:
     """Hourly cost at idle power, and what this run draws on top; None without a stated cost or tokens."""
-    spec, prices = recording.resolved.scenario.cost, recording.resolved.prices
-    if spec is None or not tokens:
+    costs = cluster_by_use(recording, tokens or 0.0, device_classes(recording))
+    if not costs:
         return None
-    draws = draws_of(recording, device_classes(recording))
-    counts = counts_of(recording)
-    hour = hourly_cost(spec, draws, counts, prices).total
-    idle = hourly_cost(spec, [replace(draw, utilisation=0.0) for draw in draws], counts, prices).total
-    return Use(fixed_usd_per_hour=idle, used_usd_per_hour=hour - idle, tokens_per_s=tokens)
+    _, cost, _ = costs
+    return Use(fixed_usd_per_hour=cost.fixed, used_usd_per_hour=cost.used, tokens_per_s=cost.tokens_per_s)

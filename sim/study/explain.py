@@ -20,6 +20,7 @@ from sim.jobs.reliability.effects import BADPUT
 from sim.jobs.serving.replica import Replica, Stage
 from sim.jobs.training.run import TrainingRecording
 from sim.laws.pricing import HOUR, stated
+from sim.results.cost import NOT_NUMBERS
 from sim.results.metrics import Table
 from sim.results.schema import Cost, JobResult, ServingMetrics, Spread, TrainingMetrics
 from sim.run import Outcome, run_recorded
@@ -85,7 +86,7 @@ def paths_of(job: JobResult) -> list[str]:
         for key, value in values or ():
             if isinstance(value, Spread):
                 found += [f"{part}.{key}.{p}" for p in ("p50", "mean", "p90", "p99")]
-            elif isinstance(value, (int, float)) or value is None:
+            elif (isinstance(value, (int, float)) or value is None) and key not in NOT_NUMBERS:
                 found.append(f"{part}.{key}")
     return found
 
@@ -279,7 +280,7 @@ def _per_hour(outcome: Outcome, number: int) -> list[Step]:
         "hosting": "place in a data centre", "rent": "rent of the cluster",
     }  # fmt: skip
     steps = [
-        Step(part, formulas.get(part, ""), f"{format_usd(value)}/h", as_of)
+        Step(part, formulas.get(part, "rent of a share of the cluster"), f"{format_usd(value)}/h", as_of)
         for part, value in cost.breakdown_usd_per_hour.items()
     ]
     return [*steps, Step("an hour", "their sum, the job's share by GPUs", f"{format_usd(cost.usd_per_hour)}/h")]

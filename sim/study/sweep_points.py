@@ -34,10 +34,12 @@ from sim.errors import InfeasibleError, RunError, SimError
 from sim.jobs.play import Recording, play
 from sim.results.assemble import job_results
 from sim.results.collect import device_classes
+from sim.results.cost import NOT_NUMBERS
 from sim.results.schema import JobResult
+from sim.spec.economics import CostSpec
 from sim.spec.scenario import Scenario
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Counts up when an answer's dict changes, so that stored answers of the old kind are not used."""
 
 Answer = dict[str, Any]
@@ -115,9 +117,16 @@ def _names_in(scenario: Scenario) -> str:
         load = job.get("load")
         if load and load.get("trace") is None:
             job["load"] = {"lengths": load.get("lengths")}
-    if dump.get("cost") and not dump["cost"].get("rental"):
-        dump["cost"] = None
+    if scenario.cost is not None and not scenario.cost.rents:
+        dump["cost"] = _priced_by_name(scenario.cost)
     return json.dumps(dump)
+
+
+def _priced_by_name(cost: CostSpec) -> dict[str, Any]:
+    """The catalogue's prices that a purchase and its demand name."""
+    items = cost.capital if isinstance(cost.capital, tuple) else ()
+    burst = None if cost.demand is None else cost.demand.burst
+    return {"capital": [item.price for item in items], "burst": None if burst is None else burst.price}
 
 
 def _behind_names(resolved: Resolved) -> dict[str, Any]:
@@ -193,7 +202,7 @@ def _numbers(job: JobResult) -> dict[str, Any]:
     found: dict[str, Any] = {"state": job.state, "gpus": job.gpus}
     found |= _leaves(job.metrics.model_dump())
     if job.cost is not None:
-        found |= _leaves(job.cost.model_dump(exclude={"breakdown_usd_per_hour", "saturation"}))
+        found |= _leaves(job.cost.model_dump(exclude=NOT_NUMBERS))
     if job.objectives:
         found["objectives_met"] = all(bool(o["met"]) for o in job.objectives)
     return found

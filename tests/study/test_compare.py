@@ -257,6 +257,24 @@ def test_idle_power_runs_on_and_busy_power_follows_use(curved: Comparison) -> No
     assert 0 < use.used_usd_per_hour <= 0.1 * (2 * 90.0 + 2 * 60.0) / 1000
 
 
+def test_spot_machines_are_not_paid_for_while_they_are_gone_at_any_load() -> None:
+    """The cost of a token at a point of a curve is what the point costs by the hour, over its tokens."""
+    faults = {
+        "classes": [{"name": "preemption", "per": "node", "mtbf": "1000 h"}], "spares": 0, "repair": "6 s",
+        "trace": [{"time": "1 ms", "name": "preemption", "unit": 1}],
+    }  # fmt: skip
+    job = {**FIXED, "plan": {"dp": 2}, "recovery": {"time": "1 s"}}
+    spot = {"rental": {"per_gpu": "1 USD/h", "terms": "spot"}}
+    part, _ = compared(made(job, cost=spot, faults=faults), made(), options=Options(seeds=1)).scenarios
+    assert part.curve
+    for p in part.curve:
+        assert p.fixed_usd_per_hour is not None
+        assert p.fixed_usd_per_hour < 1.9
+        assert p.usd_per_million_tokens == pytest.approx(p.fixed_usd_per_hour / p.tokens_per_s / 3600 * 1e6)
+    assert part.use is not None
+    assert part.use.fixed_usd_per_hour < 1.9
+
+
 def test_break_even_follows_from_the_costs_by_use(curved: Comparison) -> None:
     costs = [CostByUse(s.use.fixed_usd_per_hour, s.use.used_usd_per_hour, s.use.tokens_per_s)
              for s in curved.scenarios if s.use]  # fmt: skip

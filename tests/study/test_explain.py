@@ -51,6 +51,14 @@ def test_the_parts_of_an_hour_and_of_a_step_add_up():
     assert value(step, "a step") == step.steps[-1].value
 
 
+def test_each_rent_of_a_cluster_is_told_with_what_it_is():
+    half = {"per_gpu": "1 USD/h", "share": 0.5}
+    cost = {"rental": [half, {**half, "terms": "spot"}]}
+    found = explain(resolved(toy({"load": ONE}, gpus=2, cost=cost)), "cost.usd_per_hour")
+    assert all(step.formula for step in found.steps)
+    assert [value(found, f"rent, {terms}") for terms in ("on demand", "spot")] == ["1 USD/h", "1 USD/h"]
+
+
 def test_mfu_is_told_by_its_own_formula():
     found = explain(shipped("gpt3_175b_1024_a100"), "mfu")
     assert float(value(found, "MFU").rstrip("%")) / 100 == pytest.approx(found.value, abs=1e-3)
@@ -63,10 +71,15 @@ def test_every_derivation_has_a_number_and_every_number_a_path():
 
 
 @pytest.mark.parametrize(
-    ("path", "says"), [("tpott", "did you mean 'tpot'"), ("metrics.ttft_s.p5", "did you mean 'metrics.ttft_s.p5")]
+    ("path", "says"),
+    [
+        ("tpott", "did you mean 'tpot'"),
+        ("metrics.ttft_s.p5", "did you mean 'metrics.ttft_s.p5"),
+        ("cost.swing", "no number of job job0 is called so"),
+    ],
 )
 def test_an_unknown_number_is_refused_with_what_was_meant(path, says):
     with pytest.raises(InputError, match=says):
-        explain(resolved(toy({"load": ONE})), path)
+        explain(resolved(toy({"load": ONE}, cost={"rental": {"cluster": "1 USD/h"}})), path)
     with pytest.raises(InputError, match="there is no job 3"):
         explain(resolved(toy({"load": ONE})), "tpot", 3)

@@ -95,6 +95,8 @@ def test_each_point_is_what_a_run_of_it_answers(file: Path, tmp_path: Path) -> N
     ["model=llama-2-7b", "stack=vllm"],
     ["define.gpus.toy.memory_bandwidth=2 TB/s", "assume.kv_reads=free"],
     ["jobs.0.precision.kv=fp8", "cost={rental: {per_gpu: 1 USD/h}}"],
+    ["cost.capital=[{what: card, per: gpu, price: rtx4090}]"],
+    ["cost.demand={peak: 9 req/s, valley: 1 req/s, burst: {price: runpod-community-rtx4090-on-demand}}"],
 ])  # fmt: skip
 def test_names_looked_up_once_stand_for_the_same(file: Path, settings: list[str]) -> None:
     """A resolver that has resolved other points first gives what reading the file afresh gives."""
@@ -141,6 +143,23 @@ def test_prices_share_a_story_and_get_the_answers_they_get_alone(
         alone = swept(file, [f"cost.electricity={price}", f"{CLIENTS}={clients}"], tmp_path / str(number))
         assert alone.outcomes == (together.outcomes[number],)
     assert len({outcome.metrics["usd_per_hour"] for outcome in together.outcomes}) == 6
+
+
+def test_bought_parts_at_the_prices_of_the_catalogue(file: Path, tmp_path: Path) -> None:
+    cards = yaml.safe_load(file.read_text())
+    cards["cost"]["capital"] = [{"what": "card", "per": "gpu", "price": "rtx4090"}]
+    file.write_text(yaml.safe_dump(cards, sort_keys=False))
+    sweep = swept(file, ["cost.capital.0.price=rtx4090,rtx3090"], tmp_path)
+    assert [outcome.jobs["job0"]["capital_usd"] for outcome in sweep.outcomes] == [4 * 1599, 4 * 750]
+
+
+def test_a_column_of_the_points_is_a_number_a_state_or_a_flag(file: Path, tmp_path: Path) -> None:
+    """Bounds, tables and a day of peak and valley are not: there is no column of them, empty or not."""
+    header = csv_text(swept(file, [f"{CLIENTS}=1,4"], tmp_path)).splitlines()[0].split(",")
+    numbers = {name.removeprefix("job0.") for name in header if name.startswith("job0.")}
+    wrong = {"curve", "swing", "saturation", "usd_per_million_tokens_range", "breakdown_usd_per_hour"}
+    assert {"usd_per_million_tokens", "fixed_usd_per_hour", "capital_usd"} <= numbers
+    assert not numbers & wrong
 
 
 def test_values_of_equal_meaning_are_simulated_once(file: Path, tmp_path: Path) -> None:

@@ -167,6 +167,11 @@ def log_scale(values: Iterable[float]) -> dict[str, Any]:
     return {"type": "log", "tickvals": inside, "ticktext": [f"{t:,.12g}" for t in inside]}
 
 
+def log_heights(traces: Iterable[Trace]) -> dict[str, Any]:
+    """The same for all that lines are drawn through."""
+    return log_scale(value for trace in traces for value in trace["y"] if value)
+
+
 def categories(**changes: Any) -> dict[str, Any]:
     """A vertical axis of names, the first at the top; never read as numbers or dates."""
     style: dict[str, Any] = {
@@ -216,8 +221,3 @@ def some(count: int, total: int, what: str) -> str:
 def sentence(text: str) -> str:
     """Text with a capital at its start; the rest stays as it is."""
     return text[:1].upper() + text[1:]
-
-
-def joined(words: Sequence[str]) -> str:
-    """ "a", "a and b", "a, b and c"."""
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -23,11 +23,13 @@ from sim.report.figures.common import (
     clean,
     layout,
     line,
+    log_heights,
     rows_height,
     sentence,
     table,
 )
 from sim.report.values import NONE, write
+from sim.study.compare_demand import hourly
 from sim.study.compare_schema import Comparison, CurvePoint, Pair
 from sim.units import format_percent
 
@@ -106,7 +108,7 @@ def pareto_figure(c: Comparison) -> Figure | None:
         alt=f"Lines of {what} over tokens per second that one user sees, for {len(traces) - priced} scenarios.",
         traces=traces,
         layout=layout(
-            xaxis=axis("tokens/s that one user sees", rangemode="tozero"), yaxis=axis(what, **_log(traces)),
+            xaxis=axis("tokens/s that one user sees", rangemode="tozero"), yaxis=axis(what, **log_heights(traces)),
         ),
         columns=("scenario", "clients", "tokens/s", "tokens/s per user", "TTFT p50", "USD/Mtok"),
         rows=table(rows),
@@ -119,18 +121,6 @@ def _line(index: int, name: str, x: list[float], y: list[float | None], hover: s
         "type": "scatter", "mode": "lines+markers", "name": name, "x": x, "y": y, "text": text, "line": line(index),
         "marker": {"symbol": SYMBOLS[index % len(SYMBOLS)], "size": 8}, "hovertemplate": f"{hover}<extra></extra>",
     }  # fmt: skip
-
-
-def _log(traces: list[Trace]) -> dict[str, object]:
-    """A logarithmic axis with labels at 1, 2 and 5 times powers of ten within the values."""
-    values = [v for trace in traces for v in trace["y"] if v and v > 0]
-    low, high = min(values), max(values)
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks = [m * 10.0**power for power in powers for m in (1, 2, 5)]
-    inside = [t for t in ticks if low / 1.5 <= t <= high * 1.5]
-    if len(inside) > 8:
-        inside = [t for t in inside if f"{t:e}".startswith("1")]
-    return {"type": "log", "tickvals": inside, "ticktext": [f"{t:,.12g}" for t in inside]}
 
 
 def load_figures(c: Comparison) -> list[Figure]:
@@ -175,7 +165,7 @@ def _over_clients(
         traces=traces,
         layout=layout(
             xaxis=axis("clients who never pause", type="log", tickvals=ticks, ticktext=[f"{t:,}" for t in ticks]),
-            yaxis=axis(what, **_log(traces)),
+            yaxis=axis(what, **log_heights(traces)),
         ),
         columns=("scenario", "clients", what),
         rows=table(rows),
@@ -229,7 +219,7 @@ def use_figure(c: Comparison) -> Figure | None:
         traces=traces,
         layout=layout(
             xaxis=axis("share of its own saturated throughput", tickformat=".0%", range=[0, 1.01]),
-            yaxis=axis("USD per million tokens", **_log(traces)),
+            yaxis=axis("USD per million tokens", **log_heights(traces)),
         ),
         columns=("scenario", "utilisation", "tokens/s", "USD/Mtok"),
         rows=table(rows),
@@ -245,15 +235,11 @@ def demand_figure(c: Comparison) -> Figure | None:
     most = max(cost.tokens_per_s for *_, cost in costs)
     demands = [most * n / STEPS_DRAWN for n in range(1, STEPS_DRAWN + 1)]
 
-    def hour(cost: CostByUse, demand: float) -> float:
-        copies = max(1, math.ceil(demand / cost.tokens_per_s * (1 - 1e-9)))
-        return copies * cost.fixed + cost.used * demand / cost.tokens_per_s
-
     label = Names()
     traces: list[Trace] = [
         {
             "type": "scatter", "mode": "lines", "name": label(name), "x": demands,
-            "y": [hour(cost, demand) for demand in demands], "line": line(i),
+            "y": [hourly(cost, demand) for demand in demands], "line": line(i),
             "hovertemplate": "%{x:.4g} tok/s<br>%{fullData.name}: %{y:.4g} USD/h<extra></extra>",
         }
         for i, name, cost in costs

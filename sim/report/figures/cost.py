@@ -14,13 +14,12 @@ from sim.report.figures.common import (
     categories,
     clean,
     fill,
-    joined,
     layout,
     rows_height,
     sentence,
     table,
 )
-from sim.report.values import shares, target_facts, write
+from sim.report.values import joined, shares, target_facts, write
 from sim.results.schema import Effect, JobResult, Result, TrainingMetrics
 from sim.units import format_percent, format_usd
 

@@ -22,12 +22,12 @@ from sim.report.figures.common import (
     categories,
     clean,
     fill,
-    joined,
     layout,
     rows_height,
     some,
     table,
 )
+from sim.report.values import joined
 from sim.results.schema import Incident, Result, Span
 from sim.units import format_percent, format_seconds
 

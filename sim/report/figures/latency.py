@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Final
 
-from sim.report.figures.common import Figure, Trace, axis, clean, fill, joined, layout, line, table, thinned
-from sim.report.values import named, write
+from sim.report.figures.common import Figure, Trace, axis, clean, fill, layout, line, table, thinned
+from sim.report.values import joined, named, write
 from sim.results.schema import Result, Spread
 
 STEP: Final = "step_time_s"

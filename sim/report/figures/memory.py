@@ -14,13 +14,12 @@ from sim.report.figures.common import (
     categories,
     clean,
     fill,
-    joined,
     layout,
     rows_height,
     some,
     table,
 )
-from sim.report.values import used_parts
+from sim.report.values import joined, used_parts
 from sim.results.schema import MemoryStage, Result
 from sim.units import format_bytes, format_percent
 

@@ -26,14 +26,13 @@ from sim.report.figures.common import (
     categories,
     clean,
     fill,
-    joined,
     layout,
     rows_height,
     some,
     table,
 )
 from sim.report.figures.gantt import gaps
-from sim.report.values import write
+from sim.report.values import joined, write
 from sim.results.schema import DeviceClass, JobResult, Result, Span, TrainingMetrics
 from sim.units import format_count, format_percent, format_seconds
 

@@ -19,7 +19,6 @@ from sim.report.figures.common import (
     categories,
     clean,
     fill,
-    joined,
     layout,
     line,
     log_scale,
@@ -29,7 +28,7 @@ from sim.report.figures.common import (
     thinned,
 )
 from sim.report.sweep_words import COLUMNS, axis_name, figure_text, setting
-from sim.report.values import named, write
+from sim.report.values import joined, named, write
 from sim.study.sweep_schema import AxisEffect, Map, ParetoFront, SweepPoint, SweepStudy
 
 UNITS: Final = {

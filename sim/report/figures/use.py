@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Final
 
 from sim.report.cost_words import USD, bounds, day_usd, plan_words, swing_range
@@ -20,7 +21,7 @@ from sim.report.figures.common import (
     clean,
     layout,
     line,
-    log_scale,
+    log_heights,
     table,
 )
 from sim.report.values import write
@@ -55,7 +56,6 @@ def use_figure(result: Result) -> Figure | None:
             (job.name, format_percent(p.utilisation), write(USD, p.usd_per_million_tokens), full, _ends(p.low, p.high))
             for p in job.cost.curve
         ]
-    values = [value for trace in traces for value in trace["y"] if value]
     takeaway = " ".join(_takeaway(job, single) for job in jobs)
     return Figure(
         id="cost-use",
@@ -65,7 +65,7 @@ def use_figure(result: Result) -> Figure | None:
         traces=traces,
         layout=layout(
             xaxis=axis("share of saturated tokens/s", tickformat=".0%", range=[0, 1.03]),
-            yaxis=axis("USD per million tokens", **log_scale(values)),
+            yaxis=axis("USD per million tokens", **log_heights(traces)),
             showlegend=True,
             legend=LEGEND,
         ),
@@ -88,10 +88,7 @@ def _lines(index: int, lead: str, job: JobResult, *, single: bool) -> list[Trace
     full = cost.curve[-1].usd_per_million_tokens
     made: list[Trace] = []
     if single and any(p.low != p.high for p in cost.curve):
-        edge = {"type": "scatter", "mode": "lines", "x": x, "line": {"width": 0}, "hoverinfo": "skip"}
-        made.append({**edge, "name": "lowest prices", "y": [p.low for p in cost.curve], "showlegend": False})
-        made.append({**edge, "name": "reserved, within the bounds of prices", "y": [p.high for p in cost.curve],
-                     "fill": "tonexty", "fillcolor": BAND})  # fmt: skip
+        made += _band("reserved, within the bounds of prices", x, [(p.low, p.high) for p in cost.curve])
     made.append({
         "type": "scatter", "mode": "lines", "name": clean(f"{lead}reserved"), "x": x,
         "y": [p.usd_per_million_tokens for p in cost.curve], "line": line(2 * index), "hovertemplate": _HOVER,
@@ -112,6 +109,16 @@ def _lines(index: int, lead: str, job: JobResult, *, single: bool) -> list[Trace
             for usd, name, sign in spots
         ]  # fmt: skip
     return made
+
+
+def _band(name: str, x: Sequence[float], ranges: Sequence[Sequence[float]]) -> list[Trace]:
+    """An area between the lowest and the highest of ``ranges``."""
+    edge = {"type": "scatter", "mode": "lines", "x": x, "line": {"width": 0}, "hoverinfo": "skip"}
+    low, high = ([ends[n] for ends in ranges] for n in (0, 1))
+    return [
+        {**edge, "name": "lowest prices", "y": low, "showlegend": False},
+        {**edge, "name": name, "y": high, "fill": "tonexty", "fillcolor": BAND},
+    ]
 
 
 def _use_here(job: JobResult) -> float | None:
@@ -163,15 +170,10 @@ def mix_figure(result: Result) -> Figure | None:
     best, plans = swing.plans[swing.best], swing.plans
     bases = [plan.base for plan in plans]
     ranges = [p.usd_per_million_tokens_range or [p.usd_per_million_tokens] * 2 for p in plans]
-    edge = {"type": "scatter", "mode": "lines", "x": bases, "line": {"width": 0}, "hoverinfo": "skip"}
     hover = "%{x} copies all day<br>%{y:.3g} USD/Mtok<extra></extra>"
     traces: list[Trace] = []
     if any(low != high for low, high in ranges):
-        traces = [
-            {**edge, "name": "lowest prices", "y": [low for low, _ in ranges], "showlegend": False},
-            {**edge, "name": "within the bounds of prices", "y": [high for _, high in ranges], "fill": "tonexty",
-             "fillcolor": BAND},
-        ]  # fmt: skip
+        traces += _band("within the bounds of prices", bases, ranges)
     traces += [
         {"type": "scatter", "mode": "lines", "name": "a day's cost", "x": bases,
          "y": [p.usd_per_million_tokens for p in plans], "line": line(0), "hovertemplate": hover},
