@@ -163,6 +163,7 @@ def test_limits_left_out_are_those_of_the_benchmark() -> None:
         (STATIC | {"unit": "furlongs"}, "unit furlongs is not clear"),
         (STATIC | {"mode": "production"}, "no scenario stands for throughput of mode production"),
         (STATIC | {"tp": "", "pp": ""}, "the plan is not stated"),
+        (MLPERF | {"model": "CodeLlama-34B"}, "the plan is not stated"),
         (STATIC | {"tp": "16"}, "16 GPUs of one replica are no server of eight"),
         (BENCH | {"notes": "GPU/CPU; offloaded"}, "a part of the model ran on the host's processor"),
         (BENCH | {"notes": "OUTLIER: slow box"}, "the table itself sets this row aside: slow box"),

@@ -11,7 +11,7 @@ the second-level cache between repetitions of a benchmark are set aside, with th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from math import inf
@@ -25,6 +25,7 @@ from sim.laws.topology import build_topology
 from sim.spec.topology import TopologySpec
 from sim.spec.transformer import Transformer
 from sim.study.validate.cases import COLLECTIVES, DECODE_ATTENTION, GEMM, GEMM_8, PREFILL_ATTENTION, Case
+from sim.study.validate.cells import Cells, each, number, whole
 
 MICRO: Final = 1e6
 HEAD: Final = 128
@@ -58,7 +59,6 @@ SPANNING: Final = ("rtxpro6000",)
 UNKNOWN_WIRING: Final = {"v100": "NVLink of V100 servers is a mesh without a switch, and its wiring is not stated"}
 SERVER: Final = 8
 
-Cells = Mapping[str, str]
 #: A row's group, and its measured and predicted seconds.
 Tell = Callable[[Cells], tuple[str, float, float]]
 
@@ -67,10 +67,10 @@ class Refused(Exception):  # noqa: N818 (it is an answer)
     """Why a row has no law."""
 
 
-def _case(table: str, number: int, cells: Cells, family: str, tell: Tell) -> Case:
+def _case(table: str, line: int, cells: Cells, family: str, tell: Tell) -> Case:
     """The case of one row: ``tell`` gives its group, the measured and the predicted seconds."""
     source = cells.get("framework") or cells.get("src") or cells.get("source") or ""
-    bare = Case(table, f"{table}-{number}", family, source)
+    bare = Case(table, f"{table}-{line}", family, source)
     try:
         group, measured, predicted = tell(cells)
     except Refused as reason:
@@ -107,9 +107,9 @@ def _software(cells: Cells) -> str:
     return cells.get("framework") or cells.get("src") or "older software"
 
 
-def gemm_case(table: str, number: int, cells: Cells) -> Case:
+def gemm_case(table: str, line: int, cells: Cells) -> Case:
     """A matrix product: columns gpu, m, n, k, latency_us; optional framework, dtype, cold."""
-    return _case(table, number, cells, GEMM_8 if cells.get("dtype") == "fp8" else GEMM, _gemm)
+    return _case(table, line, cells, GEMM_8 if cells.get("dtype") == "fp8" else GEMM, _gemm)
 
 
 def _gemm(cells: Cells) -> tuple[str, float, float]:
@@ -119,11 +119,11 @@ def _gemm(cells: Cells) -> tuple[str, float, float]:
         raise Refused(f"format {dtype} has no law here")
     if cells.get("cold") == "0":
         raise Refused("its weights stay in the second-level cache: a model streams those of every layer")
-    m, n, k = (float(cells[name]) for name in "mnk")
+    m, n, k = (number(cells, name) for name in "mnk")
     weights = FORMATS[dtype]
     kind = "matrix products in 8 bits" if weights == "fp8" else "matrix products"
     predicted = gemm(gpu, weights, m, n, k, quantised=weights == "fp8")
-    return f"{gpu} / {_software(cells)} / {kind}", float(cells["latency_us"]) / MICRO, predicted
+    return f"{gpu} / {_software(cells)} / {kind}", number(cells, "latency_us") / MICRO, predicted
 
 
 def gemm(gpu: str, weights: str, m: float, n: float, k: float, *, quantised: bool) -> float:
@@ -156,23 +156,23 @@ def _attention(gpu: str, heads: int, kv_heads: int) -> StageLaw:
 
 def _shape(cells: Cells) -> tuple[str, StageLaw, int, int, float]:
     gpu = _gpu(cells)
-    heads, kv_heads = int(cells["num_heads"]), int(cells["kv"])
+    heads, kv_heads = whole(cells, "num_heads"), whole(cells, "kv")
     if heads % kv_heads:
         raise Refused(f"{heads} heads are no multiple of {kv_heads} KV heads")
     law = _attention(gpu, heads, kv_heads)
-    return gpu, law, int(cells["batch_size"]), int(cells["s"]), float(cells["latency_us"]) / MICRO
+    return gpu, law, whole(cells, "batch_size"), whole(cells, "s"), number(cells, "latency_us") / MICRO
 
 
-def attention_case(table: str, number: int, cells: Cells) -> Case:
+def attention_case(table: str, line: int, cells: Cells) -> Case:
     """Attention of a layer whose row says which: column op, decode or prefill."""
     if cells["op"] not in ("decode", "prefill"):
         raise ValueError(f"op is decode or prefill, not '{cells['op']}'")
-    return (decode_case if cells["op"] == "decode" else prefill_case)(table, number, cells)
+    return (decode_case if cells["op"] == "decode" else prefill_case)(table, line, cells)
 
 
-def decode_case(table: str, number: int, cells: Cells) -> Case:
+def decode_case(table: str, line: int, cells: Cells) -> Case:
     """Decode attention of a layer: columns gpu, framework, batch_size, s (context), num_heads, kv, latency_us."""
-    return _case(table, number, cells, DECODE_ATTENTION, _decode)
+    return _case(table, line, cells, DECODE_ATTENTION, _decode)
 
 
 def _decode(cells: Cells) -> tuple[str, float, float]:
@@ -183,9 +183,9 @@ def _decode(cells: Cells) -> tuple[str, float, float]:
     return f"{gpu} / {_software(cells)} / decode attention", measured, predicted
 
 
-def prefill_case(table: str, number: int, cells: Cells) -> Case:
+def prefill_case(table: str, line: int, cells: Cells) -> Case:
     """Prefill attention of a layer: columns as those of decode attention; s is the prompt."""
-    return _case(table, number, cells, PREFILL_ATTENTION, _prefill)
+    return _case(table, line, cells, PREFILL_ATTENTION, _prefill)
 
 
 def _prefill(cells: Cells) -> tuple[str, float, float]:
@@ -218,20 +218,21 @@ def _parameters(gpu: str, members: int, library: str) -> CollectiveParameters:
 
 
 def collective(gpu: str, members: int, size: float, op: str = "all_reduce", library: str = "nccl") -> float:
-    """Seconds of a collective of ``size`` bytes in a server."""
+    """Seconds of a collective of ``size`` bytes in a server. Refused for a group that is none."""
+    if not 1 < members <= SERVER:
+        raise Refused(f"{members} GPUs are no group within a server of {SERVER}")
     return collective_seconds(op, size, _parameters(gpu, members, library))
 
 
-def nccl_case(table: str, number: int, cells: Cells) -> Case:
+def nccl_case(table: str, line: int, cells: Cells) -> Case:
     """A collective of NCCL in a server: columns gpu, nccl, op_name, num_gpus, bytes, latency (ms)."""
+    return _case(table, line, cells, COLLECTIVES, _nccl)
 
-    def tell(cells: Cells) -> tuple[str, float, float]:
-        gpu = _gpu(cells)
-        op = OPERATIONS.get(cells["op_name"], cells["op_name"])
-        predicted = collective(gpu, int(cells["num_gpus"]), float(cells["bytes"]), op)
-        return f"{gpu} / nccl {cells['nccl']} / collectives", float(cells["latency"]) * 1e-3, predicted
 
-    return _case(table, number, cells, COLLECTIVES, tell)
+def _nccl(cells: Cells) -> tuple[str, float, float]:
+    gpu, op = _gpu(cells), OPERATIONS.get(cells["op_name"], cells["op_name"])
+    predicted = collective(gpu, whole(cells, "num_gpus"), number(cells, "bytes"), op)
+    return f"{gpu} / nccl {cells['nccl']} / collectives", number(cells, "latency") * 1e-3, predicted
 
 
 def engine_cases(table: str, rows: Sequence[Cells]) -> list[Case]:
@@ -241,52 +242,50 @@ def engine_cases(table: str, rows: Sequence[Cells]) -> list[Case]:
     vLLM's come in pairs without a mark, launched from Python and replayed in a CUDA graph. Engines replay: the slower
     one of a pair is set aside.
     """
+    cases = each(_engine_case)(table, rows)
     keys = [tuple(cells[name] for name in ("gpu", "src", "num_gpus", "message_size")) for cells in rows]
     fastest: dict[tuple[str, ...], float] = {}
-    for key, cells in zip(keys, rows, strict=True):
-        fastest[key] = min(fastest.get(key, inf), float(cells["latency"]))
-    found = []
-    for number, (key, cells) in enumerate(zip(keys, rows, strict=True), start=2):
-        case = _engine_case(table, number, cells)
-        if float(cells["latency"]) > fastest[key]:
-            case = replace(case, predicted=None, reason="launched from Python: engines replay it in a CUDA graph")
-        found.append(case)
-    return found
+    for key, case in zip(keys, cases, strict=True):
+        fastest[key] = min(fastest.get(key, inf), case.measured or inf)
+    launched = "launched from Python: engines replay it in a CUDA graph"
+    return [
+        replace(case, predicted=None, reason=launched) if (case.measured or 0.0) > fastest[key] else case
+        for key, case in zip(keys, cases, strict=True)
+    ]
 
 
-def _engine_case(table: str, number: int, cells: Cells) -> Case:
-    """One of them."""
-
-    def tell(cells: Cells) -> tuple[str, float, float]:
-        gpu, engine = _gpu(cells), cells["src"].partition("/")[0]
-        predicted = collective(gpu, int(cells["num_gpus"]), 2.0 * float(cells["message_size"]), library=engine)
-        return f"{gpu} / {cells['src']} / all-reduce", float(cells["latency"]) * 1e-3, predicted
-
-    return _case(table, number, cells, COLLECTIVES, tell)
+def _engine_case(table: str, line: int, cells: Cells) -> Case:
+    return _case(table, line, cells, COLLECTIVES, _engine)
 
 
-def nccl_tests_case(table: str, number: int, cells: Cells) -> Case:
+def _engine(cells: Cells) -> tuple[str, float, float]:
+    gpu, engine = _gpu(cells), cells["src"].partition("/")[0]
+    predicted = collective(gpu, whole(cells, "num_gpus"), 2.0 * number(cells, "message_size"), library=engine)
+    return f"{gpu} / {cells['src']} / all-reduce", number(cells, "latency") * 1e-3, predicted
+
+
+def nccl_tests_case(table: str, line: int, cells: Cells) -> Case:
     """An all-reduce of nccl-tests in a server: columns gpu, n_gpus, bytes, time_ns_in_place."""
-
-    def tell(cells: Cells) -> tuple[str, float, float]:
-        gpu = _gpu(cells)
-        predicted = collective(gpu, int(cells["n_gpus"]), float(cells["bytes"]))
-        return f"{gpu} / nccl-tests / all-reduce", float(cells["time_ns_in_place"]) * 1e-9, predicted
-
-    return _case(table, number, cells, COLLECTIVES, tell)
+    return _case(table, line, cells, COLLECTIVES, _nccl_tests)
 
 
-def vidur_case(table: str, number: int, cells: Cells) -> Case:
+def _nccl_tests(cells: Cells) -> tuple[str, float, float]:
+    gpu = _gpu(cells)
+    predicted = collective(gpu, whole(cells, "n_gpus"), number(cells, "bytes"))
+    return f"{gpu} / nccl-tests / all-reduce", number(cells, "time_ns_in_place") * 1e-9, predicted
+
+
+def vidur_case(table: str, line: int, cells: Cells) -> Case:
     """Vidur's collectives: columns src (gpu_server_operation), num_workers, devices_per_node, size (bytes), ms."""
+    return _case(table, line, cells, COLLECTIVES, _vidur)
 
-    def tell(cells: Cells) -> tuple[str, float, float]:
-        name, each = cells["src"], int(cells["devices_per_node"])
-        if "pairwise" in name:
-            raise Refused("servers whose GPUs NVLink joins in pairs alone: which pairs a group takes is not stated")
-        gpu, op = GPUS[name.partition("_")[0]], name.rpartition("dgx_")[2]
-        if int(cells["num_workers"]) > each:
-            raise Refused("the network between nodes is not stated")
-        predicted = collective(gpu, each, float(cells["size"]), op)
-        return f"{gpu} / vidur / collectives", float(cells["ms"]) * 1e-3, predicted
 
-    return _case(table, number, cells, COLLECTIVES, tell)
+def _vidur(cells: Cells) -> tuple[str, float, float]:
+    name, each_node = cells["src"], whole(cells, "devices_per_node")
+    if "pairwise" in name:
+        raise Refused("servers whose GPUs NVLink joins in pairs alone: which pairs a group takes is not stated")
+    gpu, op = _gpu({"gpu": name.partition("_")[0]}), name.rpartition("dgx_")[2]
+    if whole(cells, "num_workers") > each_node:
+        raise Refused("the network between nodes is not stated")
+    predicted = collective(gpu, each_node, number(cells, "size"), op)
+    return f"{gpu} / vidur / collectives", number(cells, "ms") * 1e-3, predicted

@@ -11,7 +11,8 @@ from dataclasses import replace
 from typing import Final
 
 from sim.study.validate.cases import COLLECTIVES, GEMM, GEMM_8, Case
-from sim.study.validate.kernel_cases import Cells, Refused, collective, gemm
+from sim.study.validate.cells import Cells, number
+from sim.study.validate.kernel_cases import Refused, collective, gemm
 
 #: Cards as points call them -> catalogue id.
 GPUS: Final = {
@@ -29,18 +30,16 @@ _CUBE = re.compile(r"(\d+)\^3$")
 _SERVER = re.compile(r"(\d+)x (.+)$")
 
 
-def published_case(table: str, number: int, cells: Cells) -> Case:
+def published_case(table: str, line: int, cells: Cells) -> Case:
     """One point with what the laws say of it, or why they say nothing."""
     family = GEMM_8 if cells["kind"].endswith("fp8") else COLLECTIVES if "nccl" in cells["kind"] else GEMM
-    bare = Case(table, f"{table}-{number}", family, cells.get("source", ""))
+    bare = Case(table, f"{table}-{line}", family, cells.get("source", ""))
     try:
         group, predicted = _told(cells)
     except Refused as reason:
         return replace(bare, reason=str(reason))
-    unit = cells["unit"]
-    return replace(
-        bare, group=group, metric="rate", unit=unit, measured=float(cells["value"]), predicted=predicted
-    )
+    measured = number(cells, "value")
+    return replace(bare, group=group, metric="rate", unit=cells["unit"], measured=measured, predicted=predicted)
 
 
 def _told(cells: Cells) -> tuple[str, float]:

@@ -303,7 +303,7 @@ class _Mapping:
             return {"tp": row.tp, "pp": row.pp}, 1
         if row.n_gpus is None or not row.source.startswith("MLPerf"):
             raise NoScenario("the plan is not stated")
-        if row.model.startswith(names.MIXTURES) and names.MODELS.get(row.model) is None:
+        if row.model not in names.MODELS:
             raise NoScenario("the plan is not stated")
         model = _library().model(names.MODELS[row.model])
         room = SHARE * _library().gpu(gpu).usable_memory
