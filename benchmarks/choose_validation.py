@@ -6,7 +6,7 @@ The rule sees no prediction. Of training and serving: of each combination of sou
 kind of run, plan's kind and precision, the row in the middle of those measured (of an even number the earlier), without
 quality C; vTrain's, which are all alike but for layout, by number of GPUs, width and tp. Of kernels and collectives: of
 each (GPU, software, kind) those at the 10th, 50th and 90th percentile of measured time, of those that the laws tell.
-Rows keep the columns that the mapping reads.
+Rows keep the columns that the mapping reads and what says where they come from.
 """
 
 from __future__ import annotations

@@ -17,7 +17,6 @@ from functools import cache
 from math import inf
 from typing import Any, Final
 
-from sim.adapters.lookup import Library
 from sim.laws.collective import CollectiveParameters, collective_parameters, collective_seconds
 from sim.laws.roofline import KernelRates, kernel_rates
 from sim.laws.step import Chunk, StageLaw, StageShape
@@ -26,6 +25,7 @@ from sim.spec.topology import TopologySpec
 from sim.spec.transformer import Transformer
 from sim.study.validate.cases import COLLECTIVES, DECODE_ATTENTION, GEMM, GEMM_8, PREFILL_ATTENTION, Case
 from sim.study.validate.cells import Cells, each, number, whole
+from sim.study.validate.common import NVLINKS, SERVER, NoPrediction, catalogue
 
 MICRO: Final = 1e6
 HEAD: Final = 128
@@ -48,23 +48,15 @@ QUANTISE_PASSES: Final = 2
 QUANTISE_BYTES: Final = 5.0
 FORMATS: Final = {"bfloat16": "bf16", "float16": "fp16", "fp8": "fp8", "": "bf16"}
 OPERATIONS: Final = {"alltoall": "all_to_all"}
-#: How GPUs of a server are joined: NVLink through a switch, or PCIe with P2P across two sockets.
-NVLINKS: Final = {
-    "a100-sxm-80gb": "nvlink3", "b200-sxm": "nvlink5", "gb200": "nvlink5", "h100-sxm": "nvlink4", "h200-sxm": "nvlink4",
-}  # fmt: skip
+#: PCIe of servers without NVLink: P2P across two sockets.
 PCIE: Final = {"l40s": "pcie4-x16", "rtxpro6000": "pcie5-x16"}
 #: PCIe servers whose measured groups span both sockets (the catalogue's fabric says so of its source).
 SPANNING: Final = ("rtxpro6000",)
 #: GPUs that tables measured and that are refused, with the reason.
 UNKNOWN_WIRING: Final = {"v100": "NVLink of V100 servers is a mesh without a switch, and its wiring is not stated"}
-SERVER: Final = 8
 
 #: A row's group, and its measured and predicted seconds.
 Tell = Callable[[Cells], tuple[str, float, float]]
-
-
-class Refused(Exception):  # noqa: N818 (it is an answer)
-    """Why a row has no law."""
 
 
 def _case(table: str, line: int, cells: Cells, family: str, tell: Tell) -> Case:
@@ -73,7 +65,7 @@ def _case(table: str, line: int, cells: Cells, family: str, tell: Tell) -> Case:
     bare = Case(table, f"{table}-{line}", family, source)
     try:
         group, measured, predicted = tell(cells)
-    except Refused as reason:
+    except NoPrediction as reason:
         return replace(bare, reason=str(reason))
     return replace(
         bare, group=group, metric="time_us", unit="us", measured=measured * MICRO, predicted=predicted * MICRO
@@ -84,22 +76,17 @@ def _case(table: str, line: int, cells: Cells, family: str, tell: Tell) -> Case:
 
 
 @cache
-def _library() -> Library:
-    return Library()
-
-
-@cache
 def _rates(gpu: str, weights: str) -> KernelRates:
-    found = _library().gpu(gpu)
-    return kernel_rates(found, _library().stack("generic"), found.kernels or _library().default_kernels(), weights)
+    found = catalogue().gpu(gpu)
+    return kernel_rates(found, catalogue().stack("generic"), found.kernels or catalogue().default_kernels(), weights)
 
 
 def _gpu(cells: Cells) -> str:
     name = cells.get("gpu", "")
     if name in UNKNOWN_WIRING:
-        raise Refused(UNKNOWN_WIRING[name])
+        raise NoPrediction(UNKNOWN_WIRING[name])
     if name not in GPUS:
-        raise Refused(f"GPU {name or '(none stated)'} is not in the catalogue")
+        raise NoPrediction(f"GPU {name or '(none stated)'} is not in the catalogue")
     return GPUS[name]
 
 
@@ -116,9 +103,9 @@ def _gemm(cells: Cells) -> tuple[str, float, float]:
     gpu = _gpu(cells)
     dtype = cells.get("dtype", "")
     if dtype not in FORMATS:
-        raise Refused(f"format {dtype} has no law here")
+        raise NoPrediction(f"format {dtype} has no law here")
     if cells.get("cold") == "0":
-        raise Refused("its weights stay in the second-level cache: a model streams those of every layer")
+        raise NoPrediction("its weights stay in the second-level cache: a model streams those of every layer")
     m, n, k = (number(cells, name) for name in "mnk")
     weights = FORMATS[dtype]
     kind = "matrix products in 8 bits" if weights == "fp8" else "matrix products"
@@ -158,7 +145,7 @@ def _shape(cells: Cells) -> tuple[str, StageLaw, int, int, float]:
     gpu = _gpu(cells)
     heads, kv_heads = whole(cells, "num_heads"), whole(cells, "kv")
     if heads % kv_heads:
-        raise Refused(f"{heads} heads are no multiple of {kv_heads} KV heads")
+        raise NoPrediction(f"{heads} heads are no multiple of {kv_heads} KV heads")
     law = _attention(gpu, heads, kv_heads)
     return gpu, law, whole(cells, "batch_size"), whole(cells, "s"), number(cells, "latency_us") / MICRO
 
@@ -178,7 +165,7 @@ def decode_case(table: str, line: int, cells: Cells) -> Case:
 def _decode(cells: Cells) -> tuple[str, float, float]:
     gpu, law, batch, context, measured = _shape(cells)
     if batch * context * law.decode_bytes < COLD * CACHES.get(gpu, 0.0):
-        raise Refused("its KV cache may stay in the second-level cache: a model reads those of every layer")
+        raise NoPrediction("its KV cache may stay in the second-level cache: a model reads those of every layer")
     predicted = law.decode_launch + batch * context * law.decode_slope
     return f"{gpu} / {_software(cells)} / decode attention", measured, predicted
 
@@ -206,21 +193,21 @@ def _parameters(gpu: str, members: int, library: str) -> CollectiveParameters:
     elif gpu in PCIE:
         node |= {"sockets": 2, "socket_link": "xgmi", "pcie": {"link": PCIE[gpu]}, "p2p": True}
     else:
-        raise Refused(f"how servers join {gpu} is not known")
+        raise NoPrediction(f"how servers join {gpu} is not known")
     spec = TopologySpec.model_validate({"name": "server", "nodes": [node]})
-    topology = build_topology(spec, gpu=_library().gpu, link=_library().link)
+    topology = build_topology(spec, gpu=catalogue().gpu, link=catalogue().link)
     apart = SERVER // members if gpu in SPANNING else 1
     group = list(range(0, members * apart, apart))
     libraries = tuple(dict.fromkeys((library, "nccl")))
     return collective_parameters(
-        topology.site(group), _library().fabrics(), libraries, exchange_cap=topology.exchange_cap(group)
+        topology.site(group), catalogue().fabrics(), libraries, exchange_cap=topology.exchange_cap(group)
     )
 
 
 def collective(gpu: str, members: int, size: float, op: str = "all_reduce", library: str = "nccl") -> float:
-    """Seconds of a collective of ``size`` bytes in a server. Refused for a group that is none."""
+    """Seconds of a collective of ``size`` bytes in a server. NoPrediction for a group that is none."""
     if not 1 < members <= SERVER:
-        raise Refused(f"{members} GPUs are no group within a server of {SERVER}")
+        raise NoPrediction(f"{members} GPUs are no group within a server of {SERVER}")
     return collective_seconds(op, size, _parameters(gpu, members, library))
 
 
@@ -283,9 +270,9 @@ def vidur_case(table: str, line: int, cells: Cells) -> Case:
 def _vidur(cells: Cells) -> tuple[str, float, float]:
     name, each_node = cells["src"], whole(cells, "devices_per_node")
     if "pairwise" in name:
-        raise Refused("servers whose GPUs NVLink joins in pairs alone: which pairs a group takes is not stated")
+        raise NoPrediction("servers whose GPUs NVLink joins in pairs alone: which pairs a group takes is not stated")
     gpu, op = _gpu({"gpu": name.partition("_")[0]}), name.rpartition("dgx_")[2]
     if whole(cells, "num_workers") > each_node:
-        raise Refused("the network between nodes is not stated")
+        raise NoPrediction("the network between nodes is not stated")
     predicted = collective(gpu, each_node, number(cells, "size"), op)
     return f"{gpu} / vidur / collectives", number(cells, "ms") * 1e-3, predicted

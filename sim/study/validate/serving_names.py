@@ -65,15 +65,6 @@ GPUS: Final = {
 #: Part of what tables call a machine without GPUs.
 WITHOUT_GPU: Final = ("Raspberry Pi", "(CPU)")
 
-#: NVLink (or what a maker has in its place) through a switch, by GPU id.
-NVLINKS: Final = {
-    "a100-sxm-80gb": "nvlink3", "b200-sxm": "nvlink5", "gb200": "nvlink5", "h100-sxm": "nvlink4", "h200-sxm": "nvlink4",
-    "mi300x": "infinity-fabric", "mi325x": "infinity-fabric", "mi355x": "infinity-fabric",
-}  # fmt: skip
-
-#: GPUs of an NVL72 rack a node may hold here.
-RACK: Final = 64
-
 #: Models as tables call them -> catalogue id.
 MODELS: Final = {
     "LLaMA 13B": "llama-2-13b",

@@ -25,13 +25,11 @@ class ServedRow:
 
     id: str
     source: str = ""
-    date: str = ""
     model: str = ""
     weights: str = ""
     kv_dtype: str = ""
     gpu: str = ""
     n_gpus: int | None = None
-    n_nodes: int | None = None
     interconnect: str = ""
     tp: int | None = None
     pp: int | None = None

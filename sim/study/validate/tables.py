@@ -39,7 +39,6 @@ class MeasuredRow:
     framework: str = ""
     task: str = ""
     model: str = ""
-    n_params_b: float | None = None
     n_active_b: float | None = None
     hidden: int | None = None
     layers: int | None = None
