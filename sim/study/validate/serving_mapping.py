@@ -26,8 +26,8 @@ from sim.study.validate.serving_tables import ServedRow
 #: long), of one MLPerf replica offline and under limits, and rounds that lmdeploy's client makes.
 OFFLINE, OFFLINE_LONG, LONG = 3000, 1000, 10_000
 MLPERF_REQUESTS, SERVER_REQUESTS, ROUNDS = 2000, 1000, 3
-#: Answers of single streams whose length is not stated.
-ANSWER: Final = 256
+#: Tokens of the prompts and the answers of single streams whose length is not stated.
+FEW, ANSWER = 8, 256
 #: A replica's weights take at most this share of its memory, where the plan of a submission is not stated: what the
 #: published ones do (H100 70B FP8: TP2; H200: TP1; L40S: TP4).
 SHARE: Final = 0.6
@@ -123,7 +123,7 @@ class _Mapping:
         if row.mode in ("static_batch", "single_stream"):
             scenario["assume"] = {"kv_capacity": "unchecked"}
         gpus = plan["tp"] * plan["pp"] * copies
-        assumptions = tuple(dict.fromkeys(text for text in self.assumptions if text))
+        assumptions = tuple(dict.fromkeys(self.assumptions))
         return replace(
             bare,
             quality=row.quality or ("B" if row.source.startswith("MLPerf") else "A"),
@@ -219,16 +219,7 @@ class _Mapping:
         if row.source.startswith("MLPerf"):
             return self._data_set()
         if row.mode == "single_stream":
-            short = row.isl is None
-            self._assume("a prompt of a few tokens" if short else None)
-            prompt = 8 if short else max(1, row.isl or 0)
-            if row.metric in ("prefill_rate", "ttft"):
-                if short:
-                    raise NoPrediction("the prompt's length is not stated")
-                return prompt, 1
-            if row.osl is None:
-                self._assume(f"answers of {ANSWER} tokens")
-            return prompt, max(1, row.osl if row.osl is not None else ANSWER)
+            return self._stream()
         mean = _MEAN.search(row.texts.get("osl", ""))
         answer = row.osl if row.osl is not None else int(mean[1]) if mean else None
         if row.isl is None or answer is None:
@@ -236,6 +227,20 @@ class _Mapping:
         if row.metric == "ttft":
             return max(1, row.isl), 1
         return max(1, row.isl), max(1, answer)
+
+    def _stream(self) -> tuple[int, int]:
+        """Of one request alone: a prompt's time needs its length, a decoding rate hardly depends on it."""
+        row, first = self.row, self.row.metric in ("prefill_rate", "ttft")
+        if row.isl is None:
+            if first:
+                raise NoPrediction("the prompt's length is not stated")
+            self._assume("a prompt of a few tokens")
+        prompt = FEW if row.isl is None else max(1, row.isl)
+        if first:
+            return prompt, 1
+        if row.osl is None:
+            self._assume(f"answers of {ANSWER} tokens")
+        return prompt, ANSWER if row.osl is None else max(1, row.osl)
 
     def _data_set(self) -> tuple[int, int]:
         prompt = names.MLPERF_PROMPTS.get(names.MODELS.get(self.row.model, ""))

@@ -177,7 +177,6 @@ STACKS: Final[tuple[tuple[str, str, StackName], ...]] = (
     ("vLLM", "2023", StackName("eager-2023")),
     ("vLLM", "", StackName("vllm")),
     ("TurboMind", "", StackName("lmdeploy-0.1")),
-    ("llama.cpp RPC", "", _LLAMA_CPP),
     ("llama.cpp", "", _LLAMA_CPP),
     ("ollama / llama.cpp", "", _LLAMA_CPP),
     ("MLC-LLM", "", StackName("mlc")),
