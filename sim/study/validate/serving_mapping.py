@@ -277,7 +277,7 @@ class _Mapping:
         return {"load": load | {"all_at_once": True, "requests": SERVER_REQUESTS}, "objectives": self._limits()}
 
     def _batch(self) -> int:
-        if self.row.batch is None:
+        if not self.row.batch:
             raise NoPrediction("the batch is not stated")
         return self.row.batch
 
@@ -296,7 +296,7 @@ class _Mapping:
     def _plan(self, gpu: str, precision: dict[str, str]) -> tuple[dict[str, int], int]:
         """Degrees of one replica, and how many replicas there are."""
         row = self.row
-        if row.tp is not None and row.pp is not None:
+        if row.tp and row.pp:
             return {"tp": row.tp, "pp": row.pp}, 1
         if row.n_gpus is None or not row.source.startswith("MLPerf"):
             raise NoPrediction("the plan is not stated")
