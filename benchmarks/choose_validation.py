@@ -6,7 +6,7 @@ The rule sees no prediction. Of training and serving: of each combination of sou
 kind of run, plan's kind and precision, the row in the middle of those measured (of an even number the earlier), without
 quality C; vTrain's, which are all alike but for layout, by number of GPUs, width and tp. Of kernels and collectives: of
 each (GPU, software, kind) those at the 10th, 50th and 90th percentile of measured time, of those that the laws tell.
-Rows keep the columns that the mapping reads.
+Rows keep the columns that the mapping reads and what says where they come from.
 """
 
 from __future__ import annotations
@@ -87,6 +87,11 @@ def mapped(path: Path) -> set[str]:
     return {case.id for case in read_tables([path]) if case.reason is None}
 
 
+def told(path: Path) -> list[Row]:
+    """The rows of a table of kernels or collectives that the laws tell."""
+    return [row for row, case in zip(read(path), read_tables([path]), strict=True) if case.reason is None]
+
+
 def training(truth: Path, out: Path) -> None:
     """Training rows and vTrain's."""
     path = truth / "training" / "measured.csv"
@@ -126,17 +131,13 @@ def kernels(truth: Path, out: Path) -> None:
     attention = []
     for name, op in (("generation", "decode"), ("context", "prefill")):
         path = folder / f"attention_{name}_aic_sample.csv.gz"
-        good = {int(case.id.rpartition("-")[2]) for case in read_tables([path]) if case.reason is None}
-        rows = [row | {"op": op} for number, row in enumerate(read(path), start=2) if number in good]
+        rows = [row | {"op": op} for row in told(path)]
         attention += spread(rows, of("gpu", "framework"), latency)
     columns = ("gpu", "framework", "op", "batch_size", "s", "num_heads", "kv", "latency_us")
     write(out / "attention.csv", attention, columns)
     rows = spread(read(folder / "nccl_intranode.csv"), of("gpu", "op_name"), latency)
     write(out / "nccl.csv", rows, ("gpu", "nccl", "op_name", "num_gpus", "bytes", "latency"))
-    path = folder / "custom_allreduce.csv"
-    good = {int(case.id.rpartition("-")[2]) for case in read_tables([path]) if case.reason is None}
-    rows = [row for number, row in enumerate(read(path), start=2) if number in good]
-    chosen = spread(rows, of("gpu", "src"), latency)
+    chosen = spread(told(folder / "custom_allreduce.csv"), of("gpu", "src"), latency)
     write(out / "engine_all_reduce.csv", chosen, ("gpu", "src", "num_gpus", "message_size", "latency"))
 
 

@@ -42,7 +42,7 @@ def families(found: Validation) -> str:
 
 
 def tables(found: Validation) -> str:
-    """By table: of training also the fully specified dense rows."""
+    """By table."""
     head = ("table", "rows", "mapped", "counted", "median", "90th percentile", "bias", "same direction")
     lines = [
         (f"`{t.name}`", f"{t.rows:,}", f"{t.mapped:,}", *errors(t.errors), directions(t)) for t in found.tables
@@ -55,7 +55,7 @@ def specified(found: Validation) -> str:
     head = ("table", "specified, dense", "mapped", "median", "90th percentile", "bias")
     lines = []
     for t in found.tables:
-        rows = [row for row in found.rows if row.table == t.name and row.family == "training" and row.specified]
+        rows = [row for row in found.rows if row.table == t.name and row.family == TRAINING and row.specified]
         if rows:
             lines.append((f"`{t.name}`", str(len(rows)), str(t.specified_mapped), *errors(told(rows))[1:]))
     return table(head, lines)
@@ -70,7 +70,7 @@ def groups(found: Validation) -> str:
 def knobs(found: Validation) -> str:
     """Pairs that differ in one knob, and how many move the same way."""
     totals: dict[tuple[str, str], list[int]] = {}
-    served = {row.table for row in found.rows if row.family != "training"}
+    served = {row.table for row in found.rows if row.family != TRAINING}
     for t in found.tables:
         for direction in t.directions:
             kind = "serving" if t.name in served else "training"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,7 +51,7 @@ def command(
         found = compare(cases, lambda done, of: hear("simulating measured rows", done / of), pool)
     folder = None if no_report else out / "validate"
     if folder is not None:
-        _write(found, folder, shipped=not tables)
+        _write(found, folder, shlex.join(["sim", "validate", *map(str, tables)]))
     _print(found, worst, as_json, as_csv, folder)
 
 
@@ -59,15 +60,13 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _write(found: Validation, folder: Path, *, shipped: bool) -> None:
-    from sim.cli.common import said
+def _write(found: Validation, folder: Path, command: str) -> None:
     from sim.report.validate_page import render_validation_html
     from sim.report.validate_text import rows_csv
 
-    page = render_validation_html(found, said("validate", Path("")) if not shipped else "sim validate")
     write_file(folder / "validation.json", found.model_dump_json())
     write_file(folder / "rows.csv", rows_csv(found.rows))
-    write_file(folder / "index.html", page)
+    write_file(folder / "index.html", render_validation_html(found, command))
 
 
 def _print(found: Validation, worst: int, as_json: bool, as_csv: bool, folder: Path | None) -> None:

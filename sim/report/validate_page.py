@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Final
 
 from sim.report.figures.common import MAX_ROWS
-from sim.report.figures.validate import validation_figures
+from sim.report.figures.validate import BAND, validation_figures
 from sim.report.frame import render_page
-from sim.report.validate_text import ERROR, answer, directions, errors, reasons, values
+from sim.report.validate_text import DIRECTION, ERROR, answer, directions, errors, reasons, values
 from sim.report.values import NONE
 from sim.study.validate.causes import why, worst
 from sim.study.validate.schema import Validation
 
 SECTIONS: Final = {
-    "scatter": ("Predicted against measured", "A point a row; on the line both are equal, dotted: a fifth off."),
+    "scatter": ("Predicted against measured", f"A point a row; on the line both are equal, dotted: {BAND:.0%} off."),
     "histogram": ("Errors", "How many rows are how far off; the last bars hold all that are farther."),
     "groups": ("By GPU, stack and kind", "The groups of most rows."),
 }
@@ -38,6 +38,7 @@ def render_validation_html(found: Validation, command: str) -> str:
         validation_figures(found),
         sentence=answer(found),
         error=ERROR,
+        direction=DIRECTION,
         heads=HEADS,
         families=[(group.name, *errors(group)) for group in found.families],
         tables=[

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from sim.report.values import BOLD, NONE, RESET, aligned, printable, styled
+from sim.study.validate.agreement import CLOSE
 from sim.study.validate.cases import TRAINING
 from sim.study.validate.causes import most_rows, why, worst
 from sim.study.validate.schema import Errors, Row, Table, Validation
@@ -18,6 +19,10 @@ SHOWN: Final = 40
 ERROR: Final = (
     "Error: predicted / measured - 1 of what the table measures; median and 90th percentile of its size, bias: the "
     "median with its sign (of speed, where times and rates meet)."
+)
+DIRECTION: Final = (
+    f"Same direction: of pairs of a table that differ in one knob and were measured at least {CLOSE:.0%} apart, how "
+    "many the prediction moves the same way."
 )
 COLUMNS: Final = (
     "table", "id", "family", "group", "metric", "unit", "measured", "predicted", "error", "mapped", "counted",
@@ -61,7 +66,8 @@ def answer(found: Validation) -> str:
     said = "; ".join(
         f"{group.name} {percent(group.median_abs_error)} / {percent(group.p90_abs_error)}" for group in families
     )
-    return f"{mapped:,} of {len(found.rows):,} measured rows predicted. Median / 90th percentile of the error: {said}."
+    told = f" Median / 90th percentile of the error: {said}." if said else ""
+    return f"{mapped:,} of {len(found.rows):,} measured rows predicted.{told}"
 
 
 def percent(value: float) -> str:

@@ -24,6 +24,8 @@ from sim.spec.transformer import Transformer
 LEAST: Final = 3
 #: What a serving group measures, of whole servings: more rows decide among them.
 SERVED: Final = ("offline", "static batch", "closed loop", "one stream, decode")
+#: How much of a model a training group trains.
+TRAINED: Final = ("pretrain", "pretrain-moe", "sft", "lora", "qlora")
 
 
 class Measured(NamedTuple):
@@ -53,9 +55,9 @@ def expected_error(gpus: Iterable[str], stack: str, kind: str, *, across: bool =
     ``across``: a serving replica spans nodes."""
     types = list(gpus)
     gpu = max(dict.fromkeys(types), key=types.count)
-    found = _groups("training" if kind in _TRAINED else "serving")
+    found = [group for group in _groups() if (group.kind in TRAINED) == (kind in TRAINED)]
     same = [group for group in found if (group.gpu, group.stack, group.kind) == (gpu, stack, kind)]
-    if same and same[0].error.rows >= LEAST and not across:
+    if same and not across:
         return same[0].error
     nearest = (
         [g for g in found if (g.gpu, g.stack) == (gpu, stack)],
@@ -65,23 +67,19 @@ def expected_error(gpus: Iterable[str], stack: str, kind: str, *, across: bool =
         found,
     )
     for groups in nearest:
-        enough = [group for group in groups if group.error.rows >= LEAST]
-        if enough:
-            return max(enough, key=lambda group: group.error.rows).error.model_copy(update={"validated": False})
+        if groups:
+            return max(groups, key=lambda group: group.error.rows).error.model_copy(update={"validated": False})
     return None
 
 
-_TRAINED: Final = ("pretrain", "pretrain-moe", "sft", "lora", "qlora")
-
-
 @cache
-def _groups(what: str) -> list[Measured]:
-    """The validated groups of training or of serving, of each (GPU, stack, kind) that with most rows."""
+def _groups() -> list[Measured]:
+    """The validated groups that say what to expect, of each (GPU, stack, kind) that with most rows."""
     best: dict[tuple[str, str, str], Measured] = {}
     for row in catalog.validation_errors():
         gpu, stack, name = row["group"].split(" / ")
-        kind = name if name in _TRAINED else _served(name)
-        if kind is None or (kind in _TRAINED) != (what == "training"):
+        kind = name if name in TRAINED else _served(name)
+        if kind is None or int(row["rows"]) < LEAST:
             continue
         error = ExpectedError(
             group=row["group"], rows=int(row["rows"]), median=float(row["median"]), p90=float(row["p90"]),

@@ -17,6 +17,8 @@ from sim.study.validate.formats import read_tables
 from sim.study.validate.schema import Row
 
 GEMM_TABLE = "gpu,surprise,m,n,k,latency_us\nh100_sxm,!,1,4096,4096,15\nh100_sxm,!,64,4096,4096,16\n"
+ALL_REDUCE = "gpu,src,num_gpus,message_size,latency\n"
+ATTENTION = "gpu,op,batch_size,s,num_heads,kv,latency_us\n"
 VTRAIN = "gpus,global_batch,micro_batch,hidden,heads,layers,seq,tp,dp,pp,measured_iter_ms\n"
 
 
@@ -38,20 +40,33 @@ def test_a_file_that_is_no_table_says_what_it_lacks(tmp_path: Path) -> None:
         read_tables([tmp_path / "none.csv"])
     near = tmp_path / "near.csv"
     near.write_text("gpu,m,n,k\nh100_sxm,1,2,3\n")
-    with pytest.raises(InputError, match=r"near\.csv:1: is no measured table .* latency_us missing\?"):
+    with pytest.raises(InputError, match=r"near\.csv:1: is no measured table .*; latency_us missing\?$"):
+        read_tables([near])
+    near.write_text("")
+    with pytest.raises(InputError, match=r"documented format \(docs/validation\.md\)$"):
         read_tables([near])
     near.write_bytes(b"\xff\xfe\x00gpu")
     with pytest.raises(InputError, match="cannot be read"):
         read_tables([near])
 
 
-def test_a_row_that_breaks_its_format_is_named_by_its_line(tmp_path: Path) -> None:
-    path = tmp_path / "gemm.csv"
-    path.write_text(GEMM_TABLE + "h100_sxm,!,many,4096,4096,16\n")
-    with pytest.raises(InputError, match=r"gemm\.csv:4: is no row of its table: could not convert"):
-        read_tables([path])
-    path.write_text(VTRAIN + "64,512,8,wide,32,30,2048,2,16,2,3566.5\n")
-    with pytest.raises(InputError, match=r"gemm\.csv:2: is no row"):
+@pytest.mark.parametrize(
+    ("table", "complaint"),
+    [
+        (GEMM_TABLE + "h100_sxm,!,many,4096,4096,16\n", r":4: is no row of its table: m is a number .* not 'many'"),
+        (GEMM_TABLE + "h100_sxm,!,-5,4096,4096,16\n", r":4: .* m is a number above 0, not '-5'"),
+        (GEMM_TABLE + "h100_sxm,!,5,4096,4096,nan\n", r":4: .* latency_us is a number above 0, not 'nan'"),
+        (VTRAIN + "64,512,8,wide,32,30,2048,2,16,2,3566.5\n", r":2: .* hidden is a number above 0, not 'wide'"),
+        (ALL_REDUCE + "h100_sxm,vllm/0.1,8,1024,slow\n", r":2: .* latency is a number above 0, not 'slow'"),
+        (ALL_REDUCE + "h100_sxm,vllm/0.1,2.5,1024,1\n", r":2: .* num_gpus is a whole number, not '2.5'"),
+        (ATTENTION + "h100_sxm,decode,64,8192,32,0,300\n", r":2: .* kv is a number above 0, not '0'"),
+        (ATTENTION + "h100_sxm,both,64,8192,32,8,300\n", r":2: .* op is decode or prefill, not 'both'"),
+    ],
+)
+def test_a_row_that_breaks_its_format_is_named_by_its_line(tmp_path: Path, table: str, complaint: str) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text(table)
+    with pytest.raises(InputError, match=rf"table\.csv{complaint}"):
         read_tables([path])
 
 

@@ -104,6 +104,10 @@ def test_groups_whose_wiring_or_network_is_not_stated_are_set_aside() -> None:
     v100 = {"gpu": "v100", "n_gpus": "8", "bytes": "1048576", "time_ns_in_place": "50000"}
     assert "wiring is not stated" in (nccl_tests_case("nccl", 2, v100).reason or "")
     assert "is not in the catalogue" in (nccl_tests_case("nccl", 2, v100 | {"gpu": "tpu"}).reason or "")
+    assert vidur_case("comm", 2, cells | {"src": "tpu_dgx_all_reduce"}).reason == "GPU tpu is not in the catalogue"
+    for gpus in ("1", "16"):
+        reason = nccl_tests_case("nccl", 2, v100 | {"gpu": "h100", "n_gpus": gpus}).reason
+        assert reason == f"{gpus} GPUs are no group within a server of 8"
 
 
 def test_published_points_are_rates() -> None:

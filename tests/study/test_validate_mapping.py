@@ -400,6 +400,8 @@ def test_reading_ignores_unknown_columns_and_keeps_prose(tmp_path: Path) -> None
     measured = row_of({"table": "papers", "n_gpus": "~2000 (up to)", "surprise": "x", "mem_gb": "83.5"})
     assert (measured.table, measured.n_gpus, measured.vpp, measured.mem_gb) == ("papers", None, None, 83.5)
     assert measured.texts == {"n_gpus": "~2000 (up to)"}
+    endless = row_of({"step_time_s": "inf", "mem_gb": "nan", "n_gpus": "2.5", "vpp": "4.0"})
+    assert (endless.step_time_s, endless.mem_gb, endless.n_gpus, endless.vpp) == (None, None, None, 4)
 
 
 def test_reading_refuses_what_is_no_table(tmp_path: Path) -> None:

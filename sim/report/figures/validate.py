@@ -34,6 +34,8 @@ GPUS: Final = 7
 """GPUs with a colour of their own; the rest share one."""
 BAND: Final = 0.2
 """The band drawn about perfect agreement."""
+NEAR: Final = 0.1
+"""Errors that a histogram counts as near."""
 BIN: Final = 0.05
 LIMIT: Final = 1.0
 """Width of a bar of a histogram, and the error from which all go into the last one."""
@@ -128,8 +130,8 @@ def _histogram(id_: str, family: str, rows: Sequence[Row]) -> Figure:
     middles = [-LIMIT + (number + 0.5) * BIN for number in range(bins)]
     labels = [f"{low - BIN / 2:+.0%} to {low + BIN / 2:+.0%}" for low in middles]
     labels[-1] = f"above {LIMIT - BIN:+.0%}"
-    near = sum(abs(row.error or 0.0) <= 0.1 for row in rows) / len(rows)
-    takeaway = f"{near:.0%} of {len(rows):,} rows are within 10%."
+    near = sum(abs(row.error or 0.0) <= NEAR for row in rows) / len(rows)
+    takeaway = f"{near:.0%} of {len(rows):,} rows are within {NEAR:.0%}."
     return Figure(
         id=id_, title=sentence(family), takeaway=takeaway, alt=f"Histogram of errors of {family}. {takeaway}",
         traces=[{

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Final
 
+from sim.study.validate.cases import COLLECTIVES, DECODE_ATTENTION, GEMM, GEMM_8, PREFILL_ATTENTION
 from sim.study.validate.schema import Group, Row
 
 
@@ -33,9 +35,9 @@ def _says(row: Row, text: str) -> bool:
 
 
 #: Starts of groups whose framework has no constants of this GPU.
-UNFITTED = ("rtx6000ada / hf", "a40 / hf", "b200-sxm / nemo", "b300-sxm / nemo", "gb200 / nemo")
+UNFITTED: Final = ("rtx6000ada / hf", "a40 / hf", "b200-sxm / nemo", "b300-sxm / nemo", "gb200 / nemo")
 #: In the order in which they are looked through; all that concern a row are told.
-CAUSES: tuple[Cause, ...] = (
+CAUSES: Final[tuple[Cause, ...]] = (
     Cause("mixtures of experts take the constants of dense models: nothing was fitted to them",
           lambda row: row.mixture),
     Cause("the kernels of row-wise FP8 are slower than those of one scale a tensor, and have no constants of their own",
@@ -65,17 +67,17 @@ CAUSES: tuple[Cause, ...] = (
     Cause("a KV cache that is small against the card: a few hundred MB of runtime decide the batch",
           lambda row: _kind(row) == "offline" and (row.error or 0.0) > 0),
     Cause("this server's PCIe reached 1.4 to 5 GB/s among four and eight cards; why is not recorded",
-          lambda row: _group(row).startswith("l40s / ") and row.family == "collectives"),
+          lambda row: _group(row).startswith("l40s / ") and row.family == COLLECTIVES),
     Cause("times of small messages in this table vary twofold from one size to the next (2 to 60 us)",
           lambda row: " / vidur / " in _group(row)),
     Cause("kernels of unusual shapes (many query heads to a KV head, few heads) are several times slower",
-          lambda row: row.family == "decode attention" and (row.error or 0.0) < -0.5),
+          lambda row: row.family == DECODE_ATTENTION and (row.error or 0.0) < -0.5),
     Cause("frameworks' attention kernels differ up to 1.7 times on one GPU; constants are the GPU's",
-          lambda row: row.family in ("prefill attention", "decode attention")),
+          lambda row: row.family in (PREFILL_ATTENTION, DECODE_ATTENTION)),
     Cause("measured at more than the card's bandwidth: the weights stayed in its cache after all",
-          lambda row: row.family.startswith("matrix") and (row.error or 0.0) > 1.0),
+          lambda row: row.family in (GEMM, GEMM_8) and (row.error or 0.0) > 1.0),
     Cause("libraries switch kernels between shapes, most just past a tile",
-          lambda row: row.family.startswith("matrix") and (row.error or 0.0) <= 1.0),
+          lambda row: row.family in (GEMM, GEMM_8) and (row.error or 0.0) <= 1.0),
 )  # fmt: skip
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import csv
 import gzip
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final, TextIO, cast
 
 from sim.errors import InputError, Problem, did_you_mean
 from sim.study.validate import kernel_cases as kernels
 from sim.study.validate.cases import Case
+from sim.study.validate.cells import BadRow, Cells, Reader, each
 from sim.study.validate.published_cases import published_case
 from sim.study.validate.serving_mapping import serving_case
 from sim.study.validate.serving_tables import COLUMNS as SERVING_COLUMNS
@@ -22,48 +23,21 @@ from sim.study.validate.serving_tables import served_row
 from sim.study.validate.tables import VTRAIN_COLUMNS, row_of, vtrain_row
 from sim.study.validate.training_cases import training_case
 
-Cells = Mapping[str, str]
-#: A table's name and its rows -> their cases.
-Reader = Callable[[str, Sequence[Cells]], list[Case]]
-
 SUFFIXES: Final = (".csv", ".csv.gz")
-
-
-class BadRow(Exception):  # noqa: N818 (an answer to the caller, who knows the file)
-    """A row that breaks its table's format: its number, counted from the first row of data, and what is wrong."""
-
-    def __init__(self, number: int, message: str) -> None:
-        super().__init__(message)
-        self.number = number
-
-
-def _each(make: Callable[[str, int, Cells], Case], first: int = 2) -> Reader:
-    """A reader that makes one case a row; ``first`` is the number of the first row."""
-
-    def read(table: str, rows: Sequence[Cells]) -> list[Case]:
-        cases = []
-        for number, cells in enumerate(rows):
-            try:
-                cases.append(make(table, number + first, cells))
-            except (ValueError, KeyError, ZeroDivisionError) as error:
-                raise BadRow(number, str(error)) from None
-        return cases
-
-    return read
 
 
 #: Columns that tell a format, and its reader; the first that fits.
 FORMATS: Final[tuple[tuple[tuple[str, ...], Reader], ...]] = (
-    (("table", "id"), _each(lambda _, __, cells: training_case(row_of(cells)))),
-    (VTRAIN_COLUMNS, _each(lambda table, n, cells: training_case(vtrain_row(table, n, cells)), first=1)),
-    (SERVING_COLUMNS, _each(lambda _, __, cells: serving_case(served_row(cells)))),
-    (("gpu", "m", "n", "k", "latency_us"), _each(kernels.gemm_case)),
-    (("gpu", "op", "batch_size", "s", "num_heads", "kv", "latency_us"), _each(kernels.attention_case)),
-    (("gpu", "nccl", "op_name", "num_gpus", "bytes", "latency"), _each(kernels.nccl_case)),
+    (("table", "id"), each(lambda _, __, cells: training_case(row_of(cells)))),
+    (VTRAIN_COLUMNS, each(lambda table, n, cells: training_case(vtrain_row(table, n, cells)), first=1)),
+    (SERVING_COLUMNS, each(lambda _, __, cells: serving_case(served_row(cells)))),
+    (("gpu", "m", "n", "k", "latency_us"), each(kernels.gemm_case)),
+    (("gpu", "op", "batch_size", "s", "num_heads", "kv", "latency_us"), each(kernels.attention_case)),
+    (("gpu", "nccl", "op_name", "num_gpus", "bytes", "latency"), each(kernels.nccl_case)),
     (("gpu", "src", "num_gpus", "message_size", "latency"), kernels.engine_cases),
-    (("gpu", "n_gpus", "bytes", "time_ns_in_place"), _each(kernels.nccl_tests_case)),
-    (("src", "num_workers", "devices_per_node", "size", "ms"), _each(kernels.vidur_case)),
-    (("kind", "hw", "config", "metric", "value", "unit"), _each(published_case)),
+    (("gpu", "n_gpus", "bytes", "time_ns_in_place"), each(kernels.nccl_tests_case)),
+    (("src", "num_workers", "devices_per_node", "size", "ms"), each(kernels.vidur_case)),
+    (("kind", "hw", "config", "metric", "value", "unit"), each(published_case)),
 )
 #: Attention tables without a column ``op`` say in their file's name which attention it is.
 ATTENTION: Final = (
@@ -129,14 +103,16 @@ def _reader(path: Path, columns: set[str]) -> Reader | None:
         if columns >= set(needed):
             return reader
     if columns >= set(ATTENTION_COLUMNS):
-        return next((_each(make) for word, make in ATTENTION if word in path.name), None)
+        return next((each(make) for word, make in ATTENTION if word in path.name), None)
     return None
 
 
 def _missing(columns: set[str]) -> str:
     """What the nearest format lacks, where a table is close to one."""
-    nearest = min((set(needed) - columns for needed, _ in FORMATS), key=len)
-    return f"; {', '.join(sorted(nearest))} missing?" if len(nearest) <= 2 else ""
+    formats = [set(needed) for needed, _ in FORMATS]
+    nearest = max(formats, key=lambda needed: len(needed & columns) / len(needed))
+    lacks = nearest - columns
+    return f"; {', '.join(sorted(lacks))} missing?" if len(lacks) <= 2 and nearest & columns else ""
 
 
 def _stem(path: Path) -> str:

@@ -11,7 +11,9 @@ from dataclasses import replace
 from typing import Final
 
 from sim.study.validate.cases import COLLECTIVES, GEMM, GEMM_8, Case
-from sim.study.validate.kernel_cases import Cells, Refused, collective, gemm
+from sim.study.validate.cells import Cells, number
+from sim.study.validate.common import NoPrediction
+from sim.study.validate.kernel_cases import collective, gemm
 
 #: Cards as points call them -> catalogue id.
 GPUS: Final = {
@@ -29,18 +31,16 @@ _CUBE = re.compile(r"(\d+)\^3$")
 _SERVER = re.compile(r"(\d+)x (.+)$")
 
 
-def published_case(table: str, number: int, cells: Cells) -> Case:
+def published_case(table: str, line: int, cells: Cells) -> Case:
     """One point with what the laws say of it, or why they say nothing."""
     family = GEMM_8 if cells["kind"].endswith("fp8") else COLLECTIVES if "nccl" in cells["kind"] else GEMM
-    bare = Case(table, f"{table}-{number}", family, cells.get("source", ""))
+    bare = Case(table, f"{table}-{line}", family, cells.get("source", ""))
     try:
         group, predicted = _told(cells)
-    except Refused as reason:
+    except NoPrediction as reason:
         return replace(bare, reason=str(reason))
-    unit = cells["unit"]
-    return replace(
-        bare, group=group, metric="rate", unit=unit, measured=float(cells["value"]), predicted=predicted
-    )
+    measured = number(cells, "value")
+    return replace(bare, group=group, metric="rate", unit=cells["unit"], measured=measured, predicted=predicted)
 
 
 def _told(cells: Cells) -> tuple[str, float]:
@@ -50,7 +50,7 @@ def _told(cells: Cells) -> tuple[str, float]:
         gpu = _gpu(cells["hw"])
         cube = _CUBE.match(cells["config"])
         if cube is None and cells["config"] != "best shape":
-            raise Refused(f"shape '{cells['config']}' is not clear")
+            raise NoPrediction(f"shape '{cells['config']}' is not clear")
         width = int(cube[1]) if cube else LARGE
         seconds = gemm(gpu, product[1], width, width, width, quantised=False)
         return f"{gpu} / published / matrix products", 2.0 * width**3 / seconds / TERA
@@ -59,10 +59,10 @@ def _told(cells: Cells) -> tuple[str, float]:
         gpu, members = _gpu(server[2]), int(server[1])
         seconds = collective(gpu, members, PLATEAU)
         return f"{gpu} / published / collectives", 2 * (members - 1) / members * PLATEAU / seconds / 1e9
-    raise Refused("a point of a link, an engine or a machine that no law here is for")
+    raise NoPrediction("a point of a link, an engine or a machine that no law here is for")
 
 
 def _gpu(name: str) -> str:
     if name not in GPUS:
-        raise Refused(f"GPU {name} is not in the catalogue")
+        raise NoPrediction(f"GPU {name} is not in the catalogue")
     return GPUS[name]

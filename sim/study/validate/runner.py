@@ -20,7 +20,7 @@ from sim.errors import SimError
 from sim.study.validate.agreement import Run, directions, summary, told
 from sim.study.validate.cases import FAMILIES, TRAINING, Case
 from sim.study.validate.predict import PREDICTORS, Predict, Prediction
-from sim.study.validate.schema import Errors, Group, Row, Table, Validation
+from sim.study.validate.schema import Group, Row, Table, Validation
 
 Hear = Callable[[int, int], None]
 
@@ -157,10 +157,12 @@ def _table(name: str, rows: Sequence[Row], runs: Sequence[Run]) -> Table:
 
 
 def _families(rows: Sequence[Row]) -> tuple[Group, ...]:
-    found = [_named(name, told(row for row in rows if row.family == name and not row.mixture)) for name in FAMILIES]
+    """Families that have errors: of training also its specified rows, of all others those without experts."""
     trained = [row for row in rows if row.family == TRAINING]
-    found[:1] = [_named(SPECIFIED, told(row for row in trained if row.specified)), _named(TRAINING, told(trained))]
-    return tuple(group for group in found if group is not None)
+    members = {SPECIFIED: [row for row in trained if row.specified], TRAINING: trained} | {
+        name: [row for row in rows if row.family == name and not row.mixture] for name in FAMILIES if name != TRAINING
+    }
+    return _named(members)
 
 
 def _groups(rows: Sequence[Row]) -> tuple[Group, ...]:
@@ -168,9 +170,10 @@ def _groups(rows: Sequence[Row]) -> tuple[Group, ...]:
     for row in rows:
         if row.group is not None:
             members.setdefault(row.group, []).append(row)
-    found = (_named(name, told(members[name])) for name in sorted(members))
-    return tuple(group for group in found if group is not None)
+    return _named(dict(sorted(members.items())))
 
 
-def _named(name: str, errors: Errors | None) -> Group | None:
-    return None if errors is None else Group(name=name, **errors.model_dump())
+def _named(members: Mapping[str, Sequence[Row]]) -> tuple[Group, ...]:
+    """The errors of each set of rows that has any."""
+    found = ((name, told(rows)) for name, rows in members.items())
+    return tuple(Group(name=name, **errors.model_dump()) for name, errors in found if errors is not None)

@@ -14,26 +14,23 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import Any, Final
 
-from sim.adapters.lookup import Library
 from sim.spec.plan import WEIGHT_BYTES
 from sim.study.validate import serving_names as names
 from sim.study.validate.cases import DECODE, LOADED, PREFILL, SATURATED, SERVED_MEMORY, Case, Knobs
+from sim.study.validate.common import NVLINKS, SERVER, SERVER_MEMORY, NoPrediction, catalogue, slug
 from sim.study.validate.serving_tables import ServedRow
-from sim.study.validate.training_cluster import SERVER_MEMORY, NoScenario
 
 #: Requests of an offline run (TensorRT-LLM's documentation lists 1,000 to 3,000 by length; 1,000 where prompts are
 #: long), of one MLPerf replica offline and under limits, and rounds that lmdeploy's client makes.
 OFFLINE, OFFLINE_LONG, LONG = 3000, 1000, 10_000
 MLPERF_REQUESTS, SERVER_REQUESTS, ROUNDS = 2000, 1000, 3
-#: Answers of single streams whose length is not stated.
-ANSWER: Final = 256
+#: Tokens of the prompts and the answers of single streams whose length is not stated.
+FEW, ANSWER = 8, 256
 #: A replica's weights take at most this share of its memory, where the plan of a submission is not stated: what the
 #: published ones do (H100 70B FP8: TP2; H200: TP1; L40S: TP4).
 SHARE: Final = 0.6
-SERVER: Final = 8
 
 _MEAN = re.compile(r"mean ~?(\d+)")
 _LIMITS = re.compile(r"TTFT<=([\d.]+) ?(m?s) TPOT<=([\d.]+) ?(m?s)")
@@ -87,7 +84,7 @@ def serving_case(row: ServedRow) -> Case:
     bare = Case(table, row.id, _family(row), row.source, row.quality or "A", mixture)
     try:
         return _Mapping(row).case(bare)
-    except NoScenario as reason:
+    except NoPrediction as reason:
         return replace(bare, reason=str(reason))
 
 
@@ -96,14 +93,9 @@ def _family(row: ServedRow) -> str:
     return measure.family if measure else SERVED_MEMORY if row.metric in ("mem", "vram") else LOADED
 
 
-@cache
-def _library() -> Library:
-    return Library()
-
-
 @dataclass
 class _Mapping:
-    """One row on its way to a scenario; raises NoScenario at the first thing missing."""
+    """One row on its way to a scenario; raises NoPrediction at the first thing missing."""
 
     row: ServedRow
     assumptions: list[str] = field(default_factory=list)
@@ -116,7 +108,7 @@ class _Mapping:
         precision = self._precision()
         plan, copies = self._plan(gpu, precision)
         prompt, answer = self._lengths()
-        name = _slug(row.model)
+        name = slug(row.model)
         define: dict[str, Any] = {"models": {name: {**model, "context": self._context(model, prompt + answer)}}}
         self._check_on_gpu()
         job: dict[str, Any] = {
@@ -125,13 +117,13 @@ class _Mapping:
             **self._asked(stack, prompt, answer),
         }  # fmt: skip
         scenario: dict[str, Any] = {
-            "name": _slug(row.id), "about": row.source, "cluster": {"topology": self._cluster(gpu, plan)},
+            "name": slug(row.id), "about": row.source, "cluster": {"topology": self._cluster(gpu, plan)},
             "model": name, "stack": stack.id, "jobs": [job], "define": define,
         }  # fmt: skip
         if row.mode in ("static_batch", "single_stream"):
             scenario["assume"] = {"kv_capacity": "unchecked"}
         gpus = plan["tp"] * plan["pp"] * copies
-        assumptions = tuple(dict.fromkeys(text for text in self.assumptions if text))
+        assumptions = tuple(dict.fromkeys(self.assumptions))
         return replace(
             bare,
             quality=row.quality or ("B" if row.source.startswith("MLPerf") else "A"),
@@ -147,16 +139,16 @@ class _Mapping:
     def _measured(self) -> tuple[_Measure, float]:
         row = self.row
         if row.metric in names.NOT_TOLD:
-            raise NoScenario(names.NOT_TOLD[row.metric])
+            raise NoPrediction(names.NOT_TOLD[row.metric])
         if any(word in row.notes for word in ("OUTLIER", "REJECT")):
-            raise NoScenario(f"the table itself sets this row aside: {row.notes.partition('OUTLIER')[2].strip(': ')}")
+            raise NoPrediction(f"the table itself sets this row aside: {row.notes.partition('OUTLIER')[2].strip(': ')}")
         measure = MEASURES.get((row.mode, row.metric))
         if measure is None:
-            raise NoScenario(f"no scenario stands for {row.metric or 'no metric'} of mode {row.mode or '(none)'}")
+            raise NoPrediction(f"no scenario stands for {row.metric or 'no metric'} of mode {row.mode or '(none)'}")
         if row.value is None or row.value <= 0:
-            raise NoScenario("no value is stated")
+            raise NoPrediction("no value is stated")
         if row.unit not in UNITS:
-            raise NoScenario(f"unit {row.unit or '(none stated)'} is not clear")
+            raise NoPrediction(f"unit {row.unit or '(none stated)'} is not clear")
         return measure, row.value * UNITS[row.unit]
 
     # -- names ----------------------------------------------------------------------------------------------
@@ -164,11 +156,11 @@ class _Mapping:
     def _gpu(self) -> str:
         text = self.row.gpu.replace("\N{NON-BREAKING HYPHEN}", "-")
         if any(word in text for word in names.WITHOUT_GPU):
-            raise NoScenario("nodes without a GPU are not modelled")
+            raise NoPrediction("nodes without a GPU are not modelled")
         inside = _INSIDE.search(text)
         found = names.GPUS.get(text) or (names.GPUS.get(inside[1]) if inside else None)
         if found is None:
-            raise NoScenario(f"GPU {text or '(none stated)'} is not in the catalogue")
+            raise NoPrediction(f"GPU {text or '(none stated)'} is not in the catalogue")
         return found
 
     def _stack(self) -> names.StackName:
@@ -176,21 +168,21 @@ class _Mapping:
         for engine, version, stack in names.STACKS:
             if row.engine.startswith(engine) and row.version.startswith(version):
                 if "speculative" in row.engine:
-                    raise NoScenario("speculative decoding is not modelled")
+                    raise NoPrediction("speculative decoding is not modelled")
                 self._assume(stack.assumption)
                 return stack
-        raise NoScenario(f"no serving stack stands for {row.engine or 'an engine that is not stated'}")
+        raise NoPrediction(f"no serving stack stands for {row.engine or 'an engine that is not stated'}")
 
     def _precision(self) -> dict[str, str]:
         row = self.row
         found = next((value for start, value in names.WEIGHTS if row.weights.startswith(start)), None)
         if found is None:
-            raise NoScenario(f"weights in '{row.weights}' are no format here" if row.weights else "format not stated")
+            raise NoPrediction(f"weights in '{row.weights}' are no format here" if row.weights else "format not stated")
         weights, assumption = found
         self._assume(assumption)
         if row.kv_dtype:
             if row.kv_dtype not in names.KV:
-                raise NoScenario(f"a KV cache in '{row.kv_dtype}' is no format here")
+                raise NoPrediction(f"a KV cache in '{row.kv_dtype}' is no format here")
             kv, assumption = names.KV[row.kv_dtype]
             self._assume(assumption)
         else:
@@ -204,21 +196,21 @@ class _Mapping:
         name = self.row.model
         for start, reason in names.UNMODELLED.items():
             if name.startswith(start):
-                raise NoScenario(reason)
+                raise NoPrediction(reason)
         if name in names.MODELS:
             return {"like": names.MODELS[name]}
         if name in names.SHAPES:
             return {"name": name, "source": "the model's configuration, recalled", **names.SHAPES[name]}
-        raise NoScenario(f"the shape of {name or 'a model that is not stated'} is not known here")
+        raise NoPrediction(f"the shape of {name or 'a model that is not stated'} is not known here")
 
     def _check_on_gpu(self) -> None:
         """Refuse runs of which a part was on the host's processor."""
         if re.match(r"(GPU/)?CPU\b", self.row.notes):
-            raise NoScenario("a part of the model ran on the host's processor")
+            raise NoPrediction("a part of the model ran on the host's processor")
 
     def _context(self, model: dict[str, Any], tokens: int) -> int:
         """As long as the row needs: engines were told to go on past a model's own."""
-        own = _library().model(model["like"]).context if "like" in model else 2048
+        own = catalogue().model(model["like"]).context if "like" in model else 2048
         return max(own, tokens)
 
     def _lengths(self) -> tuple[int, int]:
@@ -227,29 +219,34 @@ class _Mapping:
         if row.source.startswith("MLPerf"):
             return self._data_set()
         if row.mode == "single_stream":
-            short = row.isl is None
-            self._assume("a prompt of a few tokens" if short else None)
-            prompt = 8 if short else max(1, row.isl or 0)
-            if row.metric in ("prefill_rate", "ttft"):
-                if short:
-                    raise NoScenario("the prompt's length is not stated")
-                return prompt, 1
-            if row.osl is None:
-                self._assume(f"answers of {ANSWER} tokens")
-            return prompt, max(1, row.osl if row.osl is not None else ANSWER)
+            return self._stream()
         mean = _MEAN.search(row.texts.get("osl", ""))
         answer = row.osl if row.osl is not None else int(mean[1]) if mean else None
         if row.isl is None or answer is None:
-            raise NoScenario("the lengths of requests are not stated")
+            raise NoPrediction("the lengths of requests are not stated")
         if row.metric == "ttft":
             return max(1, row.isl), 1
         return max(1, row.isl), max(1, answer)
+
+    def _stream(self) -> tuple[int, int]:
+        """Of one request alone: a prompt's time needs its length, a decoding rate hardly depends on it."""
+        row, first = self.row, self.row.metric in ("prefill_rate", "ttft")
+        if row.isl is None:
+            if first:
+                raise NoPrediction("the prompt's length is not stated")
+            self._assume("a prompt of a few tokens")
+        prompt = FEW if row.isl is None else max(1, row.isl)
+        if first:
+            return prompt, 1
+        if row.osl is None:
+            self._assume(f"answers of {ANSWER} tokens")
+        return prompt, ANSWER if row.osl is None else max(1, row.osl)
 
     def _data_set(self) -> tuple[int, int]:
         prompt = names.MLPERF_PROMPTS.get(names.MODELS.get(self.row.model, ""))
         answer = self.row.tokens_a_sample
         if prompt is None or answer is None:
-            raise NoScenario("the lengths of the data set's requests are not known here")
+            raise NoPrediction("the lengths of the data set's requests are not known here")
         self._assume(f"prompts of {prompt} and answers of {answer:.0f} tokens, the data set's means")
         return prompt, max(1, round(answer))
 
@@ -280,8 +277,8 @@ class _Mapping:
         return {"load": load | {"all_at_once": True, "requests": SERVER_REQUESTS}, "objectives": self._limits()}
 
     def _batch(self) -> int:
-        if self.row.batch is None:
-            raise NoScenario("the batch is not stated")
+        if not self.row.batch:
+            raise NoPrediction("the batch is not stated")
         return self.row.batch
 
     def _limits(self) -> dict[str, str]:
@@ -290,7 +287,7 @@ class _Mapping:
             return {"ttft_p99": f"{found[1]} {found[2]}", "tpot_p99": f"{found[3]} {found[4]}"}
         known = names.MLPERF_LIMITS.get((names.MODELS.get(self.row.model, ""), self.row.mode))
         if known is None:
-            raise NoScenario("the limits on latency are not stated")
+            raise NoPrediction("the limits on latency are not stated")
         self._assume(f"limits of the benchmark: TTFT {known[0]}, TPOT {known[1]} at the 99th percentile")
         return {"ttft_p99": known[0], "tpot_p99": known[1]}
 
@@ -299,18 +296,18 @@ class _Mapping:
     def _plan(self, gpu: str, precision: dict[str, str]) -> tuple[dict[str, int], int]:
         """Degrees of one replica, and how many replicas there are."""
         row = self.row
-        if row.tp is not None and row.pp is not None:
+        if row.tp and row.pp:
             return {"tp": row.tp, "pp": row.pp}, 1
         if row.n_gpus is None or not row.source.startswith("MLPerf"):
-            raise NoScenario("the plan is not stated")
-        if row.model.startswith(names.MIXTURES) and names.MODELS.get(row.model) is None:
-            raise NoScenario("the plan is not stated")
-        model = _library().model(names.MODELS[row.model])
-        room = SHARE * _library().gpu(gpu).usable_memory
+            raise NoPrediction("the plan is not stated")
+        if row.model not in names.MODELS:
+            raise NoPrediction("the plan is not stated")
+        model = catalogue().model(names.MODELS[row.model])
+        room = SHARE * catalogue().gpu(gpu).usable_memory
         weights = model.parameters * WEIGHT_BYTES[precision["weights"]]
         fits = [tp for tp in (1, 2, 4, 8) if row.n_gpus % tp == 0 and weights / tp <= room]
         if not fits:
-            raise NoScenario("no plan of up to eight tensor ranks holds the weights")
+            raise NoPrediction("no plan of up to eight tensor ranks holds the weights")
         tp = fits[0]
         self._assume(f"{row.n_gpus // tp} replicas of tp {tp}, the fewest ranks whose weights leave room")
         return {"tp": tp, "pp": 1}, row.n_gpus // tp
@@ -318,10 +315,10 @@ class _Mapping:
     def _cluster(self, gpu: str, plan: dict[str, int]) -> dict[str, Any]:
         gpus, text = plan["tp"] * plan["pp"], self.row.interconnect
         if gpus > SERVER:
-            raise NoScenario(f"{gpus} GPUs of one replica are no server of eight")
+            raise NoPrediction(f"{gpus} GPUs of one replica are no server of eight")
         node: dict[str, Any] = {"name": "node", "gpus": [{"type": gpu, "count": gpus}]}
-        if gpus > 1 and gpu in names.NVLINKS:
-            node["nvlink"] = {"link": names.NVLINKS[gpu]}
+        if gpus > 1 and gpu in NVLINKS:
+            node["nvlink"] = {"link": NVLINKS[gpu]}
         elif gpus > 1:
             node["gpus"][0]["count"] = SERVER
             node |= {"sockets": 2, "socket_link": "xgmi", "host_memory": SERVER_MEMORY}
@@ -348,8 +345,3 @@ class _Mapping:
 def _shape_of(plan: dict[str, int]) -> str:
     """The plan's kind, as part of a group's name."""
     return "".join(f", {degree}" for degree in ("tp", "pp") if plan[degree] > 1)
-
-
-def _slug(text: str) -> str:
-    """A name of letters, digits and . _ + - only."""
-    return re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip("-._+")[:80] or "row"

@@ -65,15 +65,6 @@ GPUS: Final = {
 #: Part of what tables call a machine without GPUs.
 WITHOUT_GPU: Final = ("Raspberry Pi", "(CPU)")
 
-#: NVLink (or what a maker has in its place) through a switch, by GPU id.
-NVLINKS: Final = {
-    "a100-sxm-80gb": "nvlink3", "b200-sxm": "nvlink5", "gb200": "nvlink5", "h100-sxm": "nvlink4", "h200-sxm": "nvlink4",
-    "mi300x": "infinity-fabric", "mi325x": "infinity-fabric", "mi355x": "infinity-fabric",
-}  # fmt: skip
-
-#: GPUs of an NVL72 rack a node may hold here.
-RACK: Final = 64
-
 #: Models as tables call them -> catalogue id.
 MODELS: Final = {
     "LLaMA 13B": "llama-2-13b",
@@ -186,7 +177,6 @@ STACKS: Final[tuple[tuple[str, str, StackName], ...]] = (
     ("vLLM", "2023", StackName("eager-2023")),
     ("vLLM", "", StackName("vllm")),
     ("TurboMind", "", StackName("lmdeploy-0.1")),
-    ("llama.cpp RPC", "", _LLAMA_CPP),
     ("llama.cpp", "", _LLAMA_CPP),
     ("ollama / llama.cpp", "", _LLAMA_CPP),
     ("MLC-LLM", "", StackName("mlc")),

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
+
+from sim.study.validate.cells import Cells, record
 
 #: Columns that tell this format from others.
 COLUMNS = ("id", "source", "engine", "mode", "metric", "value", "unit")
@@ -23,13 +25,11 @@ class ServedRow:
 
     id: str
     source: str = ""
-    date: str = ""
     model: str = ""
     weights: str = ""
     kv_dtype: str = ""
     gpu: str = ""
     n_gpus: int | None = None
-    n_nodes: int | None = None
     interconnect: str = ""
     tp: int | None = None
     pp: int | None = None
@@ -54,28 +54,6 @@ class ServedRow:
         return float(found[1]) if found else None
 
 
-_NUMBERS = {f.name: str(f.type).split(" ")[0] for f in fields(ServedRow) if str(f.type).startswith(("int", "float"))}
-_TEXTS = tuple(f.name for f in fields(ServedRow) if f.type == "str")
-
-
-def served_row(cells: Mapping[str, str]) -> ServedRow:
+def served_row(cells: Cells) -> ServedRow:
     """A row from the texts of its cells; unknown columns are ignored."""
-    numbers: dict[str, float | int | None] = {}
-    texts: dict[str, str] = {}
-    for name, kind in _NUMBERS.items():
-        text = cells.get(name, "").strip()
-        numbers[name] = _number(text, kind)
-        if text and numbers[name] is None:
-            texts[name] = text
-    words = {name: cells.get(name, "").strip() for name in _TEXTS}
-    return ServedRow(**words, **numbers, texts=texts)  # type: ignore[arg-type]
-
-
-def _number(text: str, kind: str) -> float | int | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    if kind == "float":
-        return value
-    return int(value) if value.is_integer() else None
+    return record(ServedRow, cells)

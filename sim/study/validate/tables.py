@@ -9,7 +9,9 @@ is None too, its text kept in ``texts``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
+
+from sim.study.validate.cells import Cells, number, record, whole
 
 #: What vTrain's files leave to their description: GPT models trained by Megatron-DeepSpeed on A100 servers.
 _VTRAIN = {
@@ -37,7 +39,6 @@ class MeasuredRow:
     framework: str = ""
     task: str = ""
     model: str = ""
-    n_params_b: float | None = None
     n_active_b: float | None = None
     hidden: int | None = None
     layers: int | None = None
@@ -71,41 +72,19 @@ class MeasuredRow:
     texts: Mapping[str, str] = field(default_factory=dict)
 
 
-_NUMBERS = {f.name: str(f.type).split(" ")[0] for f in fields(MeasuredRow) if str(f.type).startswith(("int", "float"))}
-_TEXTS = tuple(f.name for f in fields(MeasuredRow) if f.type == "str")
-
-
-def row_of(cells: Mapping[str, str]) -> MeasuredRow:
+def row_of(cells: Cells) -> MeasuredRow:
     """A row from the texts of its cells; unknown columns are ignored."""
-    numbers: dict[str, float | int | None] = {}
-    texts: dict[str, str] = {}
-    for name, kind in _NUMBERS.items():
-        text = cells.get(name, "").strip()
-        numbers[name] = _number(text, kind)
-        if text and numbers[name] is None:
-            texts[name] = text
-    words = {name: cells.get(name, "").strip() for name in _TEXTS}
-    return MeasuredRow(**words, **numbers, texts=texts)  # type: ignore[arg-type]
+    return record(MeasuredRow, cells)
 
 
-def _number(text: str, kind: str) -> float | int | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    if kind == "float":
-        return value
-    return int(value) if value.is_integer() else None
-
-
-def vtrain_row(table: str, number: int, cells: Mapping[str, str]) -> MeasuredRow:
+def vtrain_row(table: str, place: int, cells: Cells) -> MeasuredRow:
     """A row of vTrain's files: GPT with a plain MLP four times as wide, the padded vocabulary of GPT-2 (51,200).
 
-    ValueError where its width or its time is no number.
+    ``place`` is the row's in its file. ValueError where its width or its time is no number.
     """
-    hidden, milliseconds = int(cells["hidden"]), float(cells["measured_iter_ms"])
+    hidden, milliseconds = whole(cells, "hidden"), number(cells, "measured_iter_ms")
     derived = {
-        "table": table, "id": f"{table}-{number:03d}", "model": f"gpt-{cells['layers']}x{hidden}",
+        "table": table, "id": f"{table}-{place:03d}", "model": f"gpt-{cells['layers']}x{hidden}",
         "n_gpus": cells["gpus"], "seq_len": cells["seq"], "kv_heads": cells["heads"], "ffn": str(4 * hidden),
         "vocab": "51200", "step_time_s": str(milliseconds / 1e3),
     }  # fmt: skip

@@ -10,13 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from sim.study.validate import training_names as names
+from sim.study.validate.common import NVLINKS, SERVER_MEMORY, NoPrediction
 from sim.study.validate.tables import MeasuredRow
 
 BUS: Final = "measured-bus"
-
-
-class NoScenario(Exception):  # noqa: N818 (it is an answer)
-    """Why a row has no scenario."""
 
 
 @dataclass
@@ -28,21 +25,17 @@ class Cluster:
     assumptions: list[str] = field(default_factory=list)
 
 
-#: Memory of each socket of an NVLink server: eight channels of DDR4-3200, copies at 70% (judged).
-SERVER_MEMORY: Final = {"capacity": "1 TB", "bandwidth": "140 GB/s"}
-
-
 def cluster_of(row: MeasuredRow, stack: str, gpu: str, gpus: int) -> Cluster:
-    """The cluster of ``gpus`` GPUs of catalogue id ``gpu``. Raises NoScenario."""
+    """The cluster of ``gpus`` GPUs of catalogue id ``gpu``. Raises NoPrediction."""
     node: dict[str, Any] = {"name": "node"}
     cluster = Cluster({"name": "cluster", "nodes": [node]})
     per_node = _per_node(row, gpu, gpus, cluster)
     node["count"], node["gpus"] = gpus // per_node, [{"type": gpu, "count": per_node}]
-    on_pcie = "pcie" in row.intra_link.lower() or gpu not in names.NVLINKS
+    on_pcie = "pcie" in row.intra_link.lower() or gpu not in NVLINKS
     if per_node > 1 and on_pcie:
         _join_by_pcie(cluster, names.BUS_GB_PER_S.get((stack, gpu)))
     elif per_node > 1:
-        node["nvlink"] = {"link": names.NVLINKS[gpu]}
+        node["nvlink"] = {"link": NVLINKS[gpu]}
         node |= {"sockets": 2, "socket_link": "upi", "host_memory": SERVER_MEMORY}
     if gpus > per_node:
         node["nics"] = [{"link": _card_link(row, per_node, cluster), "per_gpu": True}]
@@ -59,7 +52,7 @@ def _per_node(row: MeasuredRow, gpu: str, gpus: int, cluster: Cluster) -> int:
         return per_node
     per_node = min(row.gpus_per_node or gpus, gpus)
     if gpus % per_node:
-        raise NoScenario(f"{gpus} GPUs are no whole number of nodes of {per_node}")
+        raise NoPrediction(f"{gpus} GPUs are no whole number of nodes of {per_node}")
     return per_node
 
 
@@ -88,7 +81,7 @@ def _card_link(row: MeasuredRow, per_node: int, cluster: Cluster) -> str:
     if card is None:
         card = names.ASSUMED_CARDS.get(row.table)
         if card is None:
-            raise NoScenario("the network between nodes is not stated")
+            raise NoPrediction("the network between nodes is not stated")
         cluster.assumptions.append(f"{card.gigabits / 8:g} GB/s of network a GPU (not stated)")
     gigabits = card.gigabits / (row.gpus_per_node or per_node) if card.whole_node else card.gigabits
     if (card.kind, gigabits) in names.LINKS:

@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 from sim.study.validate import training_names as names
+from sim.study.validate.common import NoPrediction, slug
 from sim.study.validate.tables import MeasuredRow
-from sim.study.validate.training_cluster import NoScenario, cluster_of
+from sim.study.validate.training_cluster import cluster_of
 
 T = TypeVar("T")
 
@@ -70,7 +71,7 @@ def map_row(row: MeasuredRow) -> Mapped | Unmapped:
     """The row's scenario with what was assumed, or the reason why it has none."""
     try:
         return _Mapping(row).mapped()
-    except NoScenario as reason:
+    except NoPrediction as reason:
         return Unmapped(str(reason))
 
 
@@ -88,7 +89,7 @@ def spread(layers: int, chunks: int) -> list[int]:
 
 @dataclass
 class _Mapping:
-    """One row on its way to a scenario; raises NoScenario at the first thing missing."""
+    """One row on its way to a scenario; raises NoPrediction at the first thing missing."""
 
     row: MeasuredRow
     assumptions: list[str] = field(default_factory=list)
@@ -112,7 +113,7 @@ class _Mapping:
         if finetune is not None:
             job["finetune"] = self._with_base(finetune, gpu, plan)
         scenario = {
-            "name": _slug(row.id), "about": row.source, "cluster": {"topology": cluster.topology}, "model": MODEL,
+            "name": slug(row.id), "about": row.source, "cluster": {"topology": cluster.topology}, "model": MODEL,
             "stack": stack.id, "jobs": [job], "define": {**cluster.define, "models": {MODEL: model}},
         }  # fmt: skip
         tokens = batch["global"] * batch["sequence"]
@@ -128,37 +129,37 @@ class _Mapping:
             return STEP_TIME, row.step_time_s, "s"
         if row.tok_s_gpu is not None:
             return TOKENS, row.tok_s_gpu, "tokens/s per GPU"
-        raise NoScenario("neither step time nor tokens/s is stated")
+        raise NoPrediction("neither step time nor tokens/s is stated")
 
     def _refuse_model(self) -> None:
         for start, reason in names.UNMODELLED.items():
             if self.row.model.startswith(start):
-                raise NoScenario(reason)
+                raise NoPrediction(reason)
 
     def _check_comparable(self) -> None:
         """Refuse rows whose number is of something else than one step of the plan they state."""
         row, notes = self.row, self.row.notes
         if any(word in notes for word in _NO_COUNTERPART):
-            raise NoScenario(f"the table itself sets this row aside: {notes.split(';')[0]}")
+            raise NoPrediction(f"the table itself sets this row aside: {notes.split(';')[0]}")
         if "whole run" in row.task or "whole stage" in row.task:
-            raise NoScenario("GPU-hours of a whole run, restarts included")
+            raise NoPrediction("GPU-hours of a whole run, restarts included")
         if "sliding-window attention" in notes:
-            raise NoScenario("parallel transformer blocks with sliding-window attention are not modelled")
+            raise NoPrediction("parallel transformer blocks with sliding-window attention are not modelled")
         if "incl. eval -> lower bound" in notes:
-            raise NoScenario("its time includes evaluation")
+            raise NoPrediction("its time includes evaluation")
 
     # -- names ----------------------------------------------------------------------------------------------
 
     def _gpu(self) -> str:
         if self.row.gpu not in names.GPUS:
-            raise NoScenario(f"GPU {self.row.gpu or '(none stated)'} is not in the catalogue")
+            raise NoPrediction(f"GPU {self.row.gpu or '(none stated)'} is not in the catalogue")
         return names.GPUS[self.row.gpu]
 
     def _stack(self) -> names.StackName:
         row = self.row
         found = names.TABLE_STACKS.get(row.table) or _first(names.STACKS, row.framework)
         if found is None:
-            raise NoScenario(f"no training stack stands for {row.framework or 'a framework that is not stated'}")
+            raise NoPrediction(f"no training stack stands for {row.framework or 'a framework that is not stated'}")
         if found.id == "torchtitan" and "; FSDP" in row.notes and "compile" not in row.notes:
             found = found._replace(id="torchtitan-eager")
         self._assume(found.assumption)
@@ -171,7 +172,7 @@ class _Mapping:
             whole = "sft" if re.search("SFT|finetune", task) and "pretrain" not in task else "pretrain"
             return f"{whole}-moe" if is_mixture(self.row) else whole, None
         if stack.id not in names.LORA:
-            raise NoScenario(f"LoRA's rank and targets are not stated, and {stack.id} has no default here")
+            raise NoPrediction(f"LoRA's rank and targets are not stated, and {stack.id} has no default here")
         rank, targets, assumption = names.LORA[stack.id]
         if "rank 16, attention" not in task:
             self._assume(assumption)
@@ -184,9 +185,9 @@ class _Mapping:
     def _precision(self, stack: names.StackName) -> dict[str, Any]:
         text = self.row.precision
         if text in names.UNMODELLED_PRECISIONS:
-            raise NoScenario(names.UNMODELLED_PRECISIONS[text])
+            raise NoPrediction(names.UNMODELLED_PRECISIONS[text])
         if text not in names.PRECISIONS:
-            raise NoScenario(f"precision '{text}' is not clear" if text else "precision is not stated")
+            raise NoPrediction(f"precision '{text}' is not clear" if text else "precision is not stated")
         compute, assumption = names.PRECISIONS[text]
         self._assume(assumption)
         precision: dict[str, Any] = {"compute": compute}
@@ -212,7 +213,7 @@ class _Mapping:
             return {**common, **mixture, "layers": layers, "gated": True, "tied_embeddings": False}
         shape = {key: self._shape(key) for key in ("hidden", "layers", "heads", "kv_heads", "ffn", "mlp_mats", "vocab")}
         if shape["hidden"] % shape["heads"]:
-            raise NoScenario(f"hidden {shape['hidden']} is no multiple of {shape['heads']} heads")
+            raise NoPrediction(f"hidden {shape['hidden']} is no multiple of {shape['heads']} heads")
         return {
             **common, "layers": shape["layers"], "hidden": shape["hidden"], "heads": shape["heads"],
             "kv_heads": shape["kv_heads"], "head_dim": shape["hidden"] // shape["heads"],
@@ -223,7 +224,7 @@ class _Mapping:
     def _shape(self, column: str) -> int:
         value = getattr(self.row, column)
         if value is None:
-            raise NoScenario("the model's shape is not stated")
+            raise NoPrediction("the model's shape is not stated")
         return int(value)
 
     # -- the plan -------------------------------------------------------------------------------------------
@@ -239,7 +240,7 @@ class _Mapping:
         plan: dict[str, Any] = {"tp": tp, "pp": pp, "cp": cp, "dp": dp, "zero": sharding.zero}
         if ep > 1:
             if (cp * dp) % ep:
-                raise NoScenario(f"ep {ep} does not divide cp x dp = {cp * dp}: experts spread over tensor ranks too")
+                raise NoPrediction(f"ep {ep} does not divide cp x dp = {cp * dp}: experts spread over tensor ranks too")
             plan["ep"] = ep
         if "tokendrop" in row.model:
             plan["expert_capacity"] = 1.0
@@ -272,18 +273,18 @@ class _Mapping:
         if sharding.zero == 3:
             self._assume("sharded data parallelism alone")
             return 1
-        raise NoScenario(f"{name} is not stated")
+        raise NoPrediction(f"{name} is not stated")
 
     def _data_parallel(self, gpus: int, tp: int, pp: int, cp: int) -> int:
         stated, model_parallel = self.row.dp, tp * pp * cp
         degrees = " x ".join(f"{name} {n}" for name, n in (("tp", tp), ("pp", pp), ("cp", cp)) if n > 1)
         if stated is None:
             if gpus % model_parallel:
-                raise NoScenario(f"{degrees} does not divide {gpus} GPUs")
+                raise NoPrediction(f"{degrees} does not divide {gpus} GPUs")
             return gpus // model_parallel
         if stated * model_parallel != gpus:
             taken = f"{degrees} x dp {stated}" if degrees else f"dp {stated}"
-            raise NoScenario(f"{taken} is {stated * model_parallel}, not {gpus} GPUs")
+            raise NoPrediction(f"{taken} is {stated * model_parallel}, not {gpus} GPUs")
         return stated
 
     def _sharding(self, stack: names.StackName, gpus: int) -> names.Sharding:
@@ -299,7 +300,7 @@ class _Mapping:
             return names.Sharding(0)
         found = _first(names.SHARDINGS, row.sharding)
         if found is None:
-            raise NoScenario(f"sharding '{row.sharding}' is not clear")
+            raise NoPrediction(f"sharding '{row.sharding}' is not clear")
         self._assume(found.assumption)
         groups = _JAX.match(row.sharding)
         if groups and int(groups[1]) > 1:
@@ -316,7 +317,7 @@ class _Mapping:
             self._assume(assumption)
             return recompute
         if text and not text.startswith("not stated"):
-            raise NoScenario(f"recompute '{text}' is not clear")
+            raise NoPrediction(f"recompute '{text}' is not clear")
         assumed = names.ASSUMED_RECOMPUTE.get(stack.id, "none")
         self._assume(f"recomputation not stated: {assumed}")
         return assumed
@@ -333,7 +334,7 @@ class _Mapping:
         if either:
             fits = [n for n in range(int(either[1]), int(either[2]) + 1) if layers % (pp * n) == 0]
             if not fits:
-                raise NoScenario(f"vpp {either[0]}: none of them divides {layers} layers on {pp} stages")
+                raise NoPrediction(f"vpp {either[0]}: none of them divides {layers} layers on {pp} stages")
             self._assume(f"vpp {fits[-1]} (the table says {either[0]})")
             return fits[-1]
         assumed = names.ASSUMED_CHUNKS.get((row.table, row.model))
@@ -348,14 +349,14 @@ class _Mapping:
         micro = row.micro_batch if row.micro_batch is not None else self._local_batch(plan["pp"])
         ranks = micro * plan["dp"]
         if whole % ranks:
-            raise NoScenario(f"micro_batch {micro} x dp {plan['dp']} does not divide global_batch {whole}")
+            raise NoPrediction(f"micro_batch {micro} x dp {plan['dp']} does not divide global_batch {whole}")
         return {"global": whole, "micro": micro, "sequence": sequence}
 
     def _local_batch(self, pp: int) -> int:
         """torchtitan states the batch of a data-parallel rank, which it cuts into as many micro-batches as stages."""
         local = _LOCAL_BATCH.match(self.row.texts.get("micro_batch", ""))
         if local is None or int(local[1]) % pp:
-            raise NoScenario("micro_batch is not stated")
+            raise NoPrediction("micro_batch is not stated")
         self._assume("as many micro-batches as stages")
         return int(local[1]) // pp
 
@@ -370,7 +371,7 @@ class _Mapping:
 
     def _count(self, value: int | None, column: str) -> int:
         if value is None or value < 1:
-            raise NoScenario(f"{column} is not stated")
+            raise NoPrediction(f"{column} is not stated")
         return value
 
     def _assume(self, assumption: str | None) -> None:
@@ -386,8 +387,3 @@ def _mixture(model: str) -> dict[str, Any] | None:
 def _first(table: Iterable[tuple[str, T]], text: str) -> T | None:
     """The value of the first entry that ``text`` starts with."""
     return next((value for start, value in table if text.startswith(start)), None)
-
-
-def _slug(text: str) -> str:
-    """A name of letters, digits and . _ + - only."""
-    return re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip("-._+")[:80] or "row"

@@ -33,20 +33,6 @@ GPUS: Final = {
     "RTX4090": "rtx4090",
 }
 
-#: NVLink through a switch, by GPU id.
-NVLINKS: Final = {
-    "a100-sxm-40gb": "nvlink3",
-    "a100-sxm-80gb": "nvlink3",
-    "a800-sxm-80gb": "nvlink3-a800",
-    "b200-sxm": "nvlink5",
-    "b300-sxm": "nvlink5",
-    "gb200": "nvlink5",
-    "h100-sxm": "nvlink4",
-    "h100-sxm-96gb-500w": "nvlink4",
-    "h200-sxm": "nvlink4",
-    "h800-sxm": "nvlink4-h800",
-}
-
 #: GPUs whose NVLink joins more than the tray a table calls a node (NVL72), by GPU id: as much as a node may hold here.
 RACK_GPUS: Final = {"gb200": 64}
 
