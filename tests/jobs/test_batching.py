@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.jobs.serving.batching import Batch, Limits, Scheduler, Slot
+from sim.jobs.serving.policies import POLICIES
 from sim.jobs.serving.requests import OpenFeed, RequestTable
 
 PASS = 0.01
@@ -25,7 +26,7 @@ def scheduler(
     }  # fmt: skip
     table = RequestTable(prompts, outputs, arrivals or [0.0] * len(prompts))
     feed = OpenFeed(table, 0, lambda r: True, range(len(prompts)))
-    return Scheduler(table, feed, Limits(**(facts | limits)), policy)
+    return Scheduler(table, feed, Limits(**(facts | limits)), POLICIES[policy])
 
 
 def shape(batch: Batch | None) -> tuple[int, list[tuple[int, int]]] | None:

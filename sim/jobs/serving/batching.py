@@ -1,11 +1,10 @@
 """Batching: which sequences ride in the next pass, within the KV cache and the token budget.
 
-A replica has one slot a micro-batch; a slot's sequences move through the pipeline together. Before each
-pass the policy forms the slot's batch. ``continuous`` gives every running sequence a token, continues
-prompts in pieces within the token budget, and admits waiting requests first come, first served while KV
-blocks last; a sequence that needs a block when none is free pushes the newest one out, which is computed
-again later (or, under ``reserve``, blocks for the whole answer are set aside at admission and nothing is
-pushed out). ``static`` fills a batch and sets its blocks aside, and everyone waits for its longest answer.
+A replica has one slot a micro-batch; a slot's sequences move through the pipeline together. Before each pass the policy
+(:mod:`policies`) forms the slot's batch. Requests wait in line, those of a higher priority first, and are let in while
+KV blocks last. A sequence that needs a block when none is free pushes out the newest one of the lowest priority: what
+that had computed is computed again later, or, under ``swap``, copied to host memory and back. Under ``reserve`` blocks
+for the whole answer are set aside at admission, and nothing is pushed out.
 
 Blocks hold ``block_tokens`` tokens. A running sequence takes a new block every ``block_tokens`` passes, and
 which pass that is never changes: a histogram of that phase tells how many blocks any run of passes needs.
@@ -17,15 +16,21 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
+from typing import NamedTuple
 
 from sim.engine.histogram import Durations
+from sim.jobs.serving.prefix_cache import PrefixCache
 from sim.jobs.serving.requests import Feed, RequestTable
-from sim.laws.step import Chunk
+from sim.laws.step import Chunk, Pass, StageLaw
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of a replica's batches."""
+    """Bounds of a replica's batches.
+
+    ``swap`` is the seconds that copying a token's KV cache between a GPU and its host takes, where sequences that are
+    pushed out go there; None where they are computed again.
+    """
 
     max_tokens: int
     prefill_chunk: int
@@ -36,22 +41,25 @@ class Limits:
     block_tokens: int
     blocks: int
     watermark: int
+    swap: float | None = None
 
 
 class Batch:
     """What rides in one pass. ``pieces`` are (request, tokens) of the prompts behind ``chunks``.
 
-    ``tokens`` and ``sequences`` count all of them; ``cached`` is the tokens whose KV is in use.
+    ``tokens`` and ``sequences`` count all of them; ``cached`` is the tokens whose KV is in use, ``held`` of them of
+    sequences that sit the pass out. ``copying`` is the seconds for which KV is copied to or from host memory beside it.
     """
 
-    __slots__ = ("cached", "chunks", "context", "decoding", "pieces", "sequences", "tokens")
+    __slots__ = ("cached", "chunks", "context", "copying", "decoding", "pieces", "sequences", "tokens")
 
     def __init__(
-        self, decoding: int, context: int, chunks: Sequence[Chunk] = (), pieces: Sequence[tuple[int, int]] = ()
-    ) -> None:
+        self, decoding: int, context: int, chunks: Sequence[Chunk] = (), pieces: Sequence[tuple[int, int]] = (),
+        held: int = 0, copying: float = 0.0,
+    ) -> None:  # fmt: skip
         self.decoding, self.context = decoding, context
-        self.chunks, self.pieces = chunks, pieces
-        tokens, cached = decoding, context
+        self.chunks, self.pieces, self.copying = chunks, pieces, copying
+        tokens, cached = decoding, context + held
         for c, past in chunks:
             tokens += c
             cached += c + past
@@ -64,18 +72,28 @@ class Batch:
             return "decode"
         return "mixed" if self.decoding else "prefill"
 
+    def cost(self, law: StageLaw) -> Pass:
+        """What the pass costs on a GPU of one stage. Copies go beside it, layer by layer: it ends no sooner than they
+        do."""
+        cost = law.cost(self.decoding, self.context, self.chunks)
+        if self.copying > (total := cost.total):
+            return cost._replace(memory=cost.memory + self.copying - total)
+        return cost
+
 
 class Slot:
     """The sequences of one micro-batch. ``context`` sums the contexts of the next pass's decoding sequences.
 
     ``base[r]`` is passes - tokens generated: constant while r decodes, so nothing is updated a pass.
-    ``returned`` is when the last pass ended: the last tokens came out then.
+    ``returned`` is when the last pass ended, and ``spoke`` when one ended in which they decoded: the last tokens came
+    out then.
     """
 
     def __init__(self, number: int, block_tokens: int) -> None:
         self.number = number
         self.passes = 0
         self.returned = 0.0
+        self.spoke = 0.0
         self._block_tokens = block_tokens
         self.clear()
 
@@ -97,11 +115,23 @@ class Slot:
         return ends[0][0] - self.passes
 
 
-class Scheduler:
-    """The replica's queue, its KV blocks and its slots."""
+class Policy(NamedTuple):
+    """How batches are formed; whether requests may join sequences that run; whether it is ``plain`` what a slot's next
+    pass is where nobody comes or goes: all of its sequences, and the next piece of a prompt beside them."""
 
-    def __init__(self, table: RequestTable, feed: Feed, limits: Limits, policy: str) -> None:
-        self.table, self.feed, self.limits = table, feed, limits
+    form: Callable[[Scheduler, Slot, float], Batch | None]
+    joins: bool
+    plain: bool
+
+
+class Scheduler:
+    """The replica's queue, its KV blocks and its slots. ``cache`` keeps what prompts have in common, where it is
+    wanted."""
+
+    def __init__(
+        self, table: RequestTable, feed: Feed, limits: Limits, policy: Policy, cache: PrefixCache | None = None
+    ) -> None:
+        self.table, self.feed, self.limits, self.cache = table, feed, limits, cache
         self.waiting: deque[int] = deque()
         self.slots = [Slot(i, limits.block_tokens) for i in range(limits.slots)]
         self.free = limits.blocks
@@ -109,9 +139,14 @@ class Scheduler:
         self.blocked = False
         self.pushed_out = False
         self.gaps = Durations()
-        self._form = POLICIES[policy]
-        self._joins = policy != "static"
+        self.policy, self._joins = policy, policy.joins
         self._bs = limits.block_tokens
+        self._chunks: list[Chunk] = []
+        self._pieces: list[tuple[int, int]] = []
+        self._left = 0
+        self._copying = 0.0
+        #: By request the tokens that were computed when it was pushed out.
+        self._computed: dict[int, int] = {}
 
     # -- before a pass ---------------------------------------------------------------------------------
 
@@ -123,11 +158,18 @@ class Scheduler:
         """
         self.take(now)
         self.pushed_out = False
-        return self._form(self, slot, now)
+        self._chunks, self._pieces, self._copying = [], [], 0.0
+        return self.policy.form(self, slot, now)
 
     def take(self, now: float) -> int:
         """Let in the queue whoever has come; the number of requests that wait."""
-        self.feed.take(now, self.waiting)
+        if self.table.priority is None:
+            self.feed.take(now, self.waiting)
+        else:
+            come: deque[int] = deque()
+            self.feed.take(now, come)
+            for r in come:
+                self._line_up(r)
         if not self.waiting:
             self.blocked = False
         return len(self.waiting)
@@ -172,13 +214,63 @@ class Scheduler:
         self.blocked = False
         table = self.table
         tokens = table.prompt[r] + table.generated[r]
-        self.free -= self._claim(r)
+        past, shared = (0, 0) if self.cache is None else self.cache.admit(r, tokens)
+        self.free -= self._claim(r) - shared
+        if r in self._computed:
+            past = self._come_back(r, past)
         self.running += 1
         slot.members[r] = None
-        slot.prefills[r] = [0, tokens]
+        slot.prefills[r] = [past, tokens]
         if table.scheduled[r] != table.scheduled[r]:
             table.scheduled[r] = now
         return r
+
+    def _come_back(self, r: int, past: int) -> int:
+        """A request that was pushed out is back, and finds ``past`` tokens: how many it need not compute."""
+        computed = self._computed.pop(r)
+        if self.limits.swap is None:
+            self.table.recomputed += max(0, computed - past)
+            return past
+        self._copying += self.limits.swap * max(0, computed - past)
+        return max(past, computed)
+
+    def continue_prompts(self, slot: Slot, budget: int) -> None:
+        """Put the next pieces of the slot's prompts into the batch, ``budget`` tokens at most with those to come."""
+        self._left = budget
+        for r, (past, target) in slot.prefills.items():
+            if self._left <= 0:
+                break
+            self.piece(slot, r, min(target - past, self._left))
+
+    def let_in(self, slot: Slot, now: float) -> None:
+        """Admit whoever waits and finds room, and put the first pieces of their prompts into the batch."""
+        while self.waiting and not self.pushed_out and self.lets_in(slot, self._left):
+            r = self.admit(slot, now)
+            past, target = slot.prefills[r]
+            c = target - past
+            if c <= self._left and self.cache is not None:
+                # All of it is computed in this pass: whoever comes later finds it.
+                self.free += self.cache.keep(r)
+            self.piece(slot, r, min(c, self._left))
+
+    def piece(self, slot: Slot, r: int, tokens: int) -> None:
+        """Put so many tokens of a prompt into the batch."""
+        self._chunks.append(Chunk(tokens, slot.prefills[r][0]))
+        self._pieces.append((r, tokens))
+        self._left -= tokens
+
+    @property
+    def with_prompts(self) -> bool:
+        """Whether a prompt is in the batch."""
+        return bool(self._pieces)
+
+    def batch(self, slot: Slot, *, decode: bool = True) -> Batch | None:
+        """The batch: the slot's decoding sequences, unless they sit this pass out, and pieces of prompts."""
+        if not self._chunks:
+            return Batch(slot.decoding, slot.context, copying=self._copying) if slot.decoding else None
+        if decode:
+            return Batch(slot.decoding, slot.context, self._chunks, self._pieces, copying=self._copying)
+        return Batch(0, 0, self._chunks, self._pieces, slot.context, self._copying)
 
     def budget(self, slot: Slot) -> int:
         """Tokens of prompts that may ride in a pass beside the slot's decoding sequences."""
@@ -210,7 +302,12 @@ class Scheduler:
         """Whether the first waiting request finds its KV blocks free; sets ``blocked`` if not."""
         r = self.waiting[0]
         spare = self.limits.watermark if self.running else 0
-        if self._claim(r) > self.free - spare:
+        need = self._claim(r)
+        if self.cache is not None:
+            self.cache.settle(self.free)
+            found = self.cache.search(r)
+            need -= found.blocks - found.idle
+        if need > self.free - spare:
             self.blocked = True
             return False
         return True
@@ -226,22 +323,24 @@ class Scheduler:
 
     def changes(self, slot: Slot, batch: Batch) -> bool:
         """Whether the end of this pass lets a sequence come or go."""
-        if slot.ends and slot.ends[0][0] <= slot.passes + 1:
+        if batch.decoding and slot.ends and slot.ends[0][0] <= slot.passes + 1:
             return True
         return any(slot.prefills[r][0] + tokens == slot.prefills[r][1] for r, tokens in batch.pieces)
 
     def passed(self, slot: Slot, batch: Batch, now: float) -> None:
         """Account for a pass of ``batch`` that ends at ``now``."""
         if batch.decoding:
-            self.gaps.add(now - slot.returned, batch.decoding)
+            self.gaps.add(now - slot.spoke, batch.decoding)
         self.advance(slot, batch, now)
 
     def advance(self, slot: Slot, batch: Batch, now: float, passes: int = 1) -> None:
         """Account for ``passes`` passes of ``batch`` that end at ``now``, but for the times between tokens."""
         slot.returned = now
-        slot.passes += passes
-        slot.context += slot.decoding * passes
-        self._retire(slot, now)
+        if batch.decoding or not slot.decoding:
+            slot.spoke = now
+            slot.passes += passes
+            slot.context += slot.decoding * passes
+            self._retire(slot, now)
         for r, tokens in batch.pieces:
             state = slot.prefills[r]
             state[0] += tokens
@@ -252,6 +351,8 @@ class Scheduler:
     def _join(self, slot: Slot, r: int, now: float) -> None:
         """A prompt is done: its next token is out, and it decodes from the next pass on."""
         table = self.table
+        if self.cache is not None:
+            self.free += self.cache.keep(r)
         table.generated[r] += 1
         generated = table.generated[r]
         if generated == 1:
@@ -292,12 +393,19 @@ class Scheduler:
 
     def _leave(self, slot: Slot, r: int, now: float, held: int) -> None:
         table = self.table
-        self.free += self._claim(r) if self.limits.reserve else held
+        self._release(r, self._claim(r) if self.limits.reserve else held, answered=True)
         self.blocked = False
         self.running -= 1
         del slot.members[r]
         table.finish[r] = now
         self.feed.finished(r, now)
+
+    def _release(self, r: int, held: int, *, answered: bool = False) -> None:
+        """A request gives up its blocks."""
+        if self.cache is not None:
+            self.cache.settle(self.free)
+            held = self.cache.leave(r, held, answered=answered)
+        self.free += held
 
     def evict(self, now: float) -> list[int]:
         """The replica is lost, and the KV cache with it: all its requests, those that waited last.
@@ -313,13 +421,16 @@ class Scheduler:
                 if r in slot.prefills:
                     table.lost_kv += slot.prefills[r][0]
                 else:
-                    table.stopped(r, slot.passes - slot.base[r], slot.returned)
+                    table.stopped(r, slot.passes - slot.base[r], slot.spoke)
                     table.lost_kv += table.prompt[r] + table.generated[r] - 1
                 (answered if table.generated[r] >= table.output[r] else held).append(r)
             slot.clear()
         held += self.waiting
         self.waiting.clear()
         self.free, self.running, self.blocked = self.limits.blocks, 0, False
+        self._computed.clear()
+        if self.cache is not None:
+            self.cache.clear()
         for r in held:
             table.restarts[r] += 1
         for r in answered:
@@ -328,86 +439,37 @@ class Scheduler:
         return held
 
     def _push_out(self, slot: Slot) -> None:
-        """The slot's newest sequence gives up its blocks and goes to the head of the queue."""
+        """The slot's newest sequence of the lowest priority gives up its blocks and goes back to the queue."""
         r = next(reversed(slot.members))
-        table = self.table
+        table, priority = self.table, self.table.priority
+        if priority is not None:
+            r = min(reversed(slot.members), key=lambda k: priority[k])
         if r in slot.prefills:
             computed, tokens = slot.prefills.pop(r)
-            self.free += self.blocks(tokens)
+            self._release(r, self.blocks(tokens))
         else:
             table.generated[r] = slot.passes - slot.base[r]
-            table.paused[r] = slot.returned
+            table.paused[r] = slot.spoke
             context = table.prompt[r] + table.generated[r]
             self._stop_decoding(slot, r, context)
             computed = context - 1
-            self.free += self.blocks(computed)
-        table.recomputed += computed
+            self._release(r, self.blocks(computed))
+        self._computed[r] = computed
+        if self.limits.swap is not None:
+            self._copying += self.limits.swap * computed
         del slot.members[r]
         self.running -= 1
         table.preempted[r] += 1
-        self.waiting.appendleft(r)
+        self._line_up(r, first=True)
         self.pushed_out = True
 
-
-def form_continuous(s: Scheduler, slot: Slot, now: float) -> Batch | None:
-    """Iteration-level batching with prompts in pieces (Orca, SARATHI, vLLM)."""
-    if slot.decoding:
-        s.grow(slot)
-    budget = s.budget(slot)
-    chunks: list[Chunk] = []
-    pieces: list[tuple[int, int]] = []
-    for r, (past, target) in slot.prefills.items():
-        if budget <= 0:
-            break
-        c = min(target - past, budget)
-        chunks.append(Chunk(c, past))
-        pieces.append((r, c))
-        budget -= c
-    while s.waiting and not s.pushed_out and s.lets_in(slot, budget):
-        r = s.admit(slot, now)
-        c = min(slot.prefills[r][1], budget)
-        chunks.append(Chunk(c, 0))
-        pieces.append((r, c))
-        budget -= c
-    if not chunks:
-        return Batch(slot.decoding, slot.context) if slot.decoding else None
-    return Batch(slot.decoding, slot.context, chunks, pieces)
-
-
-def form_static(s: Scheduler, slot: Slot, now: float) -> Batch | None:
-    """A batch starts when it is full (or nobody else is coming) and ends with its longest answer."""
-    if slot.decoding:
-        s.grow(slot)
-        return Batch(slot.decoding, slot.context)
-    want = s.limits.batch_size
-    if not s.waiting or (len(s.waiting) < want and s.feed.expects()):
-        return None
-    table = s.table
-    longest, count, room = 0, 0, s.free
-    while count < min(want, len(s.waiting)):
-        r = s.waiting[count]
-        longest = max(longest, table.output[r])
-        width = max(table.prompt[s.waiting[i]] for i in range(count + 1)) + longest
-        if s.blocks(width) * (count + 1) > room:
-            break
-        count += 1
-    cut = count < min(want, len(s.waiting))
-    if count == 0:
-        s.blocked = cut
-        return None
-    for i in range(count):
-        table.length[s.waiting[i]] = max(table.output[s.waiting[j]] for j in range(count))
-    chunks, pieces = [], []
-    for _ in range(count):
-        r = s.admit(slot, now)
-        chunks.append(Chunk(slot.prefills[r][1], 0))
-        pieces.append((r, slot.prefills[r][1]))
-    s.blocked = cut
-    return Batch(0, 0, chunks, pieces)
-
-
-#: Policies by name: each forms a slot's next batch.
-POLICIES: dict[str, Callable[[Scheduler, Slot, float], Batch | None]] = {
-    "continuous": form_continuous,
-    "static": form_static,
-}
+    def _line_up(self, r: int, *, first: bool = False) -> None:
+        """A request goes to the end of those that wait with its priority, or in front of them."""
+        waiting, priority = self.waiting, self.table.priority
+        if priority is None:
+            waiting.appendleft(r) if first else waiting.append(r)
+            return
+        mine, place = priority[r], len(waiting)
+        while place and (priority[waiting[place - 1]] < mine or (first and priority[waiting[place - 1]] == mine)):
+            place -= 1
+        waiting.insert(place, r)

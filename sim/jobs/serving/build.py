@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from sim.adapters.resolve import Resolved, ResolvedServing
 from sim.engine.timeline import Bins, ChannelTrack, DeviceTrack, NoBins
 from sim.jobs.serving.batching import Limits, Scheduler
+from sim.jobs.serving.policies import POLICIES
 from sim.jobs.serving.replica import Hop, Member, Replica, Stage, Tally
 from sim.jobs.serving.requests import Feed, RequestTable
 from sim.laws.arrange import parameter_scale
@@ -70,7 +71,7 @@ class ReplicaBuilder:
     ) -> Replica:
         """Replica ``number`` of the layout."""
         limits = self.limits(layout.tokens[number])
-        scheduler = Scheduler(table, feed_of(limits), limits, self.job.spec.batching.policy)
+        scheduler = Scheduler(table, feed_of(limits), limits, POLICIES[self.job.spec.batching.policy])
         tally = Tally(running=Bins() if self.charts else NoBins())
         return Replica(number, self.stages(number, layout), scheduler, tally)
 

@@ -183,7 +183,7 @@ class DetailedReplica:
         if start > self.free[i]:
             self._settle(stage, start - self.free[i], self.idle_total - self.idle_seen[i], transit, link)
         self.idle_seen[i] = self.idle_total
-        costs = [m.law.cost(batch.decoding, batch.context, batch.chunks) for m in stage.members]
+        costs = [batch.cost(m.law) for m in stage.members]
         slow, talk = 1.0, 1.0
         try:
             if self.replica.health is not None:

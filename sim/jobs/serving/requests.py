@@ -25,12 +25,12 @@ class RequestTable:
     until its longest answer is done). ``restarts`` counts replicas that died under a request, ``failed`` has the
     instants of those given up then; ``lost_kv`` are the tokens whose KV cache died with its replica. ``parts`` are
     (request, first token, last token, tokens) that came before a replica died, ``resumed`` (first token, tokens before
-    it) of those that went on since.
+    it) of those that went on since. ``priority`` is a number a request where they differ, higher ones first.
     """
 
     __slots__ = (
         "arrival", "failed", "finish", "first", "generated", "length", "lost_kv", "output", "parts", "paused",
-        "preempted", "prompt", "recomputed", "rejected", "replica", "restarts", "resumed", "scheduled",
+        "preempted", "priority", "prompt", "recomputed", "rejected", "replica", "restarts", "resumed", "scheduled",
     )  # fmt: skip
 
     def __init__(self, prompt: Sequence[int], output: Sequence[int], arrival: Sequence[float]) -> None:
@@ -42,6 +42,7 @@ class RequestTable:
         self.generated = [0] * n
         self.replica = [-1] * n
         self.preempted = [0] * n
+        self.priority: list[int] | None = None
         self.paused: dict[int, float] = {}
         self.recomputed = 0
         self.rejected: list[int] = []

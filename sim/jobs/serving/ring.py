@@ -65,7 +65,7 @@ class _Ring:
         self.alike = _runs([(law, _numbers(hop)) for law, hop in zip(law_of, self.hops, strict=True)])
         self.law_of = law_of
         self.book = RingBook(replica, self.laws, law_of, self.hops)
-        self.eager = any(law.eager for law in self.laws)
+        self.plain = replica.scheduler.policy.plain and not any(law.eager for law in self.laws)
         # The output head makes another law, and the same attention.
         attention = {replace(law.shape, head=False): law for law in self.laws}
         self.prefills = list(attention.values())
@@ -85,9 +85,9 @@ class _Ring:
 
     def send(self, slot: Slot, batch: Batch, start: float, transit: float) -> None:
         """Walk one pass through the stages and put its return into ``moving``."""
-        costs = [law.cost(batch.decoding, batch.context, batch.chunks) for law in self.laws]
+        costs = [batch.cost(law) for law in self.laws]
         piece, past = told_by_slot(slot, batch)
-        told = piece is not None and not self.eager
+        told = piece is not None and self.plain and not batch.copying
         if not told:
             self.book.mixed[self.book.count] = Mixed(costs, batch.tokens, batch.sequences, batch.cached)
         before = (self.free.copy(), self.link_free.copy()) if self.replica.health is not None else None
@@ -98,7 +98,7 @@ class _Ring:
         if self.idle_since is not None:
             idle, self.idle_since = start - self.idle_since, None
         self.book.rows += (
-            start, arrival, slot.returned, transit, idle, batch.decoding, batch.context, piece or 0, past, slot.number,
+            start, arrival, slot.spoke, transit, idle, batch.decoding, batch.context, piece or 0, past, slot.number,
         )
         self.moving.append((arrival, arrival - end, slot, piece or 0, None if told else batch))
         if self.book.count >= BUFFERED + len(self.moving):
@@ -178,7 +178,7 @@ class _Ring:
         """
         scheduler, tally, book, health = self.replica.scheduler, self.replica.tally, self.book, self.replica.health
         ready, moving, waiting, legs_of = self.ready, self.moving, scheduler.waiting, self.legs
-        if self.eager or (self.asleep and waiting):
+        if not self.plain or (self.asleep and waiting):
             return now
         edge = min(calm, scheduler.feed.next_time()) - 2 * INSTANT
         block = scheduler.limits.block_tokens if not scheduler.limits.reserve else 0
@@ -203,7 +203,7 @@ class _Ring:
                         break
                     state[0] += piece
                 moving.popleft()
-                now = slot.returned = back
+                now = slot.returned = slot.spoke = back
                 slot.passes += 1
                 slot.context += slot.decoding
                 if not moving:
@@ -271,7 +271,7 @@ class _Ring:
             idle = 0.0
             if self.idle_since is not None:
                 idle, self.idle_since = now - self.idle_since, None
-            rows += (now, arrival, slot.returned, transit, idle, decoding, context, piece, past, slot.number)
+            rows += (now, arrival, slot.spoke, transit, idle, decoding, context, piece, past, slot.number)
             moving.append((arrival, arrival - end, slot, piece, None))
             if len(rows) >= WIDTH * (BUFFERED + len(moving)):
                 book.flush(len(moving))

@@ -54,10 +54,10 @@ WIDTH: Final = 10
 class RingBook:
     """Keeps the passes of one replica and books them.
 
-    ``rows`` has ``WIDTH`` numbers a pass: when it began and when it was back; when its slot was back before; seconds of
-    the hop before, and without work before; its decoding sequences, the sum of their contexts, tokens of a prompt's
-    piece beside them and those before it; its slot. ``mixed`` are passes, by the number of the row, that are more than
-    that, ``slow`` those that something slowed. ``begins`` and ``sents`` are when each stage in turn began with a pass,
+    ``rows`` has ``WIDTH`` numbers a pass: when it began and when it was back; when its slot's sequences had their last
+    tokens; seconds of the hop before, and without work before; its decoding sequences, the sum of their contexts,
+    tokens of a prompt's piece beside them and those before it; its slot. ``mixed`` are passes, by the number of the
+    row, that are more than that, ``slow`` those that something slowed. ``begins`` and ``sents`` are when each stage in turn began with a pass,
     and when its message was out; the latter only if it is ``sending`` that somebody looks at.
     """
 
@@ -96,7 +96,7 @@ class RingBook:
             return
         n, replica = len(self.hops), self.replica
         columns = np.fromiter(self.rows[: count * WIDTH], float, count * WIDTH).reshape(count, WIDTH).T
-        starts, backs, returned, transit, idle = columns[:5]
+        starts, backs, spoke, transit, idle = columns[:5]
         decoding, context, piece, past, slots = columns[5:].astype(np.int64)
         del self.rows[: count * WIDTH]
         begins = _taken(self.begins, count * n).reshape(count, n).T.copy()
@@ -124,7 +124,7 @@ class RingBook:
             self.hops[i].track.bytes += float(sizes[i].sum())
             if stage.collectives is not None:
                 stage.collectives.bytes += float(costs[self.law_of[i]][:, 6].sum())
-        self._tally(starts, backs, backs - returned, passes, sequences, cached)
+        self._tally(starts, backs, backs - spoke, passes, sequences, cached)
         sents = _taken(self.sents, count * n).reshape(count, n).T.copy() if self.sending else None
         if self.charts and sents is not None:
             kinds = np.where(sequences == decoding, DECODE, np.where(decoding > 0, MIXED, PREFILL))
@@ -212,7 +212,7 @@ class RingBook:
         idle = [idle_at_last] * n
         for k, (slot, batch) in enumerate(under_way):
             start, _, _, transit, unseen = self.rows[k * WIDTH : k * WIDTH + 5]
-            costs = [law.cost(batch.decoding, batch.context, batch.chunks) for law in self.laws]
+            costs = [batch.cost(law) for law in self.laws]
             begins, sents = self.begins[k * n : k * n + n], self.sents[k * n : k * n + n]
             sizes = [hop.size(batch.tokens, batch.sequences) for hop in self.hops]
             slow = self.slow.get(k)

@@ -64,16 +64,17 @@ def play_single(clock: Clock, replica: Replica) -> Story:
                 break
             stage.track.waiting += until - now
             yield clock.timeout(until - now)
-        elif batch.chunks or law.eager:
-            cost = law.cost(batch.decoding, batch.context, batch.chunks)
+        elif batch.chunks or law.eager or batch.copying:
+            cost = batch.cost(law)
             seconds = cost.total
-            book.add(now, batch, Run(seconds, 0.0, 1), cost)
+            book.add(now, batch, Run(seconds, 0.0, 1), cost, late=_late(slot, batch, now))
             yield clock.timeout(seconds)
             scheduler.advance(slot, batch, clock.now)
         else:
             base = law.base(batch.decoding, batch.decoding)
-            run = _run(replica, stage, slot, batch, base, now)
-            book.add(now, batch, run, base)
+            late = _late(slot, batch, now)
+            run = _run(replica, stage, slot, batch, base, now, held=late > 0.0)
+            book.add(now, batch, run, base, late=late)
             yield clock.timeout(run.begun(run.passes))
             scheduler.advance(slot, batch, clock.now, run.passes)
     book.flush()
@@ -90,8 +91,9 @@ def _next_amid_failures(clock: Clock, replica: Replica, book: _Book, batch: Batc
         stage.track.waiting += clock.now - now
         return
     start, slowness = health.begin(0, now)
-    if batch.chunks or law.eager:
-        cost = law.cost(batch.decoding, batch.context, batch.chunks)
+    late = _late(slot, batch, now)
+    if batch.chunks or law.eager or batch.copying:
+        cost = batch.cost(law)
         talk = stage.talk(cost, health, start)
         slow = Slowness(slowness, talk - cost.communication)
         run = Run(cost.busy * slowness + talk, 0.0, 1)
@@ -99,7 +101,7 @@ def _next_amid_failures(clock: Clock, replica: Replica, book: _Book, batch: Batc
     else:
         cost = law.base(batch.decoding, batch.decoding)
         slow = Slowness(slowness, stage.talk(cost, health, start) - cost.communication)
-        run = _run(replica, stage, slot, batch, cost, start, slow, held=start > now)
+        run = _run(replica, stage, slot, batch, cost, start, slow, held=start > now or late > 0.0)
         cut = run.passes == 0
     if cut:
         outage = health.down(start + run.first)
@@ -115,7 +117,7 @@ def _next_amid_failures(clock: Clock, replica: Replica, book: _Book, batch: Batc
         return
     if start > now:
         yield clock.timeout(start - now)
-    book.add(clock.now, batch, run, cost, slow, clock.now - now)
+    book.add(clock.now, batch, run, cost, slow, clock.now - now, late)
     yield clock.timeout(run.begun(run.passes))
     scheduler.advance(slot, batch, clock.now, run.passes)
 
@@ -156,26 +158,35 @@ def _undisturbed(health: Health, run: Run, now: float) -> int:
     return k
 
 
+def _late(slot: Slot, batch: Batch, now: float) -> float:
+    """Seconds for which the sequences of a batch sat out passes since they had their last tokens."""
+    return now - slot.spoke if batch.decoding and slot.spoke < slot.returned else 0.0
+
+
 class _Book:
     """Keeps runs in a list and books them by the thousand: all sums are linear in passes and contexts."""
 
     def __init__(self, replica: Replica, stage: Stage) -> None:
         self.replica, self.stage = replica, stage
-        #: start, end, stall before, kind, sequences, decoding, tokens cached at first, more a pass, run, cost
-        self.rows: list[tuple[float, float, float, int, int, int, int, int, Run, Pass]] = []
+        #: start, end, stall before, passes sat out before, kind, sequences, decoding, tokens cached at first, more a
+        #: pass, run, cost
+        self.rows: list[tuple[float, float, float, float, int, int, int, int, int, Run, Pass]] = []
         #: start, end, kind, sequences, tokens of what a chart draws
         self.spans: list[tuple[float, float, int, int, int]] = []
 
     def add(
-        self, start: float, batch: Batch, run: Run, cost: Pass, slow: Slowness = FULL_SPEED, stalled: float = 0.0
-    ) -> None:
-        """Passes of ``batch``, held up before (then one pass). ``cost`` leaves out the KV reads of decode-only passes,
-        which are linear."""
-        kind, rise = (KINDS.index(batch.kind), 0) if batch.chunks else (DECODE, batch.decoding)
+        self, start: float, batch: Batch, run: Run, cost: Pass, slow: Slowness = FULL_SPEED, stalled: float = 0.0,
+        late: float = 0.0,
+    ) -> None:  # fmt: skip
+        """Passes of ``batch``; one that was ``stalled`` before, or whose sequences sat out passes for ``late`` seconds.
+        ``cost`` leaves out the KV reads of decode-only passes, which are linear, unless something is copied beside."""
+        kind, rise = (DECODE, batch.decoding) if not batch.chunks else (KINDS.index(batch.kind), 0)
+        if batch.copying:
+            rise = 0
         end = start + run.begun(run.passes)
         sequences = batch.sequences
         self.spans.append((start, end, kind, sequences, batch.tokens))
-        self.rows.append((start, end, stalled, kind, sequences, batch.decoding, batch.cached, rise, run, cost))
+        self.rows.append((start, end, stalled, late, kind, sequences, batch.decoding, batch.cached, rise, run, cost))
         if stalled:
             self.replica.other(self.stage, STALLED, stalled)
         if slow is not FULL_SPEED:
@@ -196,7 +207,7 @@ class _Book:
             self.spans.clear()
         if not rows:
             return
-        begun, done, stalls, *columns, runs, costs = zip(*rows, strict=True)
+        begun, done, stalls, lates, *columns, runs, costs = zip(*rows, strict=True)
         starts, ends, held = np.array(begun), np.array(done), np.array(stalls)
         kinds, sequences, decoding, levels, rises = (np.array(column, dtype=float) for column in columns)
         first, growth, k = np.array(runs, dtype=float).T
@@ -216,7 +227,8 @@ class _Book:
         track.passes += int(k.sum()) - 1
         seconds = ends - starts
         first = first + held
-        self.replica.scheduler.gaps.add_runs(first, growth, k.astype(np.int64), decoding.astype(np.int64))
+        gaps = first + np.array(lates)
+        self.replica.scheduler.gaps.add_runs(gaps, growth, k.astype(np.int64), decoding.astype(np.int64))
         track.bins.add_many(starts, ends, seconds)
         busy = k * compute + memory + launch
         for number in np.unique(kinds).astype(int).tolist():
@@ -236,7 +248,7 @@ class _Book:
         rows.clear()
 
     def _split_cached(self, i: int) -> None:
-        start, _, held, *_, level, rise, run, _ = self.rows[i]
+        start, _, held, _, *_, level, rise, run, _ = self.rows[i]
         self.replica.tally.cached.add_level(start - held, run._replace(first=run.first + held), level, rise)
 
     def _split_wire(self, i: int) -> None:

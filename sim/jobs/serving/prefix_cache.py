@@ -1,0 +1,162 @@
+"""Prompts that begin alike: KV blocks that outlive their requests, found again by what they hold.
+
+A prompt is a path of segments, each named by a number that stands for all tokens up to its end (a hash of its block and
+of those before it). A segment's blocks stay when the last request that uses them leaves; they count as free, for
+whoever needs blocks takes them, the least recently used first. A request that comes finds the longest beginning of its
+path that is still there, and computes the rest; the segments that it computes can be found once its prompt is done.
+
+The blocks that nobody uses are never more than the free ones:
+
+    idle blocks <= free blocks
+
+Free blocks only fall between two departures, so it is enough to settle this before each departure and each search; the
+cache is then the same whether passes are played one by one or by the thousand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+#: Segments of a prompt: (number, tokens up to its end).
+Path = Sequence[tuple[int, int]]
+
+
+class Found(NamedTuple):
+    """The beginning of a prompt that is in the cache: its segments and tokens, its blocks, those that nobody uses."""
+
+    segments: int
+    tokens: int
+    blocks: int
+    idle: int
+
+
+NOTHING = Found(0, 0, 0, 0)
+
+
+class PrefixCache:
+    """The segments in one replica's KV cache, of requests whose prompts are ``paths``.
+
+    ``tails`` numbers what a request's answer adds to its path. ``asked`` and ``found`` count prompt tokens of all
+    admissions, ``evicted`` blocks whose content was given up.
+    """
+
+    def __init__(self, paths: Sequence[Path], tails: Mapping[int, tuple[int, int]], block_tokens: int) -> None:
+        self.paths, self.tails = paths, tails
+        self.asked = self.found = self.evicted = 0
+        self._bs = block_tokens
+        #: By segment [its blocks, requests that use it].
+        self._segments: dict[int, list[int]] = {}
+        #: Segments that nobody uses, the least recently used first.
+        self._idle: dict[int, None] = {}
+        self._idle_blocks = 0
+        #: By request the segments that it uses, in order, and their blocks.
+        self._used: dict[int, list[int]] = {}
+        self._shared: dict[int, int] = {}
+        self._memo: tuple[int, int, Found] = (-1, 0, NOTHING)
+        self._changes = 0
+
+    def search(self, r: int) -> Found:
+        """The longest beginning of a request's prompt that is there now."""
+        if self._memo[0] == r and self._memo[1] == self._changes:
+            return self._memo[2]
+        segments = tokens = blocks = idle = 0
+        for number, end in self.paths[r]:
+            held = self._segments.get(number)
+            if held is None:
+                break
+            segments, tokens, blocks = segments + 1, end, blocks + held[0]
+            if not held[1]:
+                idle += held[0]
+        found = Found(segments, tokens // self._bs * self._bs, blocks, idle)
+        self._memo = (r, self._changes, found)
+        return found
+
+    def settle(self, free: int) -> None:
+        """Give up the content of blocks that running sequences have taken, the least recently used first."""
+        idle, segments = self._idle, self._segments
+        while self._idle_blocks > free:
+            number = next(iter(idle))
+            del idle[number]
+            blocks, _ = segments.pop(number)
+            self._idle_blocks -= blocks
+            self.evicted += blocks
+            self._changes += 1
+
+    def admit(self, r: int, tokens: int) -> tuple[int, int]:
+        """A request of ``tokens`` to compute begins: the tokens that it finds, and the blocks it need not take."""
+        found = self.search(r)
+        past = min(found.tokens, tokens - 1)  # the last token is computed, for what follows it is wanted
+        used = [number for number, _ in self.paths[r][: found.segments]]
+        for number in used:
+            self._use(number)
+        self._used[r], self._shared[r] = used, found.blocks
+        self.asked, self.found = self.asked + tokens, self.found + past
+        return past, found.blocks - found.idle
+
+    def keep(self, r: int) -> int:
+        """A request's prompt is computed: from now on it can be found. Returns blocks that it held and another request
+        has put there already."""
+        used, path, spare = self._used[r], self.paths[r], 0
+        start = path[len(used) - 1][1] if used else 0
+        for number, end in path[len(used) :]:
+            blocks = end // self._bs - start // self._bs
+            if number in self._segments:
+                was_idle = self._use(number)
+                spare += 0 if was_idle else blocks
+            else:
+                self._segments[number] = [blocks, 1]
+                self._changes += 1
+            used.append(number)
+            self._shared[r] += blocks
+            start = end
+        return spare
+
+    def leave(self, r: int, held: int, *, answered: bool = False) -> int:
+        """A request that holds ``held`` blocks, shared ones included, gives them up: how many of them come free.
+
+        What it has ``answered`` can be found too, as the history of a conversation.
+        """
+        used, shared = self._used.pop(r), self._shared.pop(r)
+        free = held - shared
+        tail = self.tails.get(r) if answered else None
+        if tail is not None and len(used) == len(self.paths[r]) and tail[0] not in self._segments:
+            blocks = held - (self.paths[r][-1][1] // self._bs if used else 0)
+            self._segments[tail[0]] = [blocks, 0]
+            self._rest(tail[0], blocks)
+        for number in reversed(used):
+            segment = self._segments[number]
+            segment[1] -= 1
+            if not segment[1]:
+                self._rest(number, segment[0])
+                free += segment[0]
+        return free
+
+    def clear(self) -> None:
+        """The memory is lost."""
+        self._segments.clear()
+        self._idle.clear()
+        self._used.clear()
+        self._shared.clear()
+        self._idle_blocks = 0
+        self._changes += 1
+
+    def hit(self, r: int) -> bool:
+        """Whether a request is in the cache's books."""
+        return r in self._used
+
+    def _use(self, number: int) -> bool:
+        """One more request uses a segment; whether nobody did."""
+        segment = self._segments[number]
+        segment[1] += 1
+        if segment[1] > 1:
+            return False
+        del self._idle[number]
+        self._idle_blocks -= segment[0]
+        self._changes += 1
+        return True
+
+    def _rest(self, number: int, blocks: int) -> None:
+        self._idle[number] = None
+        self._idle_blocks += blocks
+        self._changes += 1
