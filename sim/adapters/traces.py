@@ -3,7 +3,8 @@
 Four formats are read, each told apart by its first line:
 
 - azure: CSV ``TIMESTAMP,ContextTokens,GeneratedTokens``, timestamps such as ``2023-11-16 18:15:46.6805900``
-- mooncake: one JSON object a line, ``timestamp`` in milliseconds, ``input_length``, ``output_length``
+- mooncake: one JSON object a line, ``timestamp`` in milliseconds, ``input_length``, ``output_length``, and
+  ``hash_ids``: a number for each block of 512 tokens that stands for it and all before it
 - burstgpt: CSV ``Timestamp,Request tokens,Response tokens``, in seconds; no response token: the request failed
 - vidur: CSV ``arrived_at,num_prefill_tokens,num_decode_tokens``, in seconds
 
@@ -35,6 +36,7 @@ MAX_LINE = 1_000_000
 MAX_ROWS = 10_000_000
 MAX_TOKENS = 1_000_000_000
 MAX_SECONDS = 1e11
+HASHED_TOKENS = 512
 MAX_PROBLEMS = 20
 
 
@@ -51,13 +53,19 @@ class RequestTrace:
     skipped: int
     """Rows of the file that no request was made of."""
     source: str
+    blocks: tuple[tuple[int, ...], ...] | None = None
+    """Of each prompt the hashes of its blocks, which stand for all tokens up to their end; None where not known."""
+    block_tokens: int = HASHED_TOKENS
+    """Tokens of such a block."""
 
     def first(self, n: int) -> RequestTrace:
         """The first n requests (all, if there are fewer)."""
-        return replace(self, arrival=self.arrival[:n], prompt=self.prompt[:n], output=self.output[:n])
+        blocks = self.blocks[:n] if self.blocks is not None else None
+        return replace(self, arrival=self.arrival[:n], prompt=self.prompt[:n], output=self.output[:n], blocks=blocks)
 
     def cycled(self, n: int) -> RequestTrace:
-        """n requests: these, again and again in order; each round starts when the one before has ended."""
+        """n requests: these, again and again in order; each round starts when the one before has ended, and has prompts
+        that no other round has."""
         size = len(self.arrival)
         if n <= size:
             return self.first(n)
@@ -68,7 +76,14 @@ class RequestTrace:
             arrival=self.arrival[index % size] + span * (index // size),
             prompt=self.prompt[index % size],
             output=self.output[index % size],
+            blocks=None if self.blocks is None else _repeated(self.blocks, -(-n // size))[:n],
         )
+
+
+def _repeated(blocks: tuple[tuple[int, ...], ...], times: int) -> tuple[tuple[int, ...], ...]:
+    """The hashes of so many rounds of prompts, none of which is in two rounds."""
+    span = 1 + max((max(numbers, default=0) for numbers in blocks), default=0)
+    return tuple(tuple(number + k * span for number in numbers) for k in range(times) for numbers in blocks)
 
 
 def read_trace(
@@ -98,7 +113,8 @@ def read_trace(
     prompt, output = (np.array(tokens, dtype=np.int64)[order] for tokens in (columns.prompt, columns.output))
     for values in (arrival, prompt, output):
         values.setflags(write=False)
-    return RequestTrace(arrival, prompt, output, columns.skipped, f"{path.name} ({columns.format})")
+    blocks = tuple(columns.blocks[i] for i in order) if any(columns.blocks) else None
+    return RequestTrace(arrival, prompt, output, columns.skipped, f"{path.name} ({columns.format})", blocks)
 
 
 # ---- The file
@@ -242,6 +258,17 @@ def _tokens(value: Any) -> int:
     return int(tokens)
 
 
+def _hashes(value: Any, tokens: int) -> tuple[int, ...]:
+    """The hashes of a prompt's blocks: one for each ``HASHED_TOKENS`` of its tokens, or none."""
+    if not isinstance(value, list) or any(isinstance(x, bool) or not isinstance(x, int) for x in value):
+        raise _BadError(f"must be a list of whole numbers, not {_quoted(value)}")
+    if any(not 0 <= x < 2**62 for x in value):
+        raise _BadError("must be from 0 to 2^62")
+    if len(value) > -(-tokens // HASHED_TOKENS):
+        raise _BadError(f"has {len(value)} blocks of {HASHED_TOKENS} tokens, the prompt has {tokens} tokens")
+    return tuple(value)
+
+
 # ---- Rows
 
 
@@ -272,10 +299,11 @@ class _Columns:
     prompt: array[int] = field(default_factory=lambda: array("q"))
     output: array[int] = field(default_factory=lambda: array("q"))
     skipped: int = 0
+    blocks: list[tuple[int, ...]] = field(default_factory=list)
 
 
-Row = tuple[int, Any, Any, Any]
-"""Line number, time, prompt tokens and output tokens, as written."""
+Row = tuple[int, Any, Any, Any, Any]
+"""Line number, time, prompt tokens, output tokens and hashes of the prompt's blocks, as written."""
 
 
 class _Rows:
@@ -322,7 +350,7 @@ class _Rows:
         """Each row's values checked and put into its columns."""
         found = _Columns(name)
         clock = _FORMATS[name].clock()
-        for count, (line, time, prompt, output) in enumerate(itertools.islice(rows, self.limit), 1):
+        for count, (line, time, prompt, output, hashes) in enumerate(itertools.islice(rows, self.limit), 1):
             if count > MAX_ROWS:
                 raise _refusal(self.file, f"more than {MAX_ROWS:,} rows: set a limit")
             try:
@@ -331,9 +359,16 @@ class _Rows:
                 self.explain(line, _FORMATS[name], clock, (time, prompt, output))
                 continue
             if read and written:
+                try:
+                    blocks = _hashes(hashes, read) if hashes is not None else ()
+                except _BadError as error:
+                    self.fault(line, "hash_ids", str(error))
+                    continue
+            if read and written:
                 found.seconds.append(seconds)
                 found.prompt.append(read)
                 found.output.append(written)
+                found.blocks.append(blocks)
             else:
                 found.skipped += 1
         return found
@@ -360,10 +395,10 @@ class _Rows:
             for cells in reader:
                 number = reader.line_num + start - 1
                 if len(cells) > last:
-                    yield number, cells[time].strip(), cells[prompt].strip(), cells[output].strip()
+                    yield number, cells[time].strip(), cells[prompt].strip(), cells[output].strip(), None
                 elif any(cell.strip() for cell in cells):
                     known = dict(enumerate(cells))
-                    yield number, known.get(time), known.get(prompt), known.get(output)
+                    yield number, known.get(time), known.get(prompt), known.get(output), None
         except csv.Error as error:
             raise _refusal(self.file, f"not valid CSV: {error}", line=reader.line_num + start - 1) from None
 
@@ -395,6 +430,7 @@ class _Rows:
                 self.fault(number, None, "not valid JSON: a number too long, or nested too deep")
             else:
                 if isinstance(row, dict):
-                    yield number, row.get(format.time), row.get(format.prompt), row.get(format.output)
+                    columns = (row.get(column) for column in (*format.names, "hash_ids"))
+                    yield number, *columns  # type: ignore[misc]
                 else:
                     self.fault(number, None, "must be a JSON object with " + ", ".join(format.names))

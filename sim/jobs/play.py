@@ -26,7 +26,7 @@ from sim.jobs.serving.incidents import Health, Incidents
 from sim.jobs.serving.load import draw_load
 from sim.jobs.serving.reliability import incidents_of
 from sim.jobs.serving.replica import Replica
-from sim.jobs.serving.requests import ClosedFeed, Feed, OpenFeed, RequestTable, Tickets
+from sim.jobs.serving.requests import ClosedFeed, Feed, OpenFeed, RequestTable, Tickets, TurnFeed
 from sim.jobs.serving.ring import play_ring
 from sim.jobs.serving.routing import Router
 from sim.jobs.serving.single import play_single
@@ -205,30 +205,34 @@ def _prepare(
 ) -> ServingRecording:  # fmt: skip
     """Draw the job's requests and build its replicas."""
     spec = job.spec
-    drawn = draw_load(spec.load, job.trace, job.lengths, seed)
-    prompt, context = drawn.prompt, job.model.context
+    context = job.model.context
+    drawn = draw_load(spec.load, job.trace, job.lengths, context, seed)
+    prompt = drawn.prompt
     if isinstance(spec.load.trace, Trace) and spec.load.trace.too_long == "truncate":
         prompt = [max(1, min(p, context - o)) for p, o in zip(prompt, drawn.output, strict=True)]
     cut = sum(p != q for p, q in zip(prompt, drawn.prompt, strict=True))
     table = RequestTable(prompt, drawn.output, drawn.arrival)
+    openings: Sequence[int] = range(len(table))
+    if drawn.prompts is not None:
+        openings, table.follow = drawn.prompts.openings, drawn.prompts.follow
     unchecked = resolved.scenario.assume.kv_capacity == "unchecked"
     shortest = min(p + o for p, o in zip(table.prompt, table.output, strict=True))
     check_shortest(spec.name, job.model, layout, shortest, unchecked=unchecked)
-    builder = ReplicaBuilder(resolved, job, topology, charts=charts)
-    dp, tickets = spec.plan.dp, Tickets(len(table))
+    builder = ReplicaBuilder(resolved, job, topology, charts=charts, prompts=drawn.prompts)
+    dp, tickets = spec.plan.dp, Tickets(openings)
     incidents = incidents_of(resolved, job, topology, layout, seed)
     router = _router(job, table, incidents, tickets, clock) if incidents is not None else None
     replicas = []
     for number in range(dp):
 
         def feed_of(limits: Limits, number: int = number) -> Feed:
-            return _feed(job, table, number, limits, tickets, router)
+            return _feed(job, table, openings[number::dp], number, limits, tickets, router)
 
         replica = builder.build(number, layout, table, feed_of)
         replica.health = Health(clock, incidents, number) if incidents is not None else None
         replicas.append(replica)
     if router is not None:
-        _send_all(router, job, table)
+        _send_all(router, job, table, openings)
     too_long = sum(p + o > context for p, o in zip(table.prompt, table.output, strict=True))
     return ServingRecording(job, layout, table, tuple(replicas), too_long, cut, incidents)
 
@@ -242,12 +246,12 @@ def _router(
     return Router(clock, table, incidents, job.spec.failover, tickets, loop.think_time)
 
 
-def _send_all(router: Router, job: ResolvedServing, table: RequestTable) -> None:
+def _send_all(router: Router, job: ResolvedServing, table: RequestTable, openings: Sequence[int]) -> None:
     """All requests whose instants are known, or the first of every client."""
     loop, dp = job.spec.load.closed_loop, job.spec.plan.dp
     if loop is None:
-        for r in range(len(table)):
-            router.send(r, table.arrival[r], r % dp, r % dp)
+        for i, r in enumerate(openings):
+            router.send(r, table.arrival[r], i % dp, i % dp)
         return
     for number in range(dp):
         for client in range(number, loop.clients, dp):
@@ -255,9 +259,10 @@ def _send_all(router: Router, job: ResolvedServing, table: RequestTable) -> None
 
 
 def _feed(
-    job: ResolvedServing, table: RequestTable, number: int, limits: Limits, tickets: Tickets, router: Router | None
-) -> Feed:
-    """Requests go round to the replicas in turn; a client stays with its replica, unless a router moves it."""
+    job: ResolvedServing, table: RequestTable, opens: Sequence[int], number: int, limits: Limits, tickets: Tickets,
+    router: Router | None,
+) -> Feed:  # fmt: skip
+    """Requests go round to the replicas in turn; who comes again stays with its replica, unless a router moves it."""
     load, dp, context = job.spec.load, job.spec.plan.dp, job.model.context
     room = min(context, limits.blocks * limits.block_tokens)
 
@@ -270,7 +275,9 @@ def _feed(
         loop = load.closed_loop
         starts = [loop.ramp * client / loop.clients for client in range(number, loop.clients, dp)]
         return ClosedFeed(table, number, fits, tickets, starts, loop.think_time)
-    return OpenFeed(table, number, fits, range(number, len(table), dp))
+    if table.follow:
+        return TurnFeed(table, number, fits, opens)
+    return OpenFeed(table, number, fits, opens)
 
 
 def _answered(jobs: Sequence[ServingRecording]) -> float:

@@ -45,12 +45,18 @@ class ClusterSpec(Spec):
 
 
 class Batching(Spec):
-    """How requests share passes. Limits left out are the stack's own.
+    """How requests share passes. Limits and ``admission`` left out are the stack's own.
 
-    ``prefill_chunk`` bounds the prompt tokens of one pass; ``max_batched_tokens`` all tokens of one pass.
+    ``prefill_chunk`` bounds the prompt tokens of one pass; ``max_batched_tokens`` all tokens of one pass. Admission
+    *reserve* sets blocks for the whole answer aside, *preempt* pushes sequences out when blocks run short: what they
+    had computed is computed again (``preemption: recompute``) or goes to host memory and back (*swap*).
+    ``prefix_caching`` keeps KV blocks of prompts for others that begin alike.
     """
 
-    policy: Literal["continuous", "static"] = "continuous"
+    policy: Literal["continuous", "prefill_first", "decode_first", "static"] = "continuous"
+    admission: Literal["preempt", "reserve"] | None = None
+    preemption: Literal["recompute", "swap"] = "recompute"
+    prefix_caching: bool = False
     max_batched_tokens: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     prefill_chunk: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     max_sequences: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
@@ -62,6 +68,11 @@ class Batching(Spec):
             raise ValueError("batch_size belongs to policy static, which needs it")
         if self.policy == "static" and (self.prefill_chunk or self.max_batched_tokens or self.max_sequences):
             raise ValueError("policy static runs whole batches: give batch_size only")
+        if self.policy == "static" and (self.prefix_caching or self.admission == "preempt"):
+            raise ValueError("policy static computes whole prompts and sets their blocks aside: no prefix_caching, "
+                             "no admission: preempt")  # fmt: skip
+        if self.preemption == "swap" and (self.policy == "static" or self.admission == "reserve"):
+            raise ValueError("preemption: swap does nothing where blocks are set aside and nobody is pushed out")
         return self
 
 

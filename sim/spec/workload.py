@@ -126,10 +126,27 @@ class Trace(Spec):
     too_long: Literal["reject", "truncate"] = "reject"
 
 
+class SharedPrefix(Spec):
+    """``tokens`` with which a prompt begins, as others do: one of ``variants`` texts, of which the k-th is asked for as
+    often as 1/k^``skew`` says (0: all alike). They come before the prompt's own tokens."""
+
+    tokens: Annotated[Tokens, Field(ge=1)]
+    variants: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    skew: Annotated[float, Field(ge=0, le=10)] = 0.0
+
+
+class Conversation(Spec):
+    """Requests that go on from each other: each of ``turns`` repeats all that was said before its own prompt, and comes
+    ``think_time`` (a mean; times are exponential) after the answer to the last. An arrival opens a conversation."""
+
+    turns: Annotated[int, Field(ge=1, le=10_000)] | LengthModel
+    think_time: Seconds = 0.0
+
+
 #: The kinds of arrivals, of which a load has one.
 ARRIVALS = ("closed_loop", "poisson", "gamma", "deterministic", "diurnal", "all_at_once", "trace")
 #: What a trace brings along.
-OF_A_TRACE = ("lengths", "prompt_tokens", "output_tokens")
+OF_A_TRACE = ("lengths", "prompt_tokens", "output_tokens", "prefix", "conversation", "samples")
 
 
 class Load(Spec):
@@ -137,6 +154,9 @@ class Load(Spec):
 
     ``requests`` bounds the run (a trace may go without); ``lengths`` names a catalogue distribution for prompt
     and output together. Setting one kind of arrivals with ``--set`` replaces the kind in the file.
+
+    ``prefix`` is what prompts have in common, ``conversation`` makes of each arrival several turns, and ``samples`` are
+    answers to each prompt, each of which counts as a request.
     """
 
     closed_loop: ClosedLoop | None = None
@@ -149,6 +169,9 @@ class Load(Spec):
     lengths: Name | None = None
     prompt_tokens: Tokens | LengthModel | None = None
     output_tokens: Tokens | LengthModel | None = None
+    prefix: SharedPrefix | None = None
+    conversation: Conversation | None = None
+    samples: Annotated[int, Field(ge=1, le=1000)] = 1
     requests: Requests | None = None
     warm_up: Fraction | None = None
 
@@ -162,7 +185,11 @@ class Load(Spec):
         if given == ["trace"]:
             if self.lengths or any(x is not None for x in own):
                 raise ValueError("a trace brings its own lengths: leave lengths, prompt_tokens, output_tokens out")
+            if self.prefix or self.conversation or self.samples > 1:
+                raise ValueError("a trace brings its own prompts: leave prefix, conversation, samples out")
             return self
+        if self.samples > 1 and (self.conversation or self.closed_loop):
+            raise ValueError("samples of one prompt come at once: they do not go with conversation or closed_loop")
         if self.requests is None:
             raise ValueError("requests is missing: how many requests to simulate")
         if self.lengths is None and None in own:

@@ -20,7 +20,7 @@ AZURE = """TIMESTAMP,ContextTokens,GeneratedTokens
 2023-11-16 23:59:59.9000000,374,44
 2023-11-17 00:00:01.9000001,396,109
 """
-MOONCAKE = """{"timestamp": 1000, "input_length": 374, "output_length": 44, "hash_ids": [0, 1]}
+MOONCAKE = """{"timestamp": 1000, "input_length": 374, "output_length": 44, "hash_ids": [7]}
 {"timestamp": 3000.0001, "input_length": 396, "output_length": 109, "hash_ids": []}
 """
 BURSTGPT = """Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type

@@ -22,7 +22,7 @@ def draw(n=N, seed=1, lengths=None, **keys):
     """The requests of a load written as its keys."""
     own = {"lengths": lengths} if lengths else {k: v for k, v in FIXED.items() if k not in keys}
     joint = Library().lengths(lengths) if lengths else None
-    return draw_load(Load(requests=n, **own, **keys), None, joint, np.random.SeedSequence(seed))
+    return draw_load(Load(requests=n, **own, **keys), None, joint, 10**6, np.random.SeedSequence(seed))
 
 
 def gaps(drawn):

@@ -33,7 +33,7 @@ def test_an_open_feed_serves_only_its_own() -> None:
 
 def test_clients_send_their_next_request_after_thinking() -> None:
     table = RequestTable([1] * 4, [1] * 4, [])
-    feed, waiting = ClosedFeed(table, 0, lambda r: True, Tickets(4), [0.0, 0.5], 2.0), deque[int]()
+    feed, waiting = ClosedFeed(table, 0, lambda r: True, Tickets(range(4)), [0.0, 0.5], 2.0), deque[int]()
     feed.take(0.0, waiting)
     assert list(waiting) == [0]
     assert feed.next_time() == 0.5
@@ -51,14 +51,14 @@ def test_clients_send_their_next_request_after_thinking() -> None:
 
 def test_a_refused_client_tries_its_next_request() -> None:
     table = RequestTable([1] * 3, [1] * 3, [])
-    feed, waiting = ClosedFeed(table, 0, lambda r: r == 2, Tickets(3), [0.0], 0.0), deque[int]()
+    feed, waiting = ClosedFeed(table, 0, lambda r: r == 2, Tickets(range(3)), [0.0], 0.0), deque[int]()
     feed.take(0.0, waiting)
     assert table.rejected == [0, 1]
     assert list(waiting) == [2]
 
 
 def test_tickets_are_shared_by_the_replicas_of_a_job() -> None:
-    table, tickets = RequestTable([1] * 3, [1] * 3, []), Tickets(3)
+    table, tickets = RequestTable([1] * 3, [1] * 3, []), Tickets(range(3))
     first = ClosedFeed(table, 0, lambda r: True, tickets, [0.0, 0.0], 0.0)
     second = ClosedFeed(table, 1, lambda r: True, tickets, [0.0, 0.0], 0.0)
     waiting: deque[int] = deque()

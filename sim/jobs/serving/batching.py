@@ -216,6 +216,8 @@ class Scheduler:
         tokens = table.prompt[r] + table.generated[r]
         past, shared = (0, 0) if self.cache is None else self.cache.admit(r, tokens)
         self.free -= self._claim(r) - shared
+        if past:
+            table.found.setdefault(r, past)
         if r in self._computed:
             past = self._come_back(r, past)
         self.running += 1

@@ -9,6 +9,8 @@ from sim.adapters.resolve import Resolved, ResolvedServing
 from sim.engine.timeline import Bins, ChannelTrack, DeviceTrack, NoBins
 from sim.jobs.serving.batching import Limits, Scheduler
 from sim.jobs.serving.policies import POLICIES
+from sim.jobs.serving.prefix_cache import PrefixCache
+from sim.jobs.serving.prompts import Prompts
 from sim.jobs.serving.replica import Hop, Member, Replica, Stage, Tally
 from sim.jobs.serving.requests import Feed, RequestTable
 from sim.laws.arrange import parameter_scale
@@ -38,9 +40,12 @@ class Flow:
 class ReplicaBuilder:
     """Builds the replicas of one job; stages of equal shape share their law. Without ``charts`` they keep sums only."""
 
-    def __init__(self, resolved: Resolved, job: ResolvedServing, topology: Topology, *, charts: bool = True) -> None:
+    def __init__(
+        self, resolved: Resolved, job: ResolvedServing, topology: Topology, *, charts: bool = True,
+        prompts: Prompts | None = None,
+    ) -> None:  # fmt: skip
         self.resolved, self.job, self.topology = resolved, job, topology
-        self.charts = charts
+        self.charts, self.prompts = charts, prompts
         self.assume = resolved.scenario.assume
         self.scale = parameter_scale(resolved, job)
         self._laws: dict[StageShape, StageLaw] = {}
@@ -60,7 +65,7 @@ class ReplicaBuilder:
             max_sequences=b.max_sequences or stack.max_sequences,
             batch_size=b.batch_size or 1,
             slots=slots,
-            reserve=stack.admission == "reserve" or b.policy == "static",
+            reserve=(b.admission or stack.admission) == "reserve" or b.policy == "static",
             block_tokens=stack.memory.block_tokens,
             blocks=blocks,
             watermark=int(stack.memory.watermark * blocks) if blocks < UNBOUNDED // 1000 else 0,
@@ -71,7 +76,10 @@ class ReplicaBuilder:
     ) -> Replica:
         """Replica ``number`` of the layout."""
         limits = self.limits(layout.tokens[number])
-        scheduler = Scheduler(table, feed_of(limits), limits, POLICIES[self.job.spec.batching.policy])
+        batching, prompts, cache = self.job.spec.batching, self.prompts, None
+        if batching.prefix_caching and prompts is not None:
+            cache = PrefixCache(prompts.paths, prompts.tails, limits.block_tokens)
+        scheduler = Scheduler(table, feed_of(limits), limits, POLICIES[batching.policy], cache)
         tally = Tally(running=Bins() if self.charts else NoBins())
         return Replica(number, self.stages(number, layout), scheduler, tally)
 

@@ -1,7 +1,7 @@
 """Drawing the load: arrival times and lengths of all requests, before the clock starts.
 
-Arrivals, lengths: one random stream each, so a change of rate leaves the lengths alone (common random
-numbers). Lengths of a named distribution keep the measured rank correlation between prompt and answer
+Arrivals, lengths, what prompts share: one random stream each, so a change of rate leaves the lengths alone (common
+random numbers). Lengths of a named distribution keep the measured rank correlation between prompt and answer
 through a Gaussian copula: correlated normals, their ranks looked up in the two quantile tables.
 """
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.adapters.traces import RequestTrace
+from sim.jobs.serving.prompts import Prompts, conversations, hashed, sampled
 from sim.spec.workload import Diurnal, LengthDistribution, LengthModel, Load
 
 Ints = NDArray[np.int64]
@@ -26,24 +27,48 @@ _Z90 = 1.2815515655446004
 
 @dataclass(frozen=True, slots=True)
 class DrawnLoad:
-    """Requests in order of arrival; ``arrival`` is empty for a closed loop."""
+    """Requests in order of arrival; ``arrival`` is empty for a closed loop, and NaN for those that follow others.
+
+    ``prompts`` is what prompts have in common, None where nothing is known of that.
+    """
 
     prompt: list[int]
     output: list[int]
     arrival: list[float]
+    prompts: Prompts | None = None
 
 
 def draw_load(
-    load: Load, trace: RequestTrace | None, lengths: LengthDistribution | None, seeds: np.random.SeedSequence
-) -> DrawnLoad:
-    """All requests of ``load``. ``seeds`` spawns the streams for arrivals and lengths."""
+    load: Load, trace: RequestTrace | None, lengths: LengthDistribution | None, context: int,
+    seeds: np.random.SeedSequence,
+) -> DrawnLoad:  # fmt: skip
+    """All requests of ``load`` for a model of that ``context``. ``seeds`` spawns the streams for arrivals, lengths and
+    prompts."""
     arrival_seed, length_seed = seeds.spawn(2)
+    (prompt_seed,) = length_seed.spawn(1)
     if trace is not None:
-        return DrawnLoad(trace.prompt.tolist(), trace.output.tolist(), trace.arrival.tolist())
+        known = hashed(trace.blocks, trace.prompt.tolist(), trace.block_tokens) if trace.blocks is not None else None
+        return DrawnLoad(trace.prompt.tolist(), trace.output.tolist(), trace.arrival.tolist(), known)
     n = load.requests or 0
     prompt, output = _lengths(load, lengths, n, np.random.default_rng(length_seed))
-    arrival = _arrivals(load, n, np.random.default_rng(arrival_seed))
-    return DrawnLoad(prompt.tolist(), output.tolist(), [] if arrival is None else arrival.tolist())
+    arrival_rng, prompt_rng = np.random.default_rng(arrival_seed), np.random.default_rng(prompt_seed)
+    if load.conversation is not None:
+        turns = load.conversation.turns
+        z = prompt_rng.standard_normal(n)
+        prompt, prompts = conversations(load, prompt, output, _marginal(turns, z).tolist(), context, prompt_rng)
+        opened = _arrivals(load, len(prompts.openings), arrival_rng)
+        if opened is None:
+            return DrawnLoad(prompt.tolist(), output.tolist(), [], prompts)
+        arrival = np.full(n, np.nan)
+        arrival[prompts.openings] = opened
+        return DrawnLoad(prompt.tolist(), output.tolist(), arrival.tolist(), prompts)
+    known = None
+    if load.prefix is not None or load.samples > 1:
+        prompt, known = sampled(prompt, load.samples, load.prefix, prompt_rng)
+    come = _arrivals(load, -(-n // load.samples), arrival_rng)
+    if come is not None and load.samples > 1:
+        come = np.repeat(come, load.samples)[:n]
+    return DrawnLoad(prompt.tolist(), output.tolist(), [] if come is None else come.tolist(), known)
 
 
 def _lengths(load: Load, joint: LengthDistribution | None, n: int, rng: np.random.Generator) -> tuple[Ints, Ints]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 
 from sim.engine.clock import INSTANT
+from sim.jobs.serving.prompts import rests
 
 INF = float("inf")
 
@@ -25,12 +26,15 @@ class RequestTable:
     until its longest answer is done). ``restarts`` counts replicas that died under a request, ``failed`` has the
     instants of those given up then; ``lost_kv`` are the tokens whose KV cache died with its replica. ``parts`` are
     (request, first token, last token, tokens) that came before a replica died, ``resumed`` (first token, tokens before
-    it) of those that went on since. ``priority`` is a number a request where they differ, higher ones first.
+    it) of those that went on since. ``priority`` is a number a request where they differ, higher ones first. ``follow``
+    has the next request of a conversation, and the seconds before it; ``found`` tokens of a prompt that were in the
+    cache.
     """
 
     __slots__ = (
-        "arrival", "failed", "finish", "first", "generated", "length", "lost_kv", "output", "parts", "paused",
-        "preempted", "priority", "prompt", "recomputed", "rejected", "replica", "restarts", "resumed", "scheduled",
+        "arrival", "failed", "finish", "first", "follow", "found", "generated", "length", "lost_kv", "output",
+        "parts", "paused", "preempted", "priority", "prompt", "recomputed", "rejected", "replica", "restarts",
+        "resumed", "scheduled",
     )  # fmt: skip
 
     def __init__(self, prompt: Sequence[int], output: Sequence[int], arrival: Sequence[float]) -> None:
@@ -43,6 +47,8 @@ class RequestTable:
         self.replica = [-1] * n
         self.preempted = [0] * n
         self.priority: list[int] | None = None
+        self.follow: dict[int, tuple[int, float]] = {}
+        self.found: dict[int, int] = {}
         self.paused: dict[int, float] = {}
         self.recomputed = 0
         self.rejected: list[int] = []
@@ -114,20 +120,65 @@ class OpenFeed(Feed):
 
 
 class Tickets:
-    """Hands out request numbers to all closed feeds of a job, until they run out."""
+    """Hands out the requests that open something to all closed feeds of a job, until they run out."""
 
-    def __init__(self, count: int) -> None:
-        self.count, self.given = count, 0
+    def __init__(self, openings: Sequence[int]) -> None:
+        self.openings, self.given = openings, 0
 
     def draw(self) -> int | None:
-        """The next request number, or None."""
-        if self.given >= self.count:
+        """The next request, or None."""
+        if self.given >= len(self.openings):
             return None
         self.given += 1
-        return self.given - 1
+        return self.openings[self.given - 1]
 
 
-class ClosedFeed(Feed):
+class TurnFeed(Feed):
+    """Requests that come at instants of which only the next are known: they follow from answers.
+
+    Who ``opens`` comes by himself, at an instant known beforehand.
+    """
+
+    def __init__(
+        self, table: RequestTable, replica: int, fits: Callable[[int], bool], opens: Sequence[int] = ()
+    ) -> None:
+        super().__init__(table, replica, fits)
+        self._due: list[tuple[float, int]] = []
+        for r in opens:
+            self._send(r, table.arrival[r])
+
+    def _send(self, r: int, at: float) -> None:
+        self.table.arrival[r] = at
+        self.table.replica[r] = self.replica
+        heappush(self._due, (at, r))
+
+    def next_time(self) -> float:
+        return self._due[0][0] if self._due else INF
+
+    def take(self, now: float, waiting: deque[int]) -> None:
+        due, table = self._due, self.table
+        while due and due[0][0] <= now + INSTANT:
+            _, r = heappop(due)
+            if self.fits(r):
+                waiting.append(r)
+                continue
+            for lost in (r, *rests(table.follow, r)):  # what was to follow repeats all of it
+                table.arrival[lost], table.replica[lost] = table.arrival[r], self.replica
+                table.rejected.append(lost)
+            self._over(now)
+
+    def finished(self, request: int, now: float) -> None:
+        after = self.table.follow.get(request)
+        if after is not None:
+            self._send(after[0], now + after[1])
+        else:
+            self._over(now)
+
+    def _over(self, now: float) -> None:
+        """A conversation is over, or a request that was none."""
+
+
+class ClosedFeed(TurnFeed):
     """Clients who come at ``starts``, each waits for its answer, thinks, and sends the next request."""
 
     def __init__(
@@ -141,29 +192,13 @@ class ClosedFeed(Feed):
     ) -> None:
         super().__init__(table, replica, fits)
         self._tickets, self._think = tickets, think_time
-        self._due: list[tuple[float, int]] = []
         for start in starts:
-            self._send(start)
+            self._call(start)
 
-    def _send(self, at: float) -> None:
+    def _call(self, at: float) -> None:
         r = self._tickets.draw()
         if r is not None:
-            self.table.arrival[r] = at
-            self.table.replica[r] = self.replica
-            heappush(self._due, (at, r))
+            self._send(r, at)
 
-    def next_time(self) -> float:
-        return self._due[0][0] if self._due else INF
-
-    def take(self, now: float, waiting: deque[int]) -> None:
-        due = self._due
-        while due and due[0][0] <= now + INSTANT:
-            _, r = heappop(due)
-            if self.fits(r):
-                waiting.append(r)
-            else:
-                self.table.rejected.append(r)
-                self._send(now + self._think)
-
-    def finished(self, request: int, now: float) -> None:
-        self._send(now + self._think)
+    def _over(self, now: float) -> None:
+        self._call(now + self._think)

@@ -57,8 +57,8 @@ class RingBook:
     ``rows`` has ``WIDTH`` numbers a pass: when it began and when it was back; when its slot's sequences had their last
     tokens; seconds of the hop before, and without work before; its decoding sequences, the sum of their contexts,
     tokens of a prompt's piece beside them and those before it; its slot. ``mixed`` are passes, by the number of the
-    row, that are more than that, ``slow`` those that something slowed. ``begins`` and ``sents`` are when each stage in turn began with a pass,
-    and when its message was out; the latter only if it is ``sending`` that somebody looks at.
+    row, that are more than that, ``slow`` those that something slowed. ``begins`` and ``sents`` are when each stage in
+    turn began with a pass, and when its message was out; the latter only if it is ``sending`` that somebody looks at.
     """
 
     def __init__(self, replica: Replica, laws: Sequence[StageLaw], law_of: Sequence[int], hops: Sequence[Hop]) -> None:

@@ -28,6 +28,7 @@ import simpy
 
 from sim.engine.clock import INSTANT, Clock
 from sim.jobs.serving.incidents import Incidents, Outage
+from sim.jobs.serving.prompts import rests
 from sim.jobs.serving.requests import INF, Feed, RequestTable, Tickets
 from sim.spec.reliability import Failover
 
@@ -51,7 +52,8 @@ class Router:
     @property
     def told(self) -> bool:
         """Whether requests come to a replica at instants that nobody knows ahead."""
-        return self._tickets is not None and self.failover != "wait" and len(self.feeds) > 1
+        answers = self._tickets is not None or bool(self.table.follow)
+        return answers and self.failover != "wait" and len(self.feeds) > 1
 
     @property
     def hands_over(self) -> bool:
@@ -81,6 +83,24 @@ class Router:
 
     def settle(self, r: int, now: float) -> None:
         """A request was answered, refused or given up."""
+        after = self.table.follow.get(r)
+        if after is not None and self.table.finish[r] == self.table.finish[r]:
+            at = self.table.arrival[after[0]] = now + after[1]
+            self.send(after[0], at, self.home[r], self.table.replica[r])
+        else:
+            self._over(r, now)
+        self.open -= 1
+        if self.open == 0 and not self.over.triggered:
+            self.over.succeed()
+
+    def _over(self, r: int, now: float) -> None:
+        """A conversation is over, or broken off: who waits for its end calls again."""
+        for lost in rests(self.table.follow, r):
+            self.table.arrival[lost], self.table.replica[lost] = now, self.table.replica[r]
+            if r in self.table.failed:
+                self.table.failed[lost] = now
+            else:
+                self.table.rejected.append(lost)
         if self._tickets is not None:
             at = now + self._think
             if self.failover == "fail" and not self._up(at):  # nobody calls again at once where nobody answers
@@ -89,9 +109,6 @@ class Router:
             if r_next is not None:
                 self.table.arrival[r_next] = at
                 self.send(r_next, at, self.home[r], self.table.replica[r])
-        self.open -= 1
-        if self.open == 0 and not self.over.triggered:
-            self.over.succeed()
 
     def _up(self, at: float) -> list[int]:
         """Replicas that serve; those whose machines have announced that they go only where there are no others."""
