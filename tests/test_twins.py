@@ -46,6 +46,7 @@ def mixed_box() -> dict[str, Any]:
 
 
 SMALL = {"model": "llama-3-8b"}
+CACHING = {"prefix_caching": True}
 CASES: dict[str, dict[str, Any]] = {
     "one GPU": scenario(DGX, {"load": poisson(8, 60)}, **SMALL),
     "tensor parallel": scenario(DGX, {"plan": {"tp": 8}, "load": poisson(20, 60)}),
@@ -93,6 +94,26 @@ CASES: dict[str, dict[str, Any]] = {
         {"plan": {"pp": 4, "layers": "balanced"}, "precision": {"weights": "int4"}, "load": poisson(0.5, 12)},
     ),
     "mixed cards in a tensor group": scenario(mixed_box(), {"plan": {"tp": 4}, "load": poisson(3, 20)}, **SMALL),
+    "prompts first": scenario(DGX, {"batching": {"policy": "prefill_first"}, "load": poisson(8, 60)}, **SMALL),
+    "prompts first in a ring": toy({"plan": {"pp": 4}, "batching": {"policy": "prefill_first"},
+                                    "load": closed(12, 30)}, gpus=4),
+    "answers first": toy({"plan": {"pp": 2}, "batching": {"policy": "decode_first"}, "load": closed(12, 30)}, gpus=2),
+    "swapped out": scenario(DGX, {"batching": {"preemption": "swap"}, "load": closed(40, 60, LONG)}, **SMALL,
+                            define={"gpus": {"h100-sxm": {"like": "h100-sxm", "usable_memory": "24 GB"}}}),
+    "swapped out of a ring": toy(
+        {"plan": {"pp": 4}, "batching": {"max_batched_tokens": 256, "preemption": "swap"},
+         "load": closed(16, 24, LONG)}, gpus=4, gpu={"usable_memory": "0.35 GB"},
+    ),
+    "texts in common": scenario(DGX, {"batching": CACHING, "load": poisson(
+        20, 80, prefix={"tokens": 900, "variants": 6, "skew": 1})}, **SMALL),
+    "texts in common at a full cache": toy(
+        {"plan": {"pp": 2}, "batching": {**CACHING, "kv_offload": {"capacity": "0.2 GB"}},
+         "load": closed(12, 60) | {"prefix": {"tokens": 700, "variants": 5}}}, gpus=2, gpu={"usable_memory": "0.25 GB"},
+    ),
+    "conversations": scenario(DGX, {"plan": {"dp": 2}, "batching": CACHING, "load": poisson(
+        3, 80, conversation={"turns": {"lognormal": {"median": 3, "p90": 6}}, "think_time": "2 s"})}, **SMALL),
+    "clients who converse": toy({"batching": CACHING, "load": closed(9, 60) | {"conversation": {"turns": 4}}}),
+    "several answers": toy({"plan": {"pp": 2}, "batching": CACHING, "load": poisson(30, 60, samples=4)}, gpus=2),
 }  # fmt: skip
 
 

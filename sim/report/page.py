@@ -218,6 +218,9 @@ def _serving_cards(result: Result, job: JobResult, m: ServingMetrics) -> list[Ca
         made.append(_card(result, job, "slo_attainment", m.slo_attainment, good))
     elif m.tokens_per_s_per_user is not None:
         made.append(_card(result, job, "tokens_per_s_per_user", m.tokens_per_s_per_user, ""))
+    if m.prefix_hit_rate is not None:
+        fetched = f"{m.fetched_tokens:,} tokens fetched" if m.fetched_tokens is not None else ""
+        made.append(_card(result, job, "prefix_hit_rate", m.prefix_hit_rate, fetched))
     if m.availability is not None:
         made.append(_card(result, job, "availability", m.availability, ", ".join(outage_facts(m)[1:])))
     return made

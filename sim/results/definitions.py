@@ -44,6 +44,9 @@ METRICS: dict[str, str] = {
     "lost_tokens": "tokens generated for requests that were then given up",
     "lost_kv_tokens": "tokens whose KV cache died with its replica; those of requests that are sent again are computed "
     "again",
+    "prefix_hit_rate": "share of prompt tokens that were in the prefix cache, or stored beside it, when a request was "
+    "let in, over the run",
+    "fetched_tokens": "of these the tokens whose KV came from host memory or NVMe",
     "usd_per_hour": "amortised purchase, electricity (at the mean power of the run) and hosting, or rent, per hour",
     "usd_per_million_tokens": "USD per hour divided by the tokens generated per hour of the measured window",
     "tokens_per_usd": "the inverse: generated tokens per dollar",

@@ -233,8 +233,20 @@ def serving_metrics(
         preemptions=sum(recording.table.preempted),
         recomputed_tokens=recording.table.recomputed,
         **failures,
+        **_found(recording),
     )
     return metrics, window, table
+
+
+def _found(recording: ServingRecording) -> dict[str, Any]:
+    """What the prefix caches found."""
+    caches = [r.scheduler.cache for r in recording.replicas if r.scheduler.cache is not None]
+    asked = sum(cache.asked for cache in caches)
+    if not asked:
+        return {}
+    rate = sum(cache.found for cache in caches) / asked
+    stored = any(cache.store is not None for cache in caches)
+    return {"prefix_hit_rate": rate, "fetched_tokens": sum(c.fetched for c in caches) if stored else None}
 
 
 def _attainment(

@@ -33,7 +33,7 @@ class Spread(Part):
 
 class ServingMetrics(Part):
     """Numbers of one serving job over its measured window (definitions in ``results.definitions``). From ``failures``
-    on: among failures, None where there are none."""
+    to ``lost_kv_tokens``: among failures, None where there are none; then of the prefix cache, None without one."""
 
     output_tokens_per_s: float
     total_tokens_per_s: float
@@ -65,6 +65,8 @@ class ServingMetrics(Part):
     failed_requests: int | None = None
     lost_tokens: int | None = None
     lost_kv_tokens: int | None = None
+    prefix_hit_rate: float | None = None
+    fetched_tokens: int | None = None
 
 
 class CheckpointLevel(Part):

@@ -18,6 +18,7 @@ from sim.results.metrics import Table
 COLUMNS = (
     "job", "request", "replica", "prompt_tokens", "output_tokens", "arrival_s", "scheduled_s", "first_token_s",
     "finish_s", "ttft_s", "tpot_s", "latency_s", "preemptions", "status", "restarts",
+    "cached_tokens",
 )  # fmt: skip
 
 #: Spans a device in the trace: viewers slow down beyond a hundred thousand events.
@@ -44,7 +45,8 @@ def requests_csv(recording: Recording) -> str:
             latency = _time(t.finish[r] - t.arrival[r])
             lost = "rejected" if r in rejected else "failed" if r in t.failed else "not sent"
             writer.writerow([job.job.spec.name, r, t.replica[r], t.prompt[r], t.output[r], *times, ttft, tpot, latency,
-                             t.preempted[r], "completed" if done else lost, t.restarts[r]])  # fmt: skip
+                             t.preempted[r], "completed" if done else lost, t.restarts[r],
+                             t.found.get(r, 0)])  # fmt: skip
     return out.getvalue()
 
 

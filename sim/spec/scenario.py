@@ -17,7 +17,7 @@ from sim.spec.sizing import SizeSpec
 from sim.spec.topology import TopologySpec
 from sim.spec.training import TrainingJob
 from sim.spec.workload import Load, Objectives
-from sim.units import Bandwidth, BytesPerSecond, FlopRate, Seconds
+from sim.units import Bandwidth, Bytes, BytesPerSecond, FlopRate, Seconds
 
 # A catalogue id, or a path to a local Hugging Face config.json.
 Reference = Annotated[str, Field(min_length=1, max_length=400)]
@@ -44,19 +44,27 @@ class ClusterSpec(Spec):
     network: NetworkOverride = NetworkOverride()
 
 
+class KvOffload(Spec):
+    """KV blocks of prompts that the GPUs have no room for: ``capacity`` for each replica, in host memory or on NVMe."""
+
+    to: Literal["host", "nvme"] = "host"
+    capacity: Annotated[Bytes, Field(gt=0)]
+
+
 class Batching(Spec):
     """How requests share passes. Limits and ``admission`` left out are the stack's own.
 
     ``prefill_chunk`` bounds the prompt tokens of one pass; ``max_batched_tokens`` all tokens of one pass. Admission
     *reserve* sets blocks for the whole answer aside, *preempt* pushes sequences out when blocks run short: what they
     had computed is computed again (``preemption: recompute``) or goes to host memory and back (*swap*).
-    ``prefix_caching`` keeps KV blocks of prompts for others that begin alike.
+    ``prefix_caching`` keeps KV blocks of prompts for others that begin alike; ``kv_offload`` those that have to go.
     """
 
     policy: Literal["continuous", "prefill_first", "decode_first", "static"] = "continuous"
     admission: Literal["preempt", "reserve"] | None = None
     preemption: Literal["recompute", "swap"] = "recompute"
     prefix_caching: bool = False
+    kv_offload: KvOffload | None = None
     max_batched_tokens: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     prefill_chunk: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     max_sequences: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
@@ -71,6 +79,8 @@ class Batching(Spec):
         if self.policy == "static" and (self.prefix_caching or self.admission == "preempt"):
             raise ValueError("policy static computes whole prompts and sets their blocks aside: no prefix_caching, "
                              "no admission: preempt")  # fmt: skip
+        if self.kv_offload is not None and not self.prefix_caching:
+            raise ValueError("kv_offload keeps what prefix_caching has no room for: set prefix_caching: true")
         if self.preemption == "swap" and (self.policy == "static" or self.admission == "reserve"):
             raise ValueError("preemption: swap does nothing where blocks are set aside and nobody is pushed out")
         return self

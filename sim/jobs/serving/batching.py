@@ -29,7 +29,8 @@ class Limits:
     """Bounds of a replica's batches.
 
     ``swap`` is the seconds that copying a token's KV cache between a GPU and its host takes, where sequences that are
-    pushed out go there; None where they are computed again.
+    pushed out go there; None where they are computed again. ``fetch`` is the seconds a token from where prompts go that
+    the cache has no room for.
     """
 
     max_tokens: int
@@ -42,6 +43,7 @@ class Limits:
     blocks: int
     watermark: int
     swap: float | None = None
+    fetch: float = 0.0
 
 
 class Batch:
@@ -214,7 +216,10 @@ class Scheduler:
         self.blocked = False
         table = self.table
         tokens = table.prompt[r] + table.generated[r]
-        past, shared = (0, 0) if self.cache is None else self.cache.admit(r, tokens)
+        past = shared = 0
+        if self.cache is not None:
+            past, shared, fetched = self.cache.admit(r, tokens)
+            self._copying += fetched * self.limits.fetch
         self.free -= self._claim(r) - shared
         if past:
             table.found.setdefault(r, past)

@@ -72,7 +72,7 @@ def bounds_of(
     """Bounds of replica ``number`` of ``layout``, under the job's limit on TPOT if it has one."""
     builder = ReplicaBuilder(resolved, job, topology)
     stages = builder.stages(number, layout)
-    limits = builder.limits(layout.tokens[number])
+    limits = builder.limits(layout, number)
     chunk = min(limits.prefill_chunk, limits.max_tokens)
     most = -(-limits.max_sequences // limits.slots)
     static = job.spec.batching.policy == "static"

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from sim.adapters.resolve import Resolved, ResolvedServing
 from sim.engine.timeline import Bins, ChannelTrack, DeviceTrack, NoBins
 from sim.jobs.serving.batching import Limits, Scheduler
+from sim.jobs.serving.host_copies import seconds_per_token, tokens_stored
 from sim.jobs.serving.policies import POLICIES
-from sim.jobs.serving.prefix_cache import PrefixCache
+from sim.jobs.serving.prefix_cache import PrefixCache, Store
 from sim.jobs.serving.prompts import Prompts
 from sim.jobs.serving.replica import Hop, Member, Replica, Stage, Tally
 from sim.jobs.serving.requests import Feed, RequestTable
@@ -51,9 +52,10 @@ class ReplicaBuilder:
         self._laws: dict[StageShape, StageLaw] = {}
         self._capacities = topology.capacities()
 
-    def limits(self, tokens: int) -> Limits:
-        """Bounds of a replica whose KV cache holds ``tokens``: the scenario's, or else the stack's."""
+    def limits(self, layout: Layout, number: int) -> Limits:
+        """Bounds of replica ``number``, by what its KV cache holds: the scenario's, or else the stack's."""
         job, stack = self.job.spec, self.job.stack
+        tokens, stages = layout.tokens[number], layout.replicas[number]
         b, slots = job.batching, job.plan.micro_batches or job.plan.pp
         if self.assume.kv_capacity == "unchecked":
             tokens = UNBOUNDED
@@ -69,16 +71,21 @@ class ReplicaBuilder:
             block_tokens=stack.memory.block_tokens,
             blocks=blocks,
             watermark=int(stack.memory.watermark * blocks) if blocks < UNBOUNDED // 1000 else 0,
+            swap=seconds_per_token(self.topology, stages, "host") if b.preemption == "swap" else None,
+            fetch=seconds_per_token(self.topology, stages, b.kv_offload.to) if b.kv_offload is not None else 0.0,
         )
 
     def build(
         self, number: int, layout: Layout, table: RequestTable, feed_of: Callable[[Limits], Feed]
     ) -> Replica:
         """Replica ``number`` of the layout."""
-        limits = self.limits(layout.tokens[number])
-        batching, prompts, cache = self.job.spec.batching, self.prompts, None
+        limits = self.limits(layout, number)
+        batching, prompts, cache, store = self.job.spec.batching, self.prompts, None, None
+        if batching.kv_offload is not None:
+            stored = tokens_stored(self.job.spec.name, self.topology, layout.replicas[number], batching.kv_offload)
+            store = Store(stored // limits.block_tokens)
         if batching.prefix_caching and prompts is not None:
-            cache = PrefixCache(prompts.paths, prompts.tails, limits.block_tokens)
+            cache = PrefixCache(prompts.paths, prompts.tails, limits.block_tokens, store)
         scheduler = Scheduler(table, feed_of(limits), limits, POLICIES[batching.policy], cache)
         tally = Tally(running=Bins() if self.charts else NoBins())
         return Replica(number, self.stages(number, layout), scheduler, tally)

@@ -5,6 +5,9 @@ of those before it). A segment's blocks stay when the last request that uses the
 whoever needs blocks takes them, the least recently used first. A request that comes finds the longest beginning of its
 path that is still there, and computes the rest; the segments that it computes can be found once its prompt is done.
 
+Segments that had to go may be kept elsewhere, in host memory or on a drive (``store``), from where a prompt fetches
+them while its first pass runs.
+
 The blocks that nobody uses are never more than the free ones:
 
     idle blocks <= free blocks
@@ -23,27 +26,49 @@ Path = Sequence[tuple[int, int]]
 
 
 class Found(NamedTuple):
-    """The beginning of a prompt that is in the cache: its segments and tokens, its blocks, those that nobody uses."""
+    """The beginning of a prompt that is in the cache: its segments and tokens, its blocks, those that nobody uses; and
+    tokens with those that are stored behind it."""
 
     segments: int
     tokens: int
     blocks: int
     idle: int
+    stored: int
 
 
-NOTHING = Found(0, 0, 0, 0)
+NOTHING = Found(0, 0, 0, 0, 0)
+
+
+class Store:
+    """Segments that left the GPUs, in ``blocks`` at most: the least recently used go first."""
+
+    def __init__(self, blocks: int) -> None:
+        self.blocks, self.held = blocks, 0
+        self.segments: dict[int, int] = {}
+
+    def put(self, number: int, blocks: int) -> None:
+        """Keep a segment, or have it used now."""
+        self.held += blocks - self.segments.pop(number, 0)
+        self.segments[number] = blocks
+        while self.held > self.blocks:
+            oldest = next(iter(self.segments))
+            self.held -= self.segments.pop(oldest)
 
 
 class PrefixCache:
     """The segments in one replica's KV cache, of requests whose prompts are ``paths``.
 
-    ``tails`` numbers what a request's answer adds to its path. ``asked`` and ``found`` count prompt tokens of all
-    admissions, ``evicted`` blocks whose content was given up.
+    ``tails`` numbers what a request's answer adds to its path. ``asked``, ``found`` and ``fetched`` count prompt tokens
+    of all admissions, those that were there and those of them that were stored elsewhere; ``evicted`` counts blocks
+    whose content had to go.
     """
 
-    def __init__(self, paths: Sequence[Path], tails: Mapping[int, tuple[int, int]], block_tokens: int) -> None:
-        self.paths, self.tails = paths, tails
-        self.asked = self.found = self.evicted = 0
+    def __init__(
+        self, paths: Sequence[Path], tails: Mapping[int, tuple[int, int]], block_tokens: int,
+        store: Store | None = None,
+    ) -> None:  # fmt: skip
+        self.paths, self.tails, self.store = paths, tails, store
+        self.asked = self.found = self.fetched = self.evicted = 0
         self._bs = block_tokens
         #: By segment [its blocks, requests that use it].
         self._segments: dict[int, list[int]] = {}
@@ -68,7 +93,13 @@ class PrefixCache:
             segments, tokens, blocks = segments + 1, end, blocks + held[0]
             if not held[1]:
                 idle += held[0]
-        found = Found(segments, tokens // self._bs * self._bs, blocks, idle)
+        tokens = stored = tokens // self._bs * self._bs
+        if self.store is not None:
+            for number, end in self.paths[r][segments:]:
+                if number not in self.store.segments:
+                    break
+                stored = end // self._bs * self._bs
+        found = Found(segments, tokens, blocks, idle, stored)
         self._memo = (r, self._changes, found)
         return found
 
@@ -81,18 +112,26 @@ class PrefixCache:
             blocks, _ = segments.pop(number)
             self._idle_blocks -= blocks
             self.evicted += blocks
+            if self.store is not None:
+                self.store.put(number, blocks)
             self._changes += 1
 
-    def admit(self, r: int, tokens: int) -> tuple[int, int]:
-        """A request of ``tokens`` to compute begins: the tokens that it finds, and the blocks it need not take."""
+    def admit(self, r: int, tokens: int) -> tuple[int, int, int]:
+        """A request of ``tokens`` to compute begins: the tokens that it finds, the blocks it need not take, and the
+        tokens that must be fetched."""
         found = self.search(r)
-        past = min(found.tokens, tokens - 1)  # the last token is computed, for what follows it is wanted
+        past = min(found.stored, tokens - 1)  # the last token is computed, for what follows it is wanted
+        fetched = max(0, past - found.tokens)
         used = [number for number, _ in self.paths[r][: found.segments]]
         for number in used:
             self._use(number)
         self._used[r], self._shared[r] = used, found.blocks
-        self.asked, self.found = self.asked + tokens, self.found + past
-        return past, found.blocks - found.idle
+        self.asked, self.found, self.fetched = self.asked + tokens, self.found + past, self.fetched + fetched
+        if fetched and self.store is not None:
+            behind = [number for number, end in self.paths[r][found.segments :] if end // self._bs * self._bs <= past]
+            for number in reversed(behind):  # of a path its beginning goes last
+                self.store.put(number, self.store.segments[number])
+        return past, found.blocks - found.idle, fetched
 
     def keep(self, r: int) -> int:
         """A request's prompt is computed: from now on it can be found. Returns blocks that it held and another request
@@ -121,7 +160,7 @@ class PrefixCache:
         free = held - shared
         tail = self.tails.get(r) if answered else None
         if tail is not None and len(used) == len(self.paths[r]) and tail[0] not in self._segments:
-            blocks = held - (self.paths[r][-1][1] // self._bs if used else 0)
+            blocks = tail[1] // self._bs - self.paths[r][-1][1] // self._bs
             self._segments[tail[0]] = [blocks, 0]
             self._rest(tail[0], blocks)
         for number in reversed(used):
@@ -140,10 +179,6 @@ class PrefixCache:
         self._shared.clear()
         self._idle_blocks = 0
         self._changes += 1
-
-    def hit(self, r: int) -> bool:
-        """Whether a request is in the cache's books."""
-        return r in self._used
 
     def _use(self, number: int) -> bool:
         """One more request uses a segment; whether nobody did."""

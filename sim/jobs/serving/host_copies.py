@@ -1,0 +1,56 @@
+"""KV cache that leaves the GPUs for host memory or a drive and comes back: over which links, and how fast.
+
+All GPUs of a stage copy their share at once, so that each gets
+
+    rate = min over the links of its way of capacity / (crossings of all the stage's GPUs on its node)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sim.errors import InfeasibleError
+from sim.laws.layout import StageLayout
+from sim.laws.topology import Topology
+from sim.laws.topology_parts import merged
+from sim.spec.scenario import KvOffload
+from sim.units import format_bytes
+
+#: Where KV may go, and the stops of its way back.
+WAYS = {"host": ("memory", "gpu"), "nvme": ("storage", "memory", "gpu")}
+#: The vertex that holds it.
+HOLDS = {"host": "memory", "nvme": "storage"}
+
+
+def seconds_per_token(topology: Topology, stages: Sequence[StageLayout], tier: str) -> float:
+    """Seconds in which every stage has a token's KV back from ``tier``: those of the slowest GPU. Raises
+    InfeasibleError where a node has no such tier."""
+    slowest = 0.0
+    for stage in stages:
+        nodes: dict[int, list[int]] = {}
+        for gpu in stage.gpus:
+            nodes.setdefault(topology.gpus[gpu].node, []).append(gpu)
+        for gpus in nodes.values():
+            ways = {gpu: topology.host_way(gpu, *WAYS[tier]) for gpu in gpus}
+            total = dict(merged(load for way in ways.values() for load in way))
+            for gpu, way in ways.items():
+                rate = min(topology.capacity(link) / total[link] for link, _ in way)
+                slowest = max(slowest, stage.memory[topology.gpus[gpu].gpu].kv_per_token / rate)
+    return slowest
+
+
+def bytes_per_token(stages: Sequence[StageLayout], topology: Topology) -> float:
+    """Bytes of a token's KV on all GPUs of a replica."""
+    return sum(stage.memory[topology.gpus[gpu].gpu].kv_per_token for stage in stages for gpu in stage.gpus)
+
+
+def tokens_stored(job: str, topology: Topology, stages: Sequence[StageLayout], offload: KvOffload) -> int:
+    """Tokens whose KV a replica's tier holds. Raises InfeasibleError where the nodes have less of it."""
+    nodes = {topology.gpus[gpu].node: gpu for stage in stages for gpu in stage.gpus}
+    there = sum(topology.host_capacity(gpu, HOLDS[offload.to])[1] for gpu in nodes.values())
+    if offload.capacity > there:
+        raise InfeasibleError(
+            f"job {job}: kv_offload keeps {format_bytes(offload.capacity)} for a replica, "
+            f"the {HOLDS[offload.to]} of its nodes holds {format_bytes(there)}"
+        )
+    return int(offload.capacity // bytes_per_token(stages, topology))
