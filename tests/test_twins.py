@@ -113,6 +113,16 @@ CASES: dict[str, dict[str, Any]] = {
     "conversations": scenario(DGX, {"plan": {"dp": 2}, "batching": CACHING, "load": poisson(
         3, 80, conversation={"turns": {"lognormal": {"median": 3, "p90": 6}}, "think_time": "2 s"})}, **SMALL),
     "clients who converse": toy({"batching": CACHING, "load": closed(9, 60) | {"conversation": {"turns": 4}}}),
+    "the least loaded replica": scenario(DGX, {"plan": {"dp": 3}, "router": "least_loaded", "load": poisson(30, 120)},
+                                         **SMALL),
+    "the least loaded pipeline": toy({"plan": {"pp": 2, "dp": 3}, "router": "least_loaded",
+                                      "load": poisson(150, 90)}, gpus=6),
+    "clients go where there is room": toy({"plan": {"dp": 3}, "router": "least_loaded",
+                                           "load": closed(12, 60, think_time="0.01 s")}, gpus=3),
+    "where the prompt is": scenario(DGX, {"plan": {"dp": 4}, "router": "kv_aware", "batching": CACHING, "load": poisson(
+        20, 120, prefix={"tokens": 900, "variants": 12})}, **SMALL),
+    "turns go round": toy({"plan": {"dp": 2}, "router": "round_robin", "batching": CACHING,
+                           "load": poisson(20, 40, conversation={"turns": 3, "think_time": "0.1 s"})}, gpus=2),
     "several answers": toy({"plan": {"pp": 2}, "batching": CACHING, "load": poisson(30, 60, samples=4)}, gpus=2),
 }  # fmt: skip
 

@@ -34,6 +34,13 @@ class Clock(simpy.Environment):
             self.beat()
         super().schedule(event, priority, delay)
 
+    def first(self, delay: float) -> simpy.Event:
+        """An event in ``delay`` seconds, before all others of that instant that are not such ones."""
+        event = simpy.Event(self)
+        event._ok, event._value = True, None
+        self.schedule(event, priority=simpy.events.URGENT, delay=max(0.0, delay))
+        return event
+
     def watch(self, process: simpy.Process, waits_for: str) -> simpy.Process:
         """Remember a process that must have ended when no event is left."""
         self._watched.append((process, waits_for))

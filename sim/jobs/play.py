@@ -19,9 +19,11 @@ from sim.adapters.resolve import Resolved, ResolvedServing, ResolvedTraining
 from sim.engine.clock import Clock
 from sim.engine.network import Network
 from sim.engine.timeline import ChannelTrack, DeviceTrack
+from sim.jobs.serving.balancing import Balancer
 from sim.jobs.serving.batching import Limits
 from sim.jobs.serving.build import ReplicaBuilder, contended_links, flows_of, needs_network
 from sim.jobs.serving.detailed import DetailedReplica
+from sim.jobs.serving.dispatch import Dispatcher
 from sim.jobs.serving.incidents import Health, Incidents
 from sim.jobs.serving.load import draw_load
 from sim.jobs.serving.reliability import incidents_of
@@ -185,7 +187,7 @@ def _serve(
     detailed = []
     for job, replica in replicas:
         name = f"{job.job.spec.name}.r{replica.number}"
-        told = replica.health is not None and replica.feed.router.told
+        told = replica.scheduler.feed.told
         if detail == "full" or told or needs_network(replica, contended):
             detailed.append(name)
             fold = detail != "full"
@@ -221,29 +223,68 @@ def _prepare(
     builder = ReplicaBuilder(resolved, job, topology, charts=charts, prompts=drawn.prompts)
     dp, tickets = spec.plan.dp, Tickets(openings)
     incidents = incidents_of(resolved, job, topology, layout, seed)
-    router = _router(job, table, incidents, tickets, clock) if incidents is not None else None
+    balancer = _balancer(job, table)
+    dispatcher = None
+    if balancer is not None and incidents is None:
+        loop = spec.load.closed_loop
+        dispatcher = Dispatcher(clock, table, balancer, tickets if loop else None, loop.think_time if loop else 0.0)
+    router = _router(job, table, incidents, tickets, clock, balancer) if incidents is not None else None
     replicas = []
     for number in range(dp):
 
         def feed_of(limits: Limits, number: int = number) -> Feed:
-            return _feed(job, table, openings[number::dp], number, limits, tickets, router)
+            room = min(context, limits.blocks * limits.block_tokens)
+
+            def fits(r: int) -> bool:
+                return table.prompt[r] + table.output[r] <= room
+
+            sender = router or dispatcher
+            if sender is not None:
+                return sender.feed(number, fits)
+            return _feed(job, table, openings[number::dp], number, fits, tickets)
 
         replica = builder.build(number, layout, table, feed_of)
         replica.health = Health(clock, incidents, number) if incidents is not None else None
         replicas.append(replica)
+        if balancer is not None:
+            balancer.join(replica.scheduler)
     if router is not None:
         _send_all(router, job, table, openings)
+    if dispatcher is not None:
+        for start in _starts(job, range(spec.load.closed_loop.clients)) if spec.load.closed_loop else ():
+            dispatcher.call(start)
+        for r in openings if spec.load.closed_loop is None else ():
+            dispatcher.send(r, table.arrival[r])
+        clock.process(dispatcher.play())
     too_long = sum(p + o > context for p, o in zip(table.prompt, table.output, strict=True))
     return ServingRecording(job, layout, table, tuple(replicas), too_long, cut, incidents)
 
 
+def _balancer(job: ResolvedServing, table: RequestTable) -> Balancer | None:
+    """What chooses replicas by what they do; None where it is known beforehand who goes where."""
+    policy, dp = job.spec.router, job.spec.plan.dp
+    if dp == 1 or policy == "sticky":
+        return None
+    if policy == "round_robin" and not table.follow and job.spec.load.closed_loop is None:
+        return None
+    return Balancer(policy, table)
+
+
 def _router(
-    job: ResolvedServing, table: RequestTable, incidents: Incidents, tickets: Tickets, clock: Clock
-) -> Router:
+    job: ResolvedServing, table: RequestTable, incidents: Incidents, tickets: Tickets, clock: Clock,
+    balancer: Balancer | None,
+) -> Router:  # fmt: skip
     loop = job.spec.load.closed_loop
     if loop is None:
-        return Router(clock, table, incidents, job.spec.failover)
-    return Router(clock, table, incidents, job.spec.failover, tickets, loop.think_time)
+        return Router(clock, table, incidents, job.spec.failover, balancer=balancer)
+    return Router(clock, table, incidents, job.spec.failover, tickets, loop.think_time, balancer)
+
+
+def _starts(job: ResolvedServing, clients: Sequence[int]) -> list[float]:
+    """When clients of a closed loop send their first requests."""
+    loop = job.spec.load.closed_loop
+    assert loop is not None
+    return [loop.ramp * client / loop.clients for client in clients]
 
 
 def _send_all(router: Router, job: ResolvedServing, table: RequestTable, openings: Sequence[int]) -> None:
@@ -254,26 +295,18 @@ def _send_all(router: Router, job: ResolvedServing, table: RequestTable, opening
             router.send(r, table.arrival[r], i % dp, i % dp)
         return
     for number in range(dp):
-        for client in range(number, loop.clients, dp):
-            router.draw(loop.ramp * client / loop.clients, number)
+        for start in _starts(job, range(number, loop.clients, dp)):
+            router.draw(start, number)
 
 
 def _feed(
-    job: ResolvedServing, table: RequestTable, opens: Sequence[int], number: int, limits: Limits, tickets: Tickets,
-    router: Router | None,
+    job: ResolvedServing, table: RequestTable, opens: Sequence[int], number: int, fits: Callable[[int], bool],
+    tickets: Tickets,
 ) -> Feed:  # fmt: skip
-    """Requests go round to the replicas in turn; who comes again stays with its replica, unless a router moves it."""
-    load, dp, context = job.spec.load, job.spec.plan.dp, job.model.context
-    room = min(context, limits.blocks * limits.block_tokens)
-
-    def fits(r: int) -> bool:
-        return table.prompt[r] + table.output[r] <= room
-
-    if router is not None:
-        return router.feed(number, fits)
-    if load.closed_loop is not None:
-        loop = load.closed_loop
-        starts = [loop.ramp * client / loop.clients for client in range(number, loop.clients, dp)]
+    """Requests go round to the replicas in turn; who comes again stays with its replica."""
+    loop = job.spec.load.closed_loop
+    if loop is not None:
+        starts = _starts(job, range(number, loop.clients, job.spec.plan.dp))
         return ClosedFeed(table, number, fits, tickets, starts, loop.think_time)
     if table.follow:
         return TurnFeed(table, number, fits, opens)

@@ -89,8 +89,10 @@ class Batching(Spec):
 class ServingJob(Spec):
     """An inference job: a model, how it is laid out, how requests are batched, and who asks.
 
-    Among faults ``recovery`` says how a replica comes back, and ``failover`` what becomes of the requests of one that
-    dies: *retry* sends them to other replicas, *wait* keeps them for their own, *fail* gives them up.
+    ``router`` says which replica a request goes to (:mod:`sim.jobs.serving.balancing`); *sticky*: openings take turns,
+    and who comes again stays. Among faults ``recovery`` says how a replica comes back, and ``failover`` what becomes of
+    the requests of one that dies: *retry* sends them to other replicas, *wait* keeps them for their own, *fail* gives
+    them up.
     """
 
     name: Name
@@ -104,6 +106,7 @@ class ServingJob(Spec):
     objectives: Objectives = Objectives()
     recovery: Recovery = Recovery()
     failover: Failover = "retry"
+    router: Literal["sticky", "round_robin", "least_loaded", "kv_aware"] = "sticky"
 
 
 Job = Annotated[ServingJob | TrainingJob, Field(discriminator="kind")]

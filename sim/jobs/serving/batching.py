@@ -226,6 +226,7 @@ class Scheduler:
         if r in self._computed:
             past = self._come_back(r, past)
         self.running += 1
+        self.feed.admitted(r)
         slot.members[r] = None
         slot.prefills[r] = [past, tokens]
         if table.scheduled[r] != table.scheduled[r]:

@@ -67,8 +67,8 @@ class DetailedReplica:
         clock, scheduler, tally = self.clock, self.replica.scheduler, self.replica.tally
         health = self.replica.health
         self.asleep = list(self.replica.slots)
+        scheduler.feed.poke = self._poke
         if health is not None:
-            self.replica.feed.poke = self._poke
             self.replica.feed.router.over.callbacks.append(lambda _: self._poke())
         while True:
             due = scheduler.feed.next_time() if self.asleep else INF
@@ -95,7 +95,7 @@ class DetailedReplica:
                     self._begin(clock.now)
                     self.passes[slot.number] = clock.process(self._travel(slot, batch, transit, turn))
                 continue
-            if health is None and not self.under_way and not self.ready and due == INF:
+            if health is None and not self.under_way and not self.ready and due == INF and scheduler.feed.over:
                 break
             # One timer an arrival: a timer made anew on every turn would pile up dead events.
             awake = not (due == INF or self.alarm is None or self.alarm.processed)

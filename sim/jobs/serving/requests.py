@@ -73,6 +73,31 @@ class Feed(ABC):
 
     def __init__(self, table: RequestTable, replica: int, fits: Callable[[int], bool]) -> None:
         self.table, self.replica, self.fits = table, replica, fits
+        #: Wakes a replica that is told of requests.
+        self.poke: Callable[[], None] | None = None
+
+    @property
+    def sent(self) -> bool:
+        """Whether somebody sends requests to the replica at the instant they come, and not before."""
+        return False
+
+    @property
+    def told(self) -> bool:
+        """Whether requests come at instants that nobody knows ahead, so that the replica must be told of them."""
+        return False
+
+    def stir(self) -> None:
+        """Something has come up that the replica may wait for."""
+        if self.poke is not None:
+            self.poke()
+
+    @property
+    def over(self) -> bool:
+        """Whether nobody will come any more, once those who came are answered."""
+        return self.next_time() == INF
+
+    def admitted(self, request: int) -> None:  # noqa: B027 (most feeds do not care)
+        """A request of this replica was let in."""
 
     @abstractmethod
     def next_time(self) -> float:

@@ -381,6 +381,8 @@ def play_ring(clock: Clock, replica: Replica) -> Story:
                 yield clock.timeout(now - clock.now)
             ring.wake(now)
         else:
+            if scheduler.feed.sent and now > clock.now and scheduler.feed.next_time() <= now + INSTANT:
+                yield clock.timeout(now - clock.now)  # let whoever comes by then be sent
             _, transit, slot = ring.ready.popleft()
             tally.held(slot, now)
             formed = scheduler.form(slot, now)

@@ -1,7 +1,8 @@
 """Sending the requests of one job to its replicas, and again where a replica dies.
 
 A request goes to its own replica: requests take turns, and a client stays with one. While that is known to be down,
-or has announced that it goes, it goes to the others in turn. What happens to the requests that a dead replica held is
+or has announced that it goes, it goes to the others in turn. Under another policy than *sticky* it goes to the one of
+those that are up which the policy chooses (:mod:`balancing`). What happens to the requests that a dead replica held is
 the job's ``failover``:
 
 - *retry*: once the outage is known they are sent to replicas that are up, or wait for the first that is;
@@ -27,6 +28,7 @@ from heapq import heappop, heappush
 import simpy
 
 from sim.engine.clock import INSTANT, Clock
+from sim.jobs.serving.balancing import Balancer
 from sim.jobs.serving.incidents import Incidents, Outage
 from sim.jobs.serving.prompts import rests
 from sim.jobs.serving.requests import INF, Feed, RequestTable, Tickets
@@ -38,7 +40,7 @@ class Router:
 
     def __init__(
         self, clock: Clock, table: RequestTable, incidents: Incidents, failover: Failover,
-        tickets: Tickets | None = None, think_time: float = 0.0,
+        tickets: Tickets | None = None, think_time: float = 0.0, balancer: Balancer | None = None,
     ) -> None:  # fmt: skip
         self.clock, self.table, self.incidents, self.failover = clock, table, incidents, failover
         self.feeds: list[RoutedFeed] = []
@@ -47,13 +49,13 @@ class Router:
         self.open = self.turn = 0
         self.home = [0] * len(table)
         self.held: dict[tuple[int, int], list[int]] = {}
-        self._tickets, self._think = tickets, think_time
+        self._tickets, self._think, self.balancer = tickets, think_time, balancer
 
     @property
     def told(self) -> bool:
         """Whether requests come to a replica at instants that nobody knows ahead."""
         answers = self._tickets is not None or bool(self.table.follow)
-        return answers and self.failover != "wait" and len(self.feeds) > 1
+        return self.balancer is not None or (answers and self.failover != "wait" and len(self.feeds) > 1)
 
     @property
     def hands_over(self) -> bool:
@@ -79,6 +81,13 @@ class Router:
         """A request comes at ``at``; ``near`` is the replica that its client was with last."""
         self.open += 1
         self.home[r] = home
+        if self.balancer is None:
+            self._route(r, at, near)
+        else:  # what replicas are doing then is known then
+            self.clock.process(self._then(r, at, near))
+
+    def _then(self, r: int, at: float, near: int) -> Generator[simpy.Event, object, None]:
+        yield self.clock.first(at - self.clock.now)
         self._route(r, at, near)
 
     def settle(self, r: int, now: float) -> None:
@@ -123,19 +132,28 @@ class Router:
 
     def _route(self, r: int, at: float, near: int) -> None:
         home = self.home[r]
+        if self.balancer is not None and (up := self._up(at)):
+            self.feeds[self.balancer.choose(r, up)].put(at, r)
+            return
         if self.failover == "wait" or self.incidents.seems_up(home, at):
-            self.feeds[home].put(at, r)
+            self._put(home, at, r)
             return
         up = self._up(at)
         if not up and self.failover == "fail":
             self._give_up(r, at, (home, self.incidents.outage_at(home, at)))
         elif not up:
-            self.feeds[self._first_back(at)[1]].put(at, r)
+            self._put(self._first_back(at)[1], at, r)
         elif near in up:
-            self.feeds[near].put(at, r)
+            self._put(near, at, r)
         else:
-            self.feeds[up[self.turn % len(up)]].put(at, r)
+            self._put(up[self.turn % len(up)], at, r)
             self.turn += 1
+
+    def _put(self, replica: int, at: float, r: int) -> None:
+        """A request goes to this replica, whatever the others are doing."""
+        if self.balancer is not None:
+            self.balancer.choose(r, [replica])
+        self.feeds[replica].put(at, r)
 
     def _give_up(self, r: int, at: float, outage: tuple[int, int]) -> None:
         self.table.failed[r] = at
@@ -149,9 +167,12 @@ class Router:
 
     def lost(self, replica: int, number: int, outage: Outage, held: list[int]) -> None:
         """A replica went down with these requests."""
+        if self.balancer is not None:
+            for r in held:
+                self.balancer.left_queue(r)
         if self.failover == "wait":
             for r in held:
-                self.feeds[replica].put(outage.start, r)
+                self._put(replica, outage.start, r)
             return
         self.held[replica, number] = held
         if outage.known > self.clock.now:
@@ -185,8 +206,11 @@ class RoutedFeed(Feed):
     def __init__(self, router: Router, table: RequestTable, replica: int, fits: Callable[[int], bool]) -> None:
         super().__init__(table, replica, fits)
         self.router = router
-        self.poke: Callable[[], None] | None = None
         self._due: list[tuple[float, int]] = []
+
+    @property
+    def told(self) -> bool:
+        return self.router.told
 
     @property
     def over(self) -> bool:
@@ -197,15 +221,26 @@ class RoutedFeed(Feed):
         """A request comes to this replica at ``at``."""
         self.table.replica[r] = self.replica
         heappush(self._due, (at, r))
-        if self.poke is not None:
-            self.poke()
+        self.stir()
 
     def recall(self, before: float) -> list[int]:
         """Take back those that came before then and were not let in."""
         taken = []
         while self._due and self._due[0][0] < before:
             taken.append(heappop(self._due)[1])
+            self._seen(taken[-1])
         return taken
+
+    def _seen(self, r: int, *, queued: bool = False) -> None:
+        """A request has come to the replica's queue, or is gone."""
+        if (balancer := self.router.balancer) is not None:
+            balancer.seen(self.replica)
+            if not queued:
+                balancer.left_queue(r)
+
+    def admitted(self, request: int) -> None:
+        if self.router.balancer is not None:
+            self.router.balancer.left_queue(request)
 
     def next_time(self) -> float:
         return self._due[0][0] if self._due else INF
@@ -240,7 +275,9 @@ class RoutedFeed(Feed):
         due, table = self._due, self.table
         while due and due[0][0] <= now + INSTANT:
             at, r = heappop(due)
-            if self.fits(r):
+            fits = self.fits(r)
+            self._seen(r, queued=fits)
+            if fits:
                 waiting.append(r)
             else:
                 table.rejected.append(r)

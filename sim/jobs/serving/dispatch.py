@@ -1,0 +1,144 @@
+"""Sending requests to replicas by what these are doing, where none of them fails.
+
+A request is sent at the instant it comes, before anything else of that instant. Where all instants are known ahead,
+replicas may play on to the next of them whoever it goes to; where requests follow from answers, replicas are told.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator
+from heapq import heappop, heappush
+
+import simpy
+
+from sim.engine.clock import INSTANT, Clock
+from sim.jobs.serving.balancing import Balancer
+from sim.jobs.serving.prompts import rests
+from sim.jobs.serving.requests import INF, Feed, RequestTable, Tickets
+
+
+class Dispatcher:
+    """The requests of a job on their way to its replicas. ``told``: some of them follow from answers."""
+
+    def __init__(
+        self, clock: Clock, table: RequestTable, balancer: Balancer, tickets: Tickets | None, think_time: float
+    ) -> None:
+        self.clock, self.table, self.balancer = clock, table, balancer
+        self.feeds: list[DispatchedFeed] = []
+        self.told = tickets is not None or bool(table.follow)
+        self.open = 0
+        self._due: list[tuple[float, int]] = []
+        self._tickets, self._think = tickets, think_time
+        self._earlier: simpy.Event = clock.event()
+
+    def feed(self, replica: int, fits: Callable[[int], bool]) -> DispatchedFeed:
+        """The feed of the next replica."""
+        self.feeds.append(DispatchedFeed(self, self.table, replica, fits))
+        return self.feeds[-1]
+
+    def send(self, r: int, at: float) -> None:
+        """A request comes at ``at``."""
+        self.table.arrival[r] = at
+        self.open += 1
+        heappush(self._due, (at, r))
+        if self._due[0][1] == r and not self._earlier.triggered:
+            self._earlier.succeed()
+
+    def call(self, at: float) -> None:
+        """A client sends the next request, if there is one."""
+        assert self._tickets is not None
+        r = self._tickets.draw()
+        if r is not None:
+            self.send(r, at)
+
+    def next_time(self) -> float:
+        """When the next request comes, as far as is known."""
+        return self._due[0][0] if self._due else INF
+
+    def play(self) -> Generator[simpy.Event, object, None]:
+        """Send each request on when it comes."""
+        clock, due = self.clock, self._due
+        while self.open:
+            while due and due[0][0] <= clock.now + INSTANT:
+                _, r = heappop(due)
+                self.feeds[self.balancer.choose(r, range(len(self.feeds)))].put(r)
+            self._earlier = clock.event()
+            if due:
+                come = clock.first(due[0][0] - clock.now)
+                yield simpy.AnyOf(clock, [come, self._earlier]) if self.told else come
+            elif self.open:
+                if not self.told:
+                    return
+                yield self._earlier
+
+    def settle(self, r: int, now: float, *, answered: bool) -> None:
+        """A request was answered, or refused with all that were to follow it."""
+        self.open -= 1
+        after = self.table.follow.get(r)
+        if after is not None and answered:
+            self.send(after[0], now + after[1])
+            return
+        for lost in rests(self.table.follow, r):
+            self.table.arrival[lost], self.table.replica[lost] = now, self.table.replica[r]
+            self.table.rejected.append(lost)
+        if self._tickets is not None:
+            self.call(now + self._think)
+        if not self.open and self.told:
+            if not self._earlier.triggered:
+                self._earlier.succeed()
+            for feed in self.feeds:
+                feed.stir()
+
+
+class DispatchedFeed(Feed):
+    """Requests that a dispatcher sends to one replica."""
+
+    def __init__(
+        self, dispatcher: Dispatcher, table: RequestTable, replica: int, fits: Callable[[int], bool]
+    ) -> None:
+        super().__init__(table, replica, fits)
+        self.dispatcher = dispatcher
+        self._come: deque[int] = deque()
+
+    def put(self, r: int) -> None:
+        """A request has come to this replica."""
+        self.table.replica[r] = self.replica
+        self._come.append(r)
+        self.stir()
+
+    def next_time(self) -> float:
+        if self._come:
+            return self.table.arrival[self._come[0]]
+        return self.dispatcher.next_time()
+
+    @property
+    def sent(self) -> bool:
+        return True
+
+    @property
+    def told(self) -> bool:
+        return self.dispatcher.told
+
+    @property
+    def over(self) -> bool:
+        return not self.dispatcher.open if self.told else self.next_time() == INF
+
+    def take(self, now: float, waiting: deque[int]) -> None:
+        come, balancer = self._come, self.dispatcher.balancer
+        while come:
+            r = come.popleft()
+            balancer.seen(self.replica)
+            if self.fits(r):
+                waiting.append(r)
+                continue
+            balancer.left_queue(r)
+            self.table.rejected.append(r)
+            self.dispatcher.settle(r, now, answered=False)
+
+    def admitted(self, request: int) -> None:
+        self.dispatcher.balancer.left_queue(request)
+
+    def finished(self, request: int, now: float) -> None:
+        self.dispatcher.settle(request, now, answered=True)
+
