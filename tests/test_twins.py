@@ -123,6 +123,10 @@ CASES: dict[str, dict[str, Any]] = {
         20, 120, prefix={"tokens": 900, "variants": 12})}, **SMALL),
     "turns go round": toy({"plan": {"dp": 2}, "router": "round_robin", "batching": CACHING,
                            "load": poisson(20, 40, conversation={"turns": 3, "think_time": "0.1 s"})}, gpus=2),
+    "prompts here and tokens there": toy({"plan": {"dp": 3}, "disaggregate": {"prefill": 1}, "batching": CACHING,
+                                          "load": poisson(60, 60, prefix={"tokens": 300, "variants": 3})}, gpus=3),
+    "pipelines for prompts and tokens": toy({"plan": {"pp": 2, "dp": 2}, "disaggregate": {"prefill": 1},
+                                             "load": closed(12, 40)}, gpus=4, gpu={"usable_memory": "0.4 GB"}),
     "several answers": toy({"plan": {"pp": 2}, "batching": CACHING, "load": poisson(30, 60, samples=4)}, gpus=2),
 }  # fmt: skip
 

@@ -294,6 +294,9 @@ class _Resolver:
                     text = "nothing fails in this scenario, which has no faults, so this would do nothing"
                     self.problems.append(self.source.problem(("jobs", i, key), text))
             if not isinstance(job, TrainingJob):
+                if faults is not None and job.disaggregate is not None:
+                    text = "faults of replicas that take prompts and tokens apart are not modelled: leave one of them out"
+                    self.problems.append(self.source.problem(("jobs", i, "disaggregate"), text))
                 continue
             run, where = job.run, ("jobs", i)
             open_ended = run.steps is None and run.tokens is None and run.duration is None

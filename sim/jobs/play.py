@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Literal
 
 import numpy as np
@@ -24,6 +25,7 @@ from sim.jobs.serving.batching import Limits
 from sim.jobs.serving.build import ReplicaBuilder, contended_links, flows_of, needs_network
 from sim.jobs.serving.detailed import DetailedReplica
 from sim.jobs.serving.dispatch import Dispatcher
+from sim.jobs.serving.handover import Handover
 from sim.jobs.serving.incidents import Health, Incidents
 from sim.jobs.serving.load import draw_load
 from sim.jobs.serving.reliability import incidents_of
@@ -54,6 +56,7 @@ class ServingRecording:
     too_long: int
     cut: int
     incidents: Incidents | None = None
+    handover: Handover | None = None
 
     @property
     def name(self) -> str:
@@ -75,7 +78,10 @@ class ServingRecording:
     def channels(self) -> list[ChannelTrack]:
         """All hops and collectives, with what they carried."""
         stages = [stage for replica in self.replicas for stage in replica.stages]
-        return [t for s in stages for t in (s.collectives, s.hop.track if s.hop else None) if t]
+        found = [t for s in stages for t in (s.collectives, s.hop.track if s.hop else None) if t]
+        if self.handover is not None:
+            found += [flow.track for flows in self.handover.flows.values() for flow in flows]
+        return found
 
 
 JobRecording = ServingRecording | TrainingRecording
@@ -151,6 +157,9 @@ def play(
     detailed: list[str] = []
     if serving or sharing.beside:
         network = Network(clock, sharing.capacities)
+        for served in serving:
+            if served.handover is not None:
+                served.handover.network = network
         detailed = _serve(serving, sharing, clock, network, detail)
         sharing.start(clock, network)
     if progress is not None and serving:
@@ -223,11 +232,17 @@ def _prepare(
     builder = ReplicaBuilder(resolved, job, topology, charts=charts, prompts=drawn.prompts)
     dp, tickets = spec.plan.dp, Tickets(openings)
     incidents = incidents_of(resolved, job, topology, layout, seed)
-    balancer = _balancer(job, table)
+    balancer, pools, handover = _balancer(job, table), spec.disaggregate, None
+    if pools is not None:
+        pairs = product(range(pools.prefill), range(pools.prefill, dp))
+        handover = Handover(clock, {pair: builder.hand_over(*pair, layout) for pair in pairs})
     dispatcher = None
     if balancer is not None and incidents is None:
         loop = spec.load.closed_loop
-        dispatcher = Dispatcher(clock, table, balancer, tickets if loop else None, loop.think_time if loop else 0.0)
+        dispatcher = Dispatcher(
+            clock, table, balancer, tickets if loop else None, loop.think_time if loop else 0.0, handover,
+            pools.prefill if pools is not None else 0,
+        )  # fmt: skip
     router = _router(job, table, incidents, tickets, clock, balancer) if incidents is not None else None
     replicas = []
     for number in range(dp):
@@ -246,7 +261,9 @@ def _prepare(
         replica = builder.build(number, layout, table, feed_of)
         replica.health = Health(clock, incidents, number) if incidents is not None else None
         replicas.append(replica)
-        if balancer is not None:
+        if dispatcher is not None:
+            dispatcher.join(replica.scheduler)
+        elif balancer is not None:
             balancer.join(replica.scheduler)
     if router is not None:
         _send_all(router, job, table, openings)
@@ -257,12 +274,14 @@ def _prepare(
             dispatcher.send(r, table.arrival[r])
         clock.process(dispatcher.play())
     too_long = sum(p + o > context for p, o in zip(table.prompt, table.output, strict=True))
-    return ServingRecording(job, layout, table, tuple(replicas), too_long, cut, incidents)
+    return ServingRecording(job, layout, table, tuple(replicas), too_long, cut, incidents, handover)
 
 
 def _balancer(job: ResolvedServing, table: RequestTable) -> Balancer | None:
     """What chooses replicas by what they do; None where it is known beforehand who goes where."""
     policy, dp = job.spec.router, job.spec.plan.dp
+    if job.spec.disaggregate is not None:
+        return Balancer("least_loaded" if policy == "sticky" else policy, table)
     if dp == 1 or policy == "sticky":
         return None
     if policy == "round_robin" and not table.follow and job.spec.load.closed_loop is None:

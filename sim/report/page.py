@@ -221,6 +221,9 @@ def _serving_cards(result: Result, job: JobResult, m: ServingMetrics) -> list[Ca
     if m.prefix_hit_rate is not None:
         fetched = f"{m.fetched_tokens:,} tokens fetched" if m.fetched_tokens is not None else ""
         made.append(_card(result, job, "prefix_hit_rate", m.prefix_hit_rate, fetched))
+    if m.kv_transfer_s is not None:
+        moved = f"{write('kv_transfer_bytes', m.kv_transfer_bytes)} in all"
+        made.append(_card(result, job, "kv_transfer_s", m.kv_transfer_s, moved, "mean"))
     if m.availability is not None:
         made.append(_card(result, job, "availability", m.availability, ", ".join(outage_facts(m)[1:])))
     return made

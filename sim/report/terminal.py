@@ -79,6 +79,7 @@ def _one_job(page: _Page, result: Result, job: JobResult) -> None:
             page.line(label, facts, glue)
     else:
         page.line("throughput", _serving_facts(result, job, metrics), "   ")
+        page.line("KV cache", _cache_facts(metrics), "   ")
         if metrics.availability is not None:
             page.line("failures", outage_facts(metrics), "   ")
     if job.cost is not None:
@@ -92,6 +93,19 @@ def _serving_facts(result: Result, job: JobResult, metrics: ServingMetrics) -> l
         facts.append(f"objectives {write('slo_attainment', metrics.slo_attainment)}")
     if metrics.rejected_requests:
         facts.append(f"rejected {metrics.rejected_requests:,} requests")
+    return facts
+
+
+def _cache_facts(m: ServingMetrics) -> list[str]:
+    """What was found in caches, and what went from replica to replica."""
+    facts = []
+    if m.prefix_hit_rate is not None:
+        facts.append(f"{write('prefix_hit_rate', m.prefix_hit_rate)} of prompt tokens found")
+        if m.fetched_tokens is not None:
+            facts[-1] += f", {m.fetched_tokens:,} tokens of them fetched from their store"
+    if m.kv_transfer_bytes is not None and m.kv_transfer_s is not None:
+        moved = write("kv_transfer_bytes", m.kv_transfer_bytes)
+        facts.append(f"{moved} handed over, {write('kv_transfer_s', m.kv_transfer_s)} a prompt")
     return facts
 
 

@@ -29,6 +29,7 @@ from sim.results.schema import (
 )
 from sim.results.training import priced, step_times, training_metrics, window_of
 from sim.results.verdict import disrupted, state_of, training_warnings, verdict_of, warnings_of
+from sim.spec.scenario import ServingJob
 from sim.spec.training import TrainingPlan
 from sim.units import format_bandwidth
 
@@ -142,6 +143,12 @@ def _plan_text(tp: int, pp: int, dp: int) -> str:
     return " ".join(parts) or "1 GPU"
 
 
+def _pools_text(spec: ServingJob) -> str:
+    """Replicas that compute prompts only, and those that generate tokens."""
+    pools = spec.disaggregate
+    return "" if pools is None else f" ({pools.prefill} for prompts, {spec.plan.dp - pools.prefill} for tokens)"
+
+
 def headline(recording: Recording) -> str:
     """What was simulated, in one line."""
     parts = []
@@ -153,7 +160,7 @@ def headline(recording: Recording) -> str:
         precision = spec.precision
         kv = "" if precision.kv == precision.weights else f"/kv {precision.kv}"
         text = f"{job.job.model.id} {precision.weights}{kv}"
-        plan = _plan_text(spec.plan.tp, spec.plan.pp, spec.plan.dp)
+        plan = _plan_text(spec.plan.tp, spec.plan.pp, spec.plan.dp) + _pools_text(spec)
         parts.append(f"{text}, {plan}, stack {job.job.stack.id}")
     network = recording.resolved.scenario.cluster.network.bandwidth
     changed = f" at {format_bandwidth(network, bits=True)}" if network else ""

@@ -47,6 +47,9 @@ METRICS: dict[str, str] = {
     "prefix_hit_rate": "share of prompt tokens that were in the prefix cache, or stored beside it, when a request was "
     "let in, over the run",
     "fetched_tokens": "of these the tokens whose KV came from host memory or NVMe",
+    "kv_transfer_bytes": "bytes of KV cache that went from replicas that compute prompts to those that generate tokens",
+    "kv_transfer_s": "seconds from a request's admission to a replica that generates tokens until its KV cache is there, "
+    "mean",
     "usd_per_hour": "amortised purchase, electricity (at the mean power of the run) and hosting, or rent, per hour",
     "usd_per_million_tokens": "USD per hour divided by the tokens generated per hour of the measured window",
     "tokens_per_usd": "the inverse: generated tokens per dollar",

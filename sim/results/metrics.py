@@ -234,6 +234,7 @@ def serving_metrics(
         recomputed_tokens=recording.table.recomputed,
         **failures,
         **_found(recording),
+        **_handed_over(recording),
     )
     return metrics, window, table
 
@@ -247,6 +248,15 @@ def _found(recording: ServingRecording) -> dict[str, Any]:
     rate = sum(cache.found for cache in caches) / asked
     stored = any(cache.store is not None for cache in caches)
     return {"prefix_hit_rate": rate, "fetched_tokens": sum(c.fetched for c in caches) if stored else None}
+
+
+def _handed_over(recording: ServingRecording) -> dict[str, Any]:
+    """What went from replicas that compute prompts to others."""
+    handover = recording.handover
+    if handover is None:
+        return {}
+    mean = handover.seconds / handover.count if handover.count else None
+    return {"kv_transfer_bytes": handover.bytes, "kv_transfer_s": mean}
 
 
 def _attainment(

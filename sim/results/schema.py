@@ -33,7 +33,8 @@ class Spread(Part):
 
 class ServingMetrics(Part):
     """Numbers of one serving job over its measured window (definitions in ``results.definitions``). From ``failures``
-    to ``lost_kv_tokens``: among failures, None where there are none; then of the prefix cache, None without one."""
+    to ``lost_kv_tokens``: among failures, None where there are none; then of the prefix cache, and of replicas that
+    take prompts and tokens apart, None without these."""
 
     output_tokens_per_s: float
     total_tokens_per_s: float
@@ -67,6 +68,8 @@ class ServingMetrics(Part):
     lost_kv_tokens: int | None = None
     prefix_hit_rate: float | None = None
     fetched_tokens: int | None = None
+    kv_transfer_bytes: float | None = None
+    kv_transfer_s: float | None = None
 
 
 class CheckpointLevel(Part):

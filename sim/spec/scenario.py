@@ -86,6 +86,13 @@ class Batching(Spec):
         return self
 
 
+class Disaggregation(Spec):
+    """Prompts and tokens on replicas of their own: the first ``prefill`` of the plan's replicas compute prompts, the
+    others generate tokens, and KV caches go from the ones to the others over the network."""
+
+    prefill: Annotated[int, Field(ge=1, le=100_000)]
+
+
 class ServingJob(Spec):
     """An inference job: a model, how it is laid out, how requests are batched, and who asks.
 
@@ -107,6 +114,20 @@ class ServingJob(Spec):
     recovery: Recovery = Recovery()
     failover: Failover = "retry"
     router: Literal["sticky", "round_robin", "least_loaded", "kv_aware"] = "sticky"
+    disaggregate: Disaggregation | None = None
+
+    @model_validator(mode="after")
+    def _pools(self) -> ServingJob:
+        if self.disaggregate is None:
+            return self
+        if self.disaggregate.prefill >= self.plan.dp:
+            raise ValueError(
+                f"disaggregate takes {self.disaggregate.prefill} replicas for prompts, plan.dp is {self.plan.dp}: at "
+                "least one must be left for tokens"
+            )
+        if self.batching.policy != "continuous":
+            raise ValueError("disaggregate needs policy continuous: prompts and tokens do not meet in a replica")
+        return self
 
 
 Job = Annotated[ServingJob | TrainingJob, Field(discriminator="kind")]

@@ -253,13 +253,17 @@ class Scheduler:
     def let_in(self, slot: Slot, now: float) -> None:
         """Admit whoever waits and finds room, and put the first pieces of their prompts into the batch."""
         while self.waiting and not self.pushed_out and self.lets_in(slot, self._left):
-            r = self.admit(slot, now)
-            past, target = slot.prefills[r]
-            c = target - past
-            if c <= self._left and self.cache is not None:
-                # All of it is computed in this pass: whoever comes later finds it.
-                self.free += self.cache.keep(r)
-            self.piece(slot, r, min(c, self._left))
+            self.let_in_one(slot, now)
+
+    def let_in_one(self, slot: Slot, now: float) -> None:
+        """Admit the first who waits."""
+        r = self.admit(slot, now)
+        past, target = slot.prefills[r]
+        c = target - past
+        if c <= self._left and self.cache is not None:
+            # All of it is computed in this pass: whoever comes later finds it.
+            self.free += self.cache.keep(r)
+        self.piece(slot, r, min(c, self._left))
 
     def piece(self, slot: Slot, r: int, tokens: int) -> None:
         """Put so many tokens of a prompt into the batch."""
@@ -372,6 +376,12 @@ class Scheduler:
         if generated >= table.length[r]:
             self._leave(slot, r, now, self.blocks(table.prompt[r] + generated - 1))
             return
+        self._decode(slot, r)
+
+    def _decode(self, slot: Slot, r: int) -> None:
+        """A sequence whose first tokens are out decodes in the slot's passes."""
+        table = self.table
+        generated = table.generated[r]
         base = slot.passes - generated
         context = table.prompt[r] + generated
         slot.base[r] = base

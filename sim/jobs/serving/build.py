@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from sim.adapters.resolve import Resolved, ResolvedServing
 from sim.engine.timeline import Bins, ChannelTrack, DeviceTrack, NoBins
 from sim.jobs.serving.batching import Limits, Scheduler
+from sim.jobs.serving.coupled import coupled
+from sim.jobs.serving.handover import KvFlow, PromptScheduler, TokenScheduler
 from sim.jobs.serving.host_copies import seconds_per_token, tokens_stored
 from sim.jobs.serving.policies import POLICIES
 from sim.jobs.serving.prefix_cache import PrefixCache, Store
@@ -84,11 +86,19 @@ class ReplicaBuilder:
         if batching.kv_offload is not None:
             stored = tokens_stored(self.job.spec.name, self.topology, layout.replicas[number], batching.kv_offload)
             store = Store(stored // limits.block_tokens)
-        if batching.prefix_caching and prompts is not None:
+        pools = self.job.spec.disaggregate
+        if batching.prefix_caching and prompts is not None and (pools is None or number < pools.prefill):
             cache = PrefixCache(prompts.paths, prompts.tails, limits.block_tokens, store)
-        scheduler = Scheduler(table, feed_of(limits), limits, POLICIES[batching.policy], cache)
+        kind = self._scheduler_of(number)
+        scheduler = kind(table, feed_of(limits), limits, POLICIES[batching.policy], cache)
         tally = Tally(running=Bins() if self.charts else NoBins())
         return Replica(number, self.stages(number, layout), scheduler, tally)
+
+    def _scheduler_of(self, number: int) -> type[Scheduler]:
+        pools = self.job.spec.disaggregate
+        if pools is None:
+            return Scheduler
+        return PromptScheduler if number < pools.prefill else TokenScheduler
 
     def stages(self, number: int, layout: Layout) -> tuple[Stage, ...]:
         """The stages of replica ``number``, with their hops."""
@@ -201,34 +211,37 @@ class ReplicaBuilder:
         pairs = list(zip(stage.gpus, following.gpus, strict=True))
         if back and self.assume.pp_return_hop == "token_ids":
             pairs = pairs[:1]
-        routes = [self.topology.route(a, b) for a, b in pairs]
-        n = len(routes)
+        flow = coupled(self.topology, self._capacities, pairs)
         across = any(self.topology.gpus[a].node != self.topology.gpus[b].node for a, b in pairs)
-        load: dict[int, float] = {}
-        for route in routes:
-            for link, weight in route.links:
-                load[link] = load.get(link, 0.0) + weight / n
-        cap = n * min(route.cap for route in routes)
-        for link, weight in load.items():
-            cap = min(cap, self._capacities[link] / weight)
         per_token = 2.0 * self.job.model.hidden
         ids_only = back and self.assume.pp_return_hop == "token_ids"
         gather: tuple[tuple[float, float], ...] = ()
-        if n > 1 and (p := self._collectives(following.gpus)) is not None:
+        if len(pairs) > 1 and (p := self._collectives(following.gpus)) is not None:
             gather = tuple(pieces("all_gather", p))
-        target, capped = "back" if back else f"s{stage.number + 1}", self._capped(tuple(load.items()), cap)
+        target, capped = "back" if back else f"s{stage.number + 1}", self._capped(tuple(flow.load.items()), flow.cap)
         return Hop(
-            track=ChannelTrack(f"{name} to {target}", routes[0].kind, capped, charts=self.charts),
-            kind=routes[0].kind,
+            track=ChannelTrack(f"{name} to {target}", flow.kind, capped, charts=self.charts),
+            kind=flow.kind,
             bytes_per_token=0.0 if ids_only else per_token,
             bytes_per_sequence=TOKEN_ID_BYTES if ids_only else 0.0,
-            cap=cap,
-            latency=max(route.latency for route in routes),
-            overhead=max(route.overhead for route in routes),
-            queue=routes[0].queue,
+            cap=flow.cap,
+            latency=flow.latency,
+            overhead=flow.overhead,
+            queue=flow.queue,
             gather=gather,
             ends=frozenset({stage.number, following.number}) if across else frozenset(),
         )
+
+    def hand_over(self, number: int, to: int, layout: Layout) -> tuple[KvFlow, ...]:
+        """The flows of a prompt's KV cache from one replica to another, stage by stage."""
+        name, found = self.job.spec.name, []
+        for here, there in zip(layout.replicas[number], layout.replicas[to], strict=True):
+            flow = coupled(self.topology, self._capacities, list(zip(here.gpus, there.gpus, strict=True)))
+            links = self._capped(tuple(flow.load.items()), flow.cap)
+            track = ChannelTrack(f"{name}.r{number} KV to r{to}", flow.kind, links, charts=self.charts)
+            held = sum(here.memory[self.topology.gpus[gpu].gpu].kv_per_token for gpu in here.gpus)
+            found.append(KvFlow(track, held, flow.cap, flow.latency, flow.overhead, flow.queue))
+        return tuple(found)
 
     def _capped(self, load: Loads, cap: float) -> Loads:
         """The load with weights cut so that the flow alone, at its cap, never exceeds a link.

@@ -103,7 +103,7 @@ class DetailedReplica:
             # Everything else of this instant comes first: a batch that returns now frees its KV blocks.
             yield clock.timeout(0.0)
             self.wake_up = clock.event()
-            if self.asleep and scheduler.feed.next_time() <= clock.now + INSTANT:
+            if self.asleep and (scheduler.feed.told or scheduler.feed.next_time() <= clock.now + INSTANT):
                 self._rouse()
         self.replica.close(self.free, clock.now, clock.now - self.idle_since if self.idle_since is not None else 0.0)
 

@@ -14,6 +14,8 @@ import simpy
 
 from sim.engine.clock import INSTANT, Clock
 from sim.jobs.serving.balancing import Balancer
+from sim.jobs.serving.batching import Scheduler
+from sim.jobs.serving.handover import Handover, PromptScheduler, TokenScheduler
 from sim.jobs.serving.prompts import rests
 from sim.jobs.serving.requests import INF, Feed, RequestTable, Tickets
 
@@ -22,11 +24,15 @@ class Dispatcher:
     """The requests of a job on their way to its replicas. ``told``: some of them follow from answers."""
 
     def __init__(
-        self, clock: Clock, table: RequestTable, balancer: Balancer, tickets: Tickets | None, think_time: float
-    ) -> None:
-        self.clock, self.table, self.balancer = clock, table, balancer
+        self, clock: Clock, table: RequestTable, balancer: Balancer, tickets: Tickets | None, think_time: float,
+        handover: Handover | None = None, prefill: int = 0,
+    ) -> None:  # fmt: skip
+        self.clock, self.table, self.balancer, self.handover = clock, table, balancer, handover
         self.feeds: list[DispatchedFeed] = []
-        self.told = tickets is not None or bool(table.follow)
+        self.told = tickets is not None or bool(table.follow) or handover is not None
+        self.prefill = prefill
+        #: Chooses who generates the tokens behind a prompt that others computed.
+        self.second = Balancer("least_loaded", table)
         self.open = 0
         self._due: list[tuple[float, int]] = []
         self._tickets, self._think = tickets, think_time
@@ -36,6 +42,33 @@ class Dispatcher:
         """The feed of the next replica."""
         self.feeds.append(DispatchedFeed(self, self.table, replica, fits))
         return self.feeds[-1]
+
+    def join(self, scheduler: Scheduler) -> None:
+        """The next replica, which has its feed."""
+        number = len(self.balancer.schedulers) + len(self.second.schedulers)
+        if self.handover is None:
+            self.balancer.join(scheduler)
+            return
+        handover = self.handover
+        handover.schedulers.append(scheduler)
+        if isinstance(scheduler, PromptScheduler):
+            self.balancer.join(scheduler)
+            scheduler.hand_over = lambda r: self._hand_over(r, number)
+        elif isinstance(scheduler, TokenScheduler):
+            self.second.join(scheduler)
+            scheduler.fetch = lambda r: handover.fetch(r, number)
+
+    def _hand_over(self, r: int, home: int) -> None:
+        assert self.handover is not None
+        self.handover.holds(r, home)
+        second = self.second
+        self.feeds[self.prefill + second.choose(r, range(len(second.schedulers)))].put(r)
+
+    def chose(self, replica: int) -> tuple[Balancer, int]:
+        """Who chose a replica, and by which number it knows it."""
+        if self.handover is None or replica < self.prefill:
+            return self.balancer, replica
+        return self.second, replica - self.prefill
 
     def send(self, r: int, at: float) -> None:
         """A request comes at ``at``."""
@@ -62,7 +95,7 @@ class Dispatcher:
         while self.open:
             while due and due[0][0] <= clock.now + INSTANT:
                 _, r = heappop(due)
-                self.feeds[self.balancer.choose(r, range(len(self.feeds)))].put(r)
+                self.feeds[self.balancer.choose(r, range(len(self.balancer.schedulers)))].put(r)
             self._earlier = clock.event()
             if due:
                 come = clock.first(due[0][0] - clock.now)
@@ -110,7 +143,7 @@ class DispatchedFeed(Feed):
     def next_time(self) -> float:
         if self._come:
             return self.table.arrival[self._come[0]]
-        return self.dispatcher.next_time()
+        return self.dispatcher.next_time() if self.replica < (self.dispatcher.prefill or INF) else INF
 
     @property
     def sent(self) -> bool:
@@ -125,10 +158,10 @@ class DispatchedFeed(Feed):
         return not self.dispatcher.open if self.told else self.next_time() == INF
 
     def take(self, now: float, waiting: deque[int]) -> None:
-        come, balancer = self._come, self.dispatcher.balancer
+        come, (balancer, mine) = self._come, self.dispatcher.chose(self.replica)
         while come:
             r = come.popleft()
-            balancer.seen(self.replica)
+            balancer.seen(mine)
             if self.fits(r):
                 waiting.append(r)
                 continue
@@ -137,7 +170,7 @@ class DispatchedFeed(Feed):
             self.dispatcher.settle(r, now, answered=False)
 
     def admitted(self, request: int) -> None:
-        self.dispatcher.balancer.left_queue(request)
+        self.dispatcher.chose(self.replica)[0].left_queue(request)
 
     def finished(self, request: int, now: float) -> None:
         self.dispatcher.settle(request, now, answered=True)
