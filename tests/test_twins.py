@@ -168,7 +168,14 @@ def test_the_cases_are_what_they_are_called() -> None:
     in_detail = {name for name, case in CASES.items() if simulate(case).recording.detailed}
     assert in_detail == {
         "two jobs on one cable", "tensor groups on NVLink in a pipeline", "mixed cards in a tensor group",
+        "clients go where there is room", "turns go round", "prompts here and tokens there",
+        "pipelines for prompts and tokens",
     }  # fmt: skip
+    for name in ("swapped out", "swapped out of a ring"):
+        assert only(simulate(CASES[name]).result).metrics.preemptions > 0
+    for name in ("texts in common", "conversations", "clients who converse", "several answers", "where the prompt is"):
+        assert only(simulate(CASES[name]).result).metrics.prefix_hit_rate > 0.3
+    assert only(simulate(CASES["texts in common at a full cache"]).result).metrics.fetched_tokens > 0
     for name in ("KV pressure", "KV pressure in a ring"):
         metrics = only(simulate(CASES[name]).result).metrics
         assert metrics.preemptions > 0

@@ -6,7 +6,7 @@ After this nothing refers to a file or an id: a ``Resolved`` scenario can be sim
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -45,6 +45,7 @@ class ResolvedServing:
     stack: Stack
     trace: RequestTrace | None
     lengths: LengthDistribution | None
+    of_tenants: Mapping[str, LengthDistribution] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,9 +176,9 @@ class _Resolver:
             "training_stacks": library.training_stack, "lengths": library.lengths, "failures": library.failure,
             "prices": library.price, "machines": library.machine, "networks": library.network,
         }  # fmt: skip
-        for field, look_up in look_ups.items():
-            for name in getattr(define, field):
-                self._try(("define", field, name), partial(look_up, name))
+        for kind, look_up in look_ups.items():
+            for name in getattr(define, kind):
+                self._try(("define", kind, name), partial(look_up, name))
 
     def resolve(self) -> Resolved:
         """All values, or InputError."""
@@ -258,6 +259,12 @@ class _Resolver:
             self.problems.append(self.source.problem(where, f"{model.id} is a mixture of experts, which serving jobs "
                                                      "do not model yet (training jobs do)"))  # fmt: skip
         trace, lengths = None, None
+        of_tenants: dict[str, LengthDistribution] = {}
+        for k, tenant in enumerate(spec.load.tenants):
+            if tenant.lengths is not None:
+                look_up = partial(self.library.lengths, tenant.lengths)
+                if (found := self._try((*at, "load", "tenants", k, "lengths"), look_up)) is not None:
+                    of_tenants[tenant.name] = found
         if spec.load.trace is not None:
             of_trace: KeyPath = (*at, "load", "trace")
             trace = self._try(of_trace, lambda: self._trace(of_trace, spec.load))
@@ -266,7 +273,7 @@ class _Resolver:
             lengths = self._try((*at, "load", "lengths"), lambda: self.library.lengths(lengths_name))
         if model is None or stack is None:
             return None
-        return ResolvedServing(spec, model, stack, trace, lengths)
+        return ResolvedServing(spec, model, stack, trace, lengths, of_tenants)
 
     def _path(self, where: KeyPath, name: str) -> Path:
         """A path counts from the file that names it: the scenario's folder, or here if the command line does."""
@@ -295,7 +302,7 @@ class _Resolver:
                     self.problems.append(self.source.problem(("jobs", i, key), text))
             if not isinstance(job, TrainingJob):
                 if faults is not None and job.disaggregate is not None:
-                    text = "faults of replicas that take prompts and tokens apart are not modelled: leave one of them out"
+                    text = "faults of replicas that take prompts and tokens apart are not modelled: leave one out"
                     self.problems.append(self.source.problem(("jobs", i, "disaggregate"), text))
                 continue
             run, where = job.run, ("jobs", i)

@@ -217,7 +217,7 @@ def _prepare(
     """Draw the job's requests and build its replicas."""
     spec = job.spec
     context = job.model.context
-    drawn = draw_load(spec.load, job.trace, job.lengths, context, seed)
+    drawn = draw_load(spec.load, job.trace, job.lengths, context, seed, job.of_tenants)
     prompt = drawn.prompt
     if isinstance(spec.load.trace, Trace) and spec.load.trace.too_long == "truncate":
         prompt = [max(1, min(p, context - o)) for p, o in zip(prompt, drawn.output, strict=True)]
@@ -226,6 +226,11 @@ def _prepare(
     openings: Sequence[int] = range(len(table))
     if drawn.prompts is not None:
         openings, table.follow = drawn.prompts.openings, drawn.prompts.follow
+    if drawn.tenant is not None:
+        table.tenant = drawn.tenant
+        levels = [tenant.priority for tenant in spec.load.tenants]
+        if len(set(levels)) > 1:
+            table.priority = [levels[number] for number in drawn.tenant]
     unchecked = resolved.scenario.assume.kv_capacity == "unchecked"
     shortest = min(p + o for p, o in zip(table.prompt, table.output, strict=True))
     check_shortest(spec.name, job.model, layout, shortest, unchecked=unchecked)

@@ -30,7 +30,7 @@ from sim.report.values import (
     target_facts,
     write,
 )
-from sim.results.schema import Incident, JobResult, Result, ServingMetrics, TrainingMetrics
+from sim.results.schema import Incident, JobResult, Result, ServingMetrics, TenantResult, TrainingMetrics
 from sim.units import format_count, format_percent, format_seconds
 
 STATES: Final = {"stable": "✓", "saturated": "▲", "overloaded": "✕", "disrupted": "⚡"}
@@ -167,8 +167,26 @@ def _job(result: Result, job: JobResult) -> dict[str, Any]:
         "objectives": cells,
         "incident_columns": INCIDENT,
         "incidents": [_incident(incident) for incident in job.incidents],
+        "tenant_columns": TENANT,
+        "tenants": [_tenant(tenant) for tenant in job.tenants],
         "window": _window(job),
     }
+
+
+#: Columns of the table of tenants.
+TENANT: Final = (
+    "tenant", "priority", "requests", "output", "TTFT p50", "p99", "TPOT p50", "p99", "latency p99", "objectives",
+)  # fmt: skip
+
+
+def _tenant(tenant: TenantResult) -> list[str]:
+    attained = NONE if tenant.slo_attainment is None else write("slo_attainment", tenant.slo_attainment)
+    return [
+        tenant.name, str(tenant.priority), f"{tenant.measured_requests:,}",
+        write("output_tokens_per_s", tenant.output_tokens_per_s), write("ttft_s", tenant.ttft_s.p50),
+        write("ttft_s", tenant.ttft_s.p99), write("tpot_s", tenant.tpot_s.p50), write("tpot_s", tenant.tpot_s.p99),
+        write("latency_s", tenant.latency_s.p99), attained,
+    ]  # fmt: skip
 
 
 def _window(job: JobResult) -> str:

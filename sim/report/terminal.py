@@ -29,7 +29,7 @@ from sim.report.values import (
     visible,
     write,
 )
-from sim.results.schema import JobResult, Result, ServingMetrics, TrainingMetrics
+from sim.results.schema import JobResult, Result, ServingMetrics, TenantResult, TrainingMetrics
 from sim.units import format_percent
 
 LABEL: Final = 12
@@ -80,6 +80,8 @@ def _one_job(page: _Page, result: Result, job: JobResult) -> None:
     else:
         page.line("throughput", _serving_facts(result, job, metrics), "   ")
         page.line("KV cache", _cache_facts(metrics), "   ")
+        for tenant in job.tenants:
+            page.line(tenant.name, _tenant_facts(tenant), "   ")
         if metrics.availability is not None:
             page.line("failures", outage_facts(metrics), "   ")
     if job.cost is not None:
@@ -93,6 +95,17 @@ def _serving_facts(result: Result, job: JobResult, metrics: ServingMetrics) -> l
         facts.append(f"objectives {write('slo_attainment', metrics.slo_attainment)}")
     if metrics.rejected_requests:
         facts.append(f"rejected {metrics.rejected_requests:,} requests")
+    return facts
+
+
+def _tenant_facts(tenant: TenantResult) -> list[str]:
+    facts = [
+        f"{write('output_tokens_per_s', tenant.output_tokens_per_s)}",
+        f"TTFT p50/p99 {write('ttft_s', tenant.ttft_s.p50)} / {write('ttft_s', tenant.ttft_s.p99)}",
+        f"TPOT p50/p99 {write('tpot_s', tenant.tpot_s.p50)} / {write('tpot_s', tenant.tpot_s.p99)}",
+    ]
+    if tenant.slo_attainment is not None:
+        facts.append(f"objectives {write('slo_attainment', tenant.slo_attainment)}")
     return facts
 
 

@@ -15,7 +15,7 @@ from sim.results.definitions import definitions_of
 from sim.results.expected import expected_error, serving_kind, training_kind
 from sim.results.incidents import failure_metrics, incidents_of
 from sim.results.intervals import batch_means
-from sim.results.metrics import Table, check_objectives, serving_metrics
+from sim.results.metrics import Table, check_objectives, serving_metrics, tenants_of
 from sim.results.schema import (
     SCHEMA_VERSION,
     DeviceClass,
@@ -51,13 +51,18 @@ def job_results(recording: Recording, devices: list[DeviceClass]) -> tuple[list[
         failed = failure_metrics(job)
         metrics, window, table = serving_metrics(job, recording.end, busy, failed)
         plan, told = spec.plan, incidents_of(job, table)
+        tenants = tenants_of(job, table, window)
         state = state_of(table, window, spec.load.closed_loop is not None, _idle(mine, recording.end))
         results.append(JobResult(
             name=spec.name, kind="serving", model=job.job.model.id, stack=job.job.stack.id,
             plan=_plan_text(plan.tp, plan.pp, plan.dp), gpus=gpus,
             state=disrupted(state, told, metrics, window),
             metrics=metrics, cost=cost_of(recording, job, metrics.output_tokens_per_s, devices), window=window,
-            objectives=check_objectives(metrics, spec.objectives, table, window),
+            objectives=[
+                *check_objectives(metrics, spec.objectives, table, window),
+                *(row for tenant in tenants for row in tenant.objectives),
+            ],
+            tenants=tenants,
             cdf=collect.latency_cdf(table, window.start_s, window.end_s) if recording.charts else {}, notes=[],
             incidents=told, expected_error=_served_error(recording, job),
         ))  # fmt: skip

@@ -48,8 +48,8 @@ METRICS: dict[str, str] = {
     "let in, over the run",
     "fetched_tokens": "of these the tokens whose KV came from host memory or NVMe",
     "kv_transfer_bytes": "bytes of KV cache that went from replicas that compute prompts to those that generate tokens",
-    "kv_transfer_s": "seconds from a request's admission to a replica that generates tokens until its KV cache is there, "
-    "mean",
+    "kv_transfer_s": "seconds from a request's admission to a replica that generates tokens until its KV cache is "
+    "there, mean",
     "usd_per_hour": "amortised purchase, electricity (at the mean power of the run) and hosting, or rent, per hour",
     "usd_per_million_tokens": "USD per hour divided by the tokens generated per hour of the measured window",
     "tokens_per_usd": "the inverse: generated tokens per dollar",

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sim.engine.timeline import Bins
 from sim.jobs.play import ServingRecording
 from sim.jobs.serving.incidents import START_UP
-from sim.results.metrics import Table, attains
+from sim.results.metrics import Table, attained
 from sim.results.schema import Incident
 
 #: Outages told one by one.
@@ -69,7 +69,7 @@ def incidents_of(recording: ServingRecording, table: Table) -> list[Incident]:
     incidents, requests, end = recording.incidents, recording.table, ended(recording)
     if incidents is None:
         return []
-    ok = attains(table, recording.job.spec.objectives)
+    ok = attained(table, recording.job.spec)
     arrival, first = np.array(requests.arrival), np.array(requests.first)
     refused = arrival[np.array(requests.rejected, dtype=np.int64)]
     found = [

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from sim.engine.histogram import merged, percentiles
 from sim.jobs.play import ServingRecording
 from sim.jobs.serving.requests import RequestTable
-from sim.results.schema import ServingMetrics, Spread, Window
+from sim.results.schema import ServingMetrics, Spread, TenantResult, Window
+from sim.spec.scenario import ServingJob
 from sim.spec.workload import Load, Objectives
 
 Floats = NDArray[np.float64]
@@ -35,7 +36,8 @@ class Table:
     """The request table as arrays, answered requests only, in order of arrival.
 
     ``lost`` are arrivals of requests that were given up, and beside them when that was; ``parts`` first token, last
-    token and tokens of each stretch in which tokens came, where those are not just one a request.
+    token and tokens of each stretch in which tokens came, where those are not just one a request; ``tenant`` is whose
+    request it is, by number.
     """
 
     arrival: Floats
@@ -46,6 +48,7 @@ class Table:
     output: Floats
     lost: Floats = field(default_factory=lambda: np.empty((0, 2)))
     parts: Floats | None = None
+    tenant: Floats | None = None
 
     @classmethod
     def of(cls, table: RequestTable) -> Table:
@@ -66,7 +69,15 @@ class Table:
             earlier = [part[1:] for part in table.parts if part[0] in answered and part[3] > 0]
             parts = np.vstack((parts, np.array(earlier).reshape(-1, 3)))
         arrived, scheduled, first, finished, prompt, output = pick
-        return cls(arrived, scheduled, first, finished, prompt, output, lost, parts)
+        tenant = np.array(table.tenant, dtype=float)[order] if table.tenant is not None else None
+        return cls(arrived, scheduled, first, finished, prompt, output, lost, parts, tenant)
+
+    def of_tenant(self, number: int) -> Table:
+        """One tenant's rows."""
+        assert self.tenant is not None
+        mine = self.tenant == number
+        columns = (self.arrival, self.scheduled, self.first, self.finish, self.prompt, self.output)
+        return Table(*(column[mine] for column in columns))
 
     def __len__(self) -> int:
         return len(self.finish)
@@ -170,6 +181,49 @@ def attains(table: Table, objectives: Objectives) -> NDArray[np.bool_] | None:
     return ok
 
 
+def attained(table: Table, job: ServingJob) -> NDArray[np.bool_] | None:
+    """The same by the job's objectives, and each tenant's requests by its tenant's too."""
+    ok = attains(table, job.objectives)
+    for number, tenant in enumerate(job.load.tenants):
+        own = attains(table, tenant.objectives)
+        if own is not None and table.tenant is not None:
+            others = own | (table.tenant != number)
+            ok = others if ok is None else ok & others
+    return ok
+
+
+def tenants_of(recording: ServingRecording, table: Table, window: Window) -> list[TenantResult]:
+    """What each tenant got in the job's window."""
+    found = []
+    for number, tenant in enumerate(recording.job.spec.load.tenants):
+        own = table.of_tenant(number)
+        mine = (own.arrival >= window.start_s) & (own.arrival <= window.end_s)
+        seconds = window.end_s - window.start_s
+        ok = attains(own, tenant.objectives)
+        spreads = {
+            "ttft": spread((own.first - own.arrival)[mine]), "tpot": spread(own.tpot[mine]),
+            "latency": spread((own.finish - own.arrival)[mine]),
+        }  # fmt: skip
+        limits = [
+            (f"{kind}_p{p}", getattr(values, f"p{p}"), limit)
+            for kind, values in spreads.items()
+            for p in PERCENTILES
+            if (limit := getattr(tenant.objectives, f"{kind}_p{p}")) is not None
+        ]
+        found.append(TenantResult(
+            name=tenant.name, priority=tenant.priority, measured_requests=int(mine.sum()),
+            output_tokens_per_s=own.output_tokens(window.start_s, window.end_s) / seconds if seconds else 0.0,
+            ttft_s=spreads["ttft"], tpot_s=spreads["tpot"], latency_s=spreads["latency"],
+            slo_attainment=float(ok[mine].mean()) if ok is not None and mine.any() else None,
+            objectives=[
+                {"name": f"{tenant.name} {name}", "limit_s": limit, "measured_s": got,
+                 "met": got is not None and got <= limit}
+                for name, got, limit in limits
+            ],
+        ))  # fmt: skip
+    return found
+
+
 def check_objectives(
     metrics: ServingMetrics, objectives: Objectives, table: Table, window: Window
 ) -> list[dict[str, object]]:
@@ -197,14 +251,13 @@ def serving_metrics(
     """All numbers of one job. ``end`` is the simulated time, ``utilisation`` its GPUs' busy share, ``failures`` what
     failures add."""
     table = Table.of(recording.table)
-    load, objectives = recording.job.spec.load, recording.job.spec.objectives
-    window = measured_window(load, table)
+    window = measured_window(recording.job.spec.load, table)
     a, b = window.start_s, window.end_s
     seconds = b - a
     rate = (lambda x: x / seconds) if seconds > 0 else (lambda x: 0.0)
     mine = (table.arrival >= a) & (table.arrival <= b)
     finished = (table.finish > a) & (table.finish <= b)
-    ok = attains(table, objectives)
+    ok = attained(table, recording.job.spec)
     tpot = spread(table.tpot[mine])
     tallies = [r.tally for r in recording.replicas]
     passes = sum(t.pass_seconds for t in tallies)

@@ -260,6 +260,20 @@ class ExpectedError(Part):
     validated: bool
 
 
+class TenantResult(Part):
+    """What one of several kinds of users got: latencies over its requests in the job's measured window."""
+
+    name: str
+    priority: int
+    measured_requests: int
+    output_tokens_per_s: float
+    ttft_s: Spread
+    tpot_s: Spread
+    latency_s: Spread
+    slo_attainment: float | None
+    objectives: list[dict[str, Any]]
+
+
 class JobResult(Part):
     """One job's answer."""
 
@@ -279,6 +293,7 @@ class JobResult(Part):
     incidents: list[Incident] = []
     capacity: Capacity | None = None
     expected_error: ExpectedError | None = None
+    tenants: list[TenantResult] = []
 
 
 class Effect(Part):

@@ -145,8 +145,57 @@ class Conversation(Spec):
 
 #: The kinds of arrivals, of which a load has one.
 ARRIVALS = ("closed_loop", "poisson", "gamma", "deterministic", "diurnal", "all_at_once", "trace")
+#: Those with a rate.
+RATED = ("poisson", "gamma", "deterministic", "diurnal")
 #: What a trace brings along.
 OF_A_TRACE = ("lengths", "prompt_tokens", "output_tokens", "prefix", "conversation", "samples")
+
+
+class Objectives(Spec):
+    """Promises about latency. A request attains them if its own values are within the limits;
+    the job meets them if the named percentile of all measured requests is."""
+
+    ttft_p50: Seconds | None = None
+    ttft_p90: Seconds | None = None
+    ttft_p99: Seconds | None = None
+    tpot_p50: Seconds | None = None
+    tpot_p90: Seconds | None = None
+    tpot_p99: Seconds | None = None
+    latency_p50: Seconds | None = None
+    latency_p90: Seconds | None = None
+    latency_p99: Seconds | None = None
+
+
+class Tenant(Spec):
+    """One of several kinds of users of a job: their own arrivals, lengths and objectives.
+
+    Requests of a higher ``priority`` are let in before others, and pushed out after them.
+    """
+
+    name: Name
+    poisson: Poisson | None = None
+    gamma: GammaBurst | None = None
+    deterministic: Deterministic | None = None
+    diurnal: Diurnal | None = None
+    lengths: Name | None = None
+    prompt_tokens: Tokens | LengthModel | None = None
+    output_tokens: Tokens | LengthModel | None = None
+    prefix: SharedPrefix | None = None
+    priority: Annotated[int, Field(ge=-100, le=100)] = 0
+    objectives: Objectives = Objectives()
+
+    @model_validator(mode="after")
+    def _complete(self) -> Tenant:
+        given = [k for k in RATED if getattr(self, k) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) or "none"
+            raise ValueError(f"give exactly one kind of arrivals ({', '.join(RATED)}), not {found}")
+        own = [self.prompt_tokens, self.output_tokens]
+        if self.lengths is None and None in own:
+            raise ValueError("give prompt_tokens and output_tokens, or lengths: a catalogue distribution")
+        if self.lengths is not None and own != [None, None]:
+            raise ValueError("give either lengths or prompt_tokens and output_tokens, not both")
+        return self
 
 
 class Load(Spec):
@@ -156,7 +205,8 @@ class Load(Spec):
     and output together. Setting one kind of arrivals with ``--set`` replaces the kind in the file.
 
     ``prefix`` is what prompts have in common, ``conversation`` makes of each arrival several turns, and ``samples`` are
-    answers to each prompt, each of which counts as a request.
+    answers to each prompt, each of which counts as a request. ``tenants`` are several kinds of users in place of
+    one; ``requests`` bounds them together.
     """
 
     closed_loop: ClosedLoop | None = None
@@ -172,12 +222,15 @@ class Load(Spec):
     prefix: SharedPrefix | None = None
     conversation: Conversation | None = None
     samples: Annotated[int, Field(ge=1, le=1000)] = 1
+    tenants: Annotated[tuple[Tenant, ...], Field(max_length=1000)] = ()
     requests: Requests | None = None
     warm_up: Fraction | None = None
 
     @model_validator(mode="after")
     def _complete(self) -> Load:
         given = [k for k in ARRIVALS if getattr(self, k) is not None]
+        if self.tenants:
+            return self._of_tenants(given)
         if len(given) != 1:
             found = " and ".join(given) or "none"
             raise ValueError(f"give exactly one kind of arrivals ({', '.join(ARRIVALS)}), not {found}")
@@ -198,17 +251,13 @@ class Load(Spec):
             raise ValueError("give either lengths or prompt_tokens and output_tokens, not both")
         return self
 
-
-class Objectives(Spec):
-    """Promises about latency. A request attains them if its own values are within the limits;
-    the job meets them if the named percentile of all measured requests is."""
-
-    ttft_p50: Seconds | None = None
-    ttft_p90: Seconds | None = None
-    ttft_p99: Seconds | None = None
-    tpot_p50: Seconds | None = None
-    tpot_p90: Seconds | None = None
-    tpot_p99: Seconds | None = None
-    latency_p50: Seconds | None = None
-    latency_p90: Seconds | None = None
-    latency_p99: Seconds | None = None
+    def _of_tenants(self, given: list[str]) -> Load:
+        own = [*given, *(key for key in OF_A_TRACE if self.model_fields_set & {key})]
+        if own:
+            raise ValueError(f"tenants bring their own arrivals and prompts: leave {', '.join(own)} out")
+        if self.requests is None:
+            raise ValueError("requests is missing: how many requests of all tenants to simulate")
+        names = [tenant.name for tenant in self.tenants]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two tenants are called {twice[0]}")
+        return self

@@ -15,13 +15,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from math import ceil, inf
+from typing import TypeVar
 
 from sim.adapters.resolve import Resolved, ResolvedServing
 from sim.errors import InputError, Problem
 from sim.jobs.play import Recording
+from sim.jobs.serving.load import requests_per_arrival
 from sim.probe import answers, saturated, shortened
 from sim.results.schema import Capacity, JobResult, Result, ServingMetrics, Tried
-from sim.spec.workload import ARRIVALS, Load, Poisson
+from sim.spec.workload import ARRIVALS, Load, Poisson, Tenant
 from sim.units import format_count, format_seconds, format_usd
 
 PRECISION = 0.02
@@ -55,12 +57,21 @@ def require_objectives(resolved: Resolved) -> None:
     problems = [
         Problem("", None, None, f"jobs.{number}.objectives", text)
         for number, job in enumerate(resolved.jobs)
-        if isinstance(job, ResolvedServing) and not job.spec.objectives.model_dump(exclude_none=True)
+        if isinstance(job, ResolvedServing) and not limits_of(job)
     ]
     if not any(isinstance(job, ResolvedServing) for job in resolved.jobs):
         problems.append(Problem("", None, None, "jobs", "no job serves requests, so there is no capacity to find"))
     if problems:
         raise InputError(problems)
+
+
+def limits_of(job: ResolvedServing) -> dict[str, float]:
+    """The longest stated limit by name, of the job's objectives and its tenants'."""
+    found: dict[str, float] = {}
+    for objectives in (job.spec.objectives, *(tenant.objectives for tenant in job.spec.load.tenants)):
+        for name, limit in objectives.model_dump(exclude_none=True).items():
+            found[name] = max(limit, found.get(name, 0.0))
+    return found
 
 
 def told(capacity: Capacity) -> str:
@@ -123,7 +134,7 @@ def requests_at(resolved: Resolved, number: int, rate: float) -> int:
     """Requests of a run at a rate, so many that too high a one shows."""
     job = resolved.jobs[number]
     assert isinstance(job, ResolvedServing)
-    limits = job.spec.objectives.model_dump(exclude_none=True)
+    limits = limits_of(job)
     longest = max((limit for name, limit in limits.items() if not name.startswith("tpot")), default=0.0)
     asked = len(job.trace.arrival) if job.trace is not None else job.spec.load.requests or 1
     return max(asked, min(MOST_REQUESTS, ceil(rate * longest / PRECISION)))
@@ -141,13 +152,33 @@ def at_rate(resolved: Resolved, number: int, rate: float, requests: int) -> Reso
         factor = len(trace.arrival) / span / rate if span > 0.0 else 1.0
         jobs[number] = replace(job, trace=replace(trace, arrival=trace.arrival * factor))
     else:
-        asked = load_at(load, rate).model_copy(update={"requests": requests})
+        asked = load_at(load, rate / requests_per_arrival(load)).model_copy(update={"requests": requests})
         jobs[number] = replace(job, spec=job.spec.model_copy(update={"load": asked}))
     return replace(resolved, jobs=tuple(jobs))
 
 
 def load_at(load: Load, rate: float) -> Load:
     """The same requests at another mean rate."""
+    if load.tenants:
+        factor = rate / sum(mean_rate(tenant) for tenant in load.tenants)
+        scaled = [_scaled(tenant, mean_rate(tenant) * factor) for tenant in load.tenants]
+        return load.model_copy(update={"tenants": tuple(scaled)})
+    return _scaled(load, rate)
+
+
+def mean_rate(load: Load | Tenant) -> float:
+    """Mean arrivals a second of independent arrivals."""
+    if load.diurnal is not None:
+        return (load.diurnal.peak + load.diurnal.valley) / 2.0
+    rated = load.poisson or load.gamma or load.deterministic
+    assert rated is not None
+    return float(rated.rate)
+
+
+L = TypeVar("L", Load, Tenant)
+
+
+def _scaled(load: L, rate: float) -> L:
     for kind in ("poisson", "gamma", "deterministic"):
         if (arrivals := getattr(load, kind)) is not None:
             return load.model_copy(update={kind: arrivals.model_copy(update={"rate": rate})})

@@ -136,6 +136,7 @@ def _drawn(job: ResolvedServing) -> bool:
         return False
     lengths = (load.lengths, load.prompt_tokens, load.output_tokens)
     drawn = load.lengths is not None or any(x is not None and not isinstance(x, int) for x in lengths[1:])
+    drawn = drawn or bool(load.tenants or load.conversation or load.prefix)
     return drawn or any(x is not None for x in (load.poisson, load.gamma, load.diurnal))
 
 

@@ -63,7 +63,7 @@ def lengths_of(resolved: Resolved) -> DrawnLoad:
     job = resolved.jobs[0]
     assert isinstance(job, ResolvedServing)
     (seed,) = np.random.SeedSequence(resolved.scenario.seed).spawn(1)
-    return draw_load(job.spec.load, job.trace, job.lengths, job.model.context, seed)
+    return draw_load(job.spec.load, job.trace, job.lengths, job.model.context, seed, job.of_tenants)
 
 
 class Checker:

@@ -88,7 +88,7 @@ class Slot:
 
     ``base[r]`` is passes - tokens generated: constant while r decodes, so nothing is updated a pass.
     ``returned`` is when the last pass ended, and ``spoke`` when one ended in which they decoded: the last tokens came
-    out then.
+    out then, but those of ``fresh`` sequences, which have joined since and not decoded here.
     """
 
     def __init__(self, number: int, block_tokens: int) -> None:
@@ -96,6 +96,7 @@ class Slot:
         self.passes = 0
         self.returned = 0.0
         self.spoke = 0.0
+        self.fresh: dict[int, float] = {}
         self._block_tokens = block_tokens
         self.clear()
 
@@ -108,6 +109,7 @@ class Slot:
         self.ends: list[tuple[int, int, int]] = []
         self.phases = [0] * self._block_tokens
         self.base: dict[int, int] = {}
+        self.fresh.clear()
 
     def passes_to_next_end(self) -> int:
         """Passes until the first decoding sequence is done; entries of pushed-out sequences are dropped."""
@@ -341,15 +343,20 @@ class Scheduler:
 
     def passed(self, slot: Slot, batch: Batch, now: float) -> None:
         """Account for a pass of ``batch`` that ends at ``now``."""
-        if batch.decoding:
-            self.gaps.add(now - slot.spoke, batch.decoding)
+        if batch.decoding > len(slot.fresh):
+            self.gaps.add(now - slot.spoke, batch.decoding - len(slot.fresh))
+        for since in slot.fresh.values() if batch.decoding else ():
+            self.gaps.add(now - since, 1)
         self.advance(slot, batch, now)
 
     def advance(self, slot: Slot, batch: Batch, now: float, passes: int = 1) -> None:
         """Account for ``passes`` passes of ``batch`` that end at ``now``, but for the times between tokens."""
         slot.returned = now
-        if batch.decoding or not slot.decoding:
+        apart = slot.decoding and not batch.decoding
+        if not apart:
             slot.spoke = now
+            if slot.fresh:
+                slot.fresh.clear()
             slot.passes += passes
             slot.context += slot.decoding * passes
             self._retire(slot, now)
@@ -359,6 +366,8 @@ class Scheduler:
             if state[0] == state[1]:
                 del slot.prefills[r]
                 self._join(slot, r, now)
+                if apart and r in slot.base:
+                    slot.fresh[r] = now
 
     def _join(self, slot: Slot, r: int, now: float) -> None:
         """A prompt is done: its next token is out, and it decodes from the next pass on."""
@@ -439,7 +448,7 @@ class Scheduler:
                 if r in slot.prefills:
                     table.lost_kv += slot.prefills[r][0]
                 else:
-                    table.stopped(r, slot.passes - slot.base[r], slot.spoke)
+                    table.stopped(r, slot.passes - slot.base[r], slot.fresh.get(r, slot.spoke))
                     table.lost_kv += table.prompt[r] + table.generated[r] - 1
                 (answered if table.generated[r] >= table.output[r] else held).append(r)
             slot.clear()
@@ -467,7 +476,7 @@ class Scheduler:
             self._release(r, self.blocks(tokens))
         else:
             table.generated[r] = slot.passes - slot.base[r]
-            table.paused[r] = slot.spoke
+            table.paused[r] = slot.fresh.pop(r, slot.spoke)
             context = table.prompt[r] + table.generated[r]
             self._stop_decoding(slot, r, context)
             computed = context - 1

@@ -104,13 +104,17 @@ class TokenScheduler(Scheduler):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._here: list[int] = []
-        self._new: dict[int, list[int]] = {slot.number: [] for slot in self.slots}
 
     def arrived(self, r: int) -> None:
         """A request's KV cache is here: it decodes from the next pass on."""
         self._here.append(r)
         self.blocked = False
         self.feed.stir()
+
+    def _claim(self, r: int) -> int:
+        if self.limits.reserve or self.table.preempted[r]:
+            return super()._claim(r)
+        return self.blocks(self.table.prompt[r])  # the token that came with the prompt is computed in the first pass
 
     def take(self, now: float) -> int:
         return super().take(now) + len(self._here)
@@ -121,7 +125,7 @@ class TokenScheduler(Scheduler):
             r = self._here.pop(0)
             slot.members[r] = None
             self._decode(slot, r)
-            self._new[slot.number].append(r)
+            slot.fresh[r] = self.table.first[r]
         return super().form(slot, now)
 
     def let_in(self, slot: Slot, now: float) -> None:
@@ -135,12 +139,3 @@ class TokenScheduler(Scheduler):
             self.running += 1
             self.feed.admitted(r)
             self.fetch(r)
-
-    def passed(self, slot: Slot, batch: Batch, now: float) -> None:
-        new = [r for r in self._new[slot.number] if r in slot.base]
-        self._new[slot.number] = []
-        if batch.decoding > len(new):
-            self.gaps.add(now - slot.spoke, batch.decoding - len(new))
-        for r in new:  # since the token that came with the prompt
-            self.gaps.add(now - self.table.first[r], 1)
-        self.advance(slot, batch, now)

@@ -7,6 +7,7 @@ through a Gaussian copula: correlated normals, their ranks looked up in the two 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import log, pi, sin
 from statistics import NormalDist
@@ -15,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.adapters.traces import RequestTrace
+from sim.jobs.serving.prefix_cache import Path
 from sim.jobs.serving.prompts import Prompts, conversations, hashed, sampled
-from sim.spec.workload import Diurnal, LengthDistribution, LengthModel, Load
+from sim.spec.workload import RATED, Diurnal, LengthDistribution, LengthModel, Load
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -29,22 +31,26 @@ _Z90 = 1.2815515655446004
 class DrawnLoad:
     """Requests in order of arrival; ``arrival`` is empty for a closed loop, and NaN for those that follow others.
 
-    ``prompts`` is what prompts have in common, None where nothing is known of that.
+    ``prompts`` is what prompts have in common, None where nothing is known of that; ``tenant`` the number of each
+    request's tenant, None where there are none.
     """
 
     prompt: list[int]
     output: list[int]
     arrival: list[float]
     prompts: Prompts | None = None
+    tenant: list[int] | None = None
 
 
 def draw_load(
     load: Load, trace: RequestTrace | None, lengths: LengthDistribution | None, context: int,
-    seeds: np.random.SeedSequence,
+    seeds: np.random.SeedSequence, of_tenants: Mapping[str, LengthDistribution] | None = None,
 ) -> DrawnLoad:  # fmt: skip
     """All requests of ``load`` for a model of that ``context``. ``seeds`` spawns the streams for arrivals, lengths and
-    prompts."""
+    prompts; ``of_tenants`` are named distributions of lengths, by tenant."""
     arrival_seed, length_seed = seeds.spawn(2)
+    if load.tenants:
+        return _tenants(load, of_tenants or {}, context, length_seed)
     (prompt_seed,) = length_seed.spawn(1)
     if trace is not None:
         known = hashed(trace.blocks, trace.prompt.tolist(), trace.block_tokens) if trace.blocks is not None else None
@@ -69,6 +75,41 @@ def draw_load(
     if come is not None and load.samples > 1:
         come = np.repeat(come, load.samples)[:n]
     return DrawnLoad(prompt.tolist(), output.tolist(), [] if come is None else come.tolist(), known)
+
+
+def requests_per_arrival(load: Load) -> float:
+    """Requests that an arrival brings, as long as conversations do not outgrow the model's context: their mean."""
+    if load.conversation is None:
+        return float(load.samples)
+    middle = [NormalDist().inv_cdf((i + 0.5) / 1000) for i in range(1000)]
+    return float(_marginal(load.conversation.turns, np.array(middle)).mean())
+
+
+def _tenants(
+    load: Load, lengths: Mapping[str, LengthDistribution], context: int, seeds: np.random.SeedSequence
+) -> DrawnLoad:
+    """The first requests of all tenants together, each with streams of its own; without instants in a closed loop."""
+    n, rows = load.requests or 0, list[tuple[float, int, int]]()
+    drawn: list[DrawnLoad] = []
+    for number, (tenant, seed) in enumerate(zip(load.tenants, seeds.spawn(len(load.tenants)), strict=True)):
+        keys = {key: getattr(tenant, key) for key in (*RATED, "prompt_tokens", "output_tokens", "lengths", "prefix")}
+        own = Load.model_validate({key: value for key, value in keys.items() if value is not None} | {"requests": n})
+        drawn.append(draw_load(own, None, lengths.get(tenant.name), context, seed))
+        rows += [(at, number, r) for r, at in enumerate(drawn[-1].arrival)]
+    rows = sorted(rows)[:n]
+    paths: list[Path] | None = None
+    if any(one.prompts is not None for one in drawn):
+        paths = []
+        for _, number, r in rows:
+            known = drawn[number].prompts
+            # Numbers of a tenant's segments are its own.
+            told = known.paths[r] if known is not None else []
+            paths.append([(segment * len(drawn) + number, end) for segment, end in told])
+    return DrawnLoad(
+        [drawn[number].prompt[r] for _, number, r in rows], [drawn[number].output[r] for _, number, r in rows],
+        [] if load.closed_loop is not None else [at for at, _, _ in rows],
+        Prompts(paths, list(range(len(rows)))) if paths is not None else None, [number for _, number, _ in rows],
+    )  # fmt: skip
 
 
 def _lengths(load: Load, joint: LengthDistribution | None, n: int, rng: np.random.Generator) -> tuple[Ints, Ints]:

@@ -28,13 +28,13 @@ class RequestTable:
     (request, first token, last token, tokens) that came before a replica died, ``resumed`` (first token, tokens before
     it) of those that went on since. ``priority`` is a number a request where they differ, higher ones first. ``follow``
     has the next request of a conversation, and the seconds before it; ``found`` tokens of a prompt that were in the
-    cache.
+    cache; ``tenant`` whose request it is, by number.
     """
 
     __slots__ = (
         "arrival", "failed", "finish", "first", "follow", "found", "generated", "length", "lost_kv", "output",
         "parts", "paused", "preempted", "priority", "prompt", "recomputed", "rejected", "replica", "restarts",
-        "resumed", "scheduled",
+        "resumed", "scheduled", "tenant",
     )  # fmt: skip
 
     def __init__(self, prompt: Sequence[int], output: Sequence[int], arrival: Sequence[float]) -> None:
@@ -47,6 +47,7 @@ class RequestTable:
         self.replica = [-1] * n
         self.preempted = [0] * n
         self.priority: list[int] | None = None
+        self.tenant: list[int] | None = None
         self.follow: dict[int, tuple[int, float]] = {}
         self.found: dict[int, int] = {}
         self.paused: dict[int, float] = {}

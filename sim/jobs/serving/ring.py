@@ -89,7 +89,9 @@ class _Ring:
         piece, past = told_by_slot(slot, batch)
         told = piece is not None and self.plain and not batch.copying
         if not told:
-            self.book.mixed[self.book.count] = Mixed(costs, batch.tokens, batch.sequences, batch.cached)
+            self.book.mixed[self.book.count] = Mixed(
+                costs, batch.tokens, batch.sequences, batch.cached, tuple(slot.fresh.values())
+            )
         before = (self.free.copy(), self.link_free.copy()) if self.replica.health is not None else None
         end, arrival = self._at_speed(start, batch, costs)
         if before is not None and self._disturbed(arrival):

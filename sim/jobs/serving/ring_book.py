@@ -39,12 +39,14 @@ class Slow(NamedTuple):
 
 
 class Mixed(NamedTuple):
-    """A pass that its row does not tell: its costs by law, and its batch in numbers."""
+    """A pass that its row does not tell: its costs by law, its batch in numbers, and when those of its sequences had
+    their last tokens that had them elsewhere."""
 
     costs: list[Pass]
     tokens: int
     sequences: int
     cached: int
+    fresh: tuple[float, ...]
 
 
 #: Numbers in a row.
@@ -106,7 +108,7 @@ class RingBook:
         tokens, sequences, cached = passes.tokens, passes.sequences, context + piece + past
         odd = list(mixed)
         if odd:
-            tokens[odd], sequences[odd], cached[odd] = zip(*[one[1:] for one in mixed.values()], strict=True)
+            tokens[odd], sequences[odd], cached[odd] = zip(*[one[1:4] for one in mixed.values()], strict=True)
         costs = [self._costs(number, passes, mixed) for number in range(len(self.laws))]
         totals = [cost[:, :4].sum(axis=1) for cost in costs]
         ends = begins + np.stack([totals[law] for law in self.law_of])
@@ -124,7 +126,8 @@ class RingBook:
             self.hops[i].track.bytes += float(sizes[i].sum())
             if stage.collectives is not None:
                 stage.collectives.bytes += float(costs[self.law_of[i]][:, 6].sum())
-        self._tally(starts, backs, backs - spoke, passes, sequences, cached)
+        self._tally(starts, backs, passes, sequences, cached)
+        self._book_tokens(backs, spoke, decoding, mixed)
         sents = _taken(self.sents, count * n).reshape(count, n).T.copy() if self.sending else None
         if self.charts and sents is not None:
             kinds = np.where(sequences == decoding, DECODE, np.where(decoding > 0, MIXED, PREFILL))
@@ -175,11 +178,20 @@ class RingBook:
             if (seconds := float(moving[i].sum())) > 0.0:
                 stage.track.wait(self.hops[i - 1].kind, seconds)
 
-    def _tally(
-        self, starts: Floats, backs: Floats, gaps: Floats, passes: Passes, sequences: Floats, cached: Floats
-    ) -> None:
+    def _book_tokens(self, backs: Floats, spoke: Floats, decoding: Floats, mixed: dict[int, Mixed]) -> None:
+        """Times between tokens."""
+        gaps, counts = self.replica.scheduler.gaps, decoding
+        fresh = {k: one.fresh for k, one in mixed.items() if one.fresh and decoding[k]}
+        if fresh:
+            counts = decoding.copy()
+            counts[list(fresh)] -= [len(times) for times in fresh.values()]
+            for k, times in fresh.items():
+                for since in times:
+                    gaps.add(float(backs[k]) - since, 1)
+        gaps.add_many(backs - spoke, counts)
+
+    def _tally(self, starts: Floats, backs: Floats, passes: Passes, sequences: Floats, cached: Floats) -> None:
         tally, seconds = self.replica.tally, backs - starts
-        self.replica.scheduler.gaps.add_many(gaps, passes.decoding)
         tally.passes += len(starts)
         tally.pass_seconds += float(seconds.sum())
         tally.sequence_seconds += float((sequences * seconds).sum())

@@ -11,7 +11,8 @@ middle of a pass; a run ends before that pass, and where its speed changes.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +28,7 @@ INF = float("inf")
 # Runs that wait to be booked together.
 BUFFERED = 4096
 Story = Generator[object, object, None]
+NOBODY: Mapping[int, float] = MappingProxyType({})
 
 
 class Slowness(NamedTuple):
@@ -67,14 +69,14 @@ def play_single(clock: Clock, replica: Replica) -> Story:
         elif batch.chunks or law.eager or batch.copying:
             cost = batch.cost(law)
             seconds = cost.total
-            book.add(now, batch, Run(seconds, 0.0, 1), cost, late=_late(slot, batch, now))
+            book.add(now, batch, Run(seconds, 0.0, 1), cost, late=_late(slot, batch, now), fresh=slot.fresh)
             yield clock.timeout(seconds)
             scheduler.advance(slot, batch, clock.now)
         else:
             base = law.base(batch.decoding, batch.decoding)
             late = _late(slot, batch, now)
             run = _run(replica, stage, slot, batch, base, now, held=late > 0.0)
-            book.add(now, batch, run, base, late=late)
+            book.add(now, batch, run, base, late=late, fresh=slot.fresh)
             yield clock.timeout(run.begun(run.passes))
             scheduler.advance(slot, batch, clock.now, run.passes)
     book.flush()
@@ -117,7 +119,7 @@ def _next_amid_failures(clock: Clock, replica: Replica, book: _Book, batch: Batc
         return
     if start > now:
         yield clock.timeout(start - now)
-    book.add(clock.now, batch, run, cost, slow, clock.now - now, late)
+    book.add(clock.now, batch, run, cost, slow, clock.now - now, late, slot.fresh)
     yield clock.timeout(run.begun(run.passes))
     scheduler.advance(slot, batch, clock.now, run.passes)
 
@@ -168,25 +170,31 @@ class _Book:
 
     def __init__(self, replica: Replica, stage: Stage) -> None:
         self.replica, self.stage = replica, stage
-        #: start, end, stall before, passes sat out before, kind, sequences, decoding, tokens cached at first, more a
-        #: pass, run, cost
+        #: start, end, stall before, passes sat out before, kind, sequences, those who decode as before, tokens cached
+        #: at first, more a pass, run, cost
         self.rows: list[tuple[float, float, float, float, int, int, int, int, int, Run, Pass]] = []
         #: start, end, kind, sequences, tokens of what a chart draws
         self.spans: list[tuple[float, float, int, int, int]] = []
 
     def add(
         self, start: float, batch: Batch, run: Run, cost: Pass, slow: Slowness = FULL_SPEED, stalled: float = 0.0,
-        late: float = 0.0,
+        late: float = 0.0, fresh: Mapping[int, float] = NOBODY,
     ) -> None:  # fmt: skip
-        """Passes of ``batch``; one that was ``stalled`` before, or whose sequences sat out passes for ``late`` seconds.
-        ``cost`` leaves out the KV reads of decode-only passes, which are linear, unless something is copied beside."""
+        """Passes of ``batch``; one that was ``stalled`` before, or whose sequences sat out passes for ``late`` seconds,
+        but the ``fresh`` ones. ``cost`` leaves out the KV reads of decode-only passes, which are linear, unless
+        something is copied beside."""
         kind, rise = (DECODE, batch.decoding) if not batch.chunks else (KINDS.index(batch.kind), 0)
         if batch.copying:
             rise = 0
         end = start + run.begun(run.passes)
         sequences = batch.sequences
         self.spans.append((start, end, kind, sequences, batch.tokens))
-        self.rows.append((start, end, stalled, late, kind, sequences, batch.decoding, batch.cached, rise, run, cost))
+        spoke = batch.decoding
+        if fresh and spoke:
+            spoke -= len(fresh)
+            for since in fresh.values():
+                self.replica.scheduler.gaps.add(end - since, 1)
+        self.rows.append((start, end, stalled, late, kind, sequences, spoke, batch.cached, rise, run, cost))
         if stalled:
             self.replica.other(self.stage, STALLED, stalled)
         if slow is not FULL_SPEED:

@@ -127,7 +127,9 @@ CASES: dict[str, dict[str, Any]] = {
         SPOT, PLANNED, dp=3, load=poisson(100, 400), faults={"spares": 0, "repair": "1 s"}
     ),
     "a router that looks": failing(NODE, dp=3, load=poisson(150, 300), router="least_loaded"),
-    "clients of a router that looks": failing(NODE, dp=3, load=closed(20, 300, think_time="0.1 s"), router="least_loaded"),
+    "clients of a router that looks": failing(
+        NODE, dp=3, load=closed(20, 300, think_time="0.1 s"), router="least_loaded"
+    ),
     "static batches": failing(NODE, dp=2, load=poisson(30, 150), batching={"policy": "static", "batch_size": 4}),
     "a cold start": failing(NODE, dp=2, load=poisson(30, 100), recovery={**SECOND, "startup": "1 s"}),
 }  # fmt: skip

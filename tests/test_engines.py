@@ -1,0 +1,222 @@
+"""What today's engines do: policies, priorities and tenants, routers, prompts and tokens on replicas of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sim.errors import InputError
+
+from .helpers import only, resolved, simulate, toy
+
+LENGTHS = {"prompt_tokens": {"lognormal": {"median": 400, "p90": 1600, "max": 6000}},
+           "output_tokens": {"lognormal": {"median": 60, "p90": 200, "max": 500}}}  # fmt: skip
+
+
+def load(rate: float, requests: int = 150, **more: Any) -> dict[str, Any]:
+    return {"poisson": {"rate": f"{rate} req/s"}, "requests": requests, **LENGTHS, **more}
+
+
+def metrics(job: dict[str, Any], **facts: Any) -> Any:
+    return only(simulate(toy(job, **facts)).result).metrics
+
+
+def table(job: dict[str, Any], **facts: Any) -> Any:
+    return simulate(toy(job, **facts)).recording.jobs[0].table
+
+
+# ---- policies
+
+
+def test_prompts_first_have_their_first_tokens_sooner_and_the_others_wait_for_theirs() -> None:
+    asked = load(80)
+    found = {
+        policy: metrics({"batching": {"policy": policy}, "load": asked})
+        for policy in ("continuous", "prefill_first", "decode_first")
+    }
+    ttft = {policy: m.ttft_s.p50 for policy, m in found.items()}
+    assert ttft["prefill_first"] < ttft["continuous"] < ttft["decode_first"]
+    gaps = {policy: m.inter_token_s.p99 for policy, m in found.items()}
+    assert gaps["prefill_first"] > gaps["continuous"] > gaps["decode_first"]
+
+
+def test_gaps_of_sequences_that_sit_passes_out_add_up_to_their_time() -> None:
+    """Latency is TTFT and the sum of the gaps between tokens, whatever the policy and the way it is played."""
+    for policy in ("prefill_first", "decode_first"):
+        for plan in ({}, {"pp": 2}):
+            for detail in ("auto", "full"):
+                case = toy({"plan": plan, "batching": {"policy": policy}, "load": load(60, 80)}, gpus=2)
+                job = simulate(case, detail=detail).recording.jobs[0]
+                spans = sum(end - first for first, end in zip(job.table.first, job.table.finish, strict=True))
+                gaps = job.replicas[0].scheduler.gaps
+                assert gaps.number == sum(job.table.output) - len(job.table)
+                assert gaps.total == pytest.approx(spans)
+
+
+def test_small_pieces_of_prompts_let_tokens_through() -> None:
+    """Chunked prefill: the slowest gaps shrink, and throughput does not."""
+    asked = load(70, prompt_tokens=3000)
+    whole, pieces = (metrics({"batching": {"prefill_chunk": n}, "load": asked}) for n in (8192, 256))
+    assert pieces.inter_token_s.p99 < whole.inter_token_s.p99 / 2
+    assert pieces.output_tokens_per_s > 0.95 * whole.output_tokens_per_s
+
+
+def test_swapping_computes_nothing_again_and_pays_for_its_copies() -> None:
+    """A slower way to the host makes it slower, a fast one better than computing again."""
+    job: dict[str, Any] = {
+        "batching": {"max_batched_tokens": 512}, "load": {"closed_loop": {"clients": 24}, "requests": 60, **LENGTHS}
+    }  # fmt: skip
+    small = {"usable_memory": "0.9 GB"}
+    found = {}
+    for preemption in ("recompute", "swap"):
+        job["batching"]["preemption"] = preemption
+        found[preemption] = metrics(job, gpu=small)
+    assert found["recompute"].preemptions > 0
+    assert found["recompute"].recomputed_tokens > 0
+    assert found["swap"].preemptions > 0
+    assert found["swap"].recomputed_tokens == 0
+
+
+def test_admission_may_set_aside_what_the_stack_would_not() -> None:
+    job: dict[str, Any] = {"load": {"closed_loop": {"clients": 24}, "requests": 60, **LENGTHS}}
+    small = {"usable_memory": "0.9 GB"}
+    assert metrics(job, gpu=small).preemptions > 0
+    job["batching"] = {"admission": "reserve"}
+    assert metrics(job, gpu=small).preemptions == 0
+
+
+# ---- tenants and priorities
+
+BULK = {"name": "bulk", "poisson": {"rate": "60 req/s"}, "prompt_tokens": 1500, "output_tokens": 40}
+CHAT = {"name": "chat", "poisson": {"rate": "15 req/s"}, "prompt_tokens": 100, "output_tokens": 20,
+        "objectives": {"ttft_p99": "50 ms"}}  # fmt: skip
+
+
+def two(chat: int = 0, **facts: Any) -> Any:
+    tenants = [BULK, CHAT | {"priority": chat}]
+    case = toy({"load": {"tenants": tenants, "requests": 200}}, gpu={"usable_memory": "1.2 GB"}, **facts)
+    return simulate(case)
+
+
+def test_tenants_have_their_own_lengths_rates_and_objectives() -> None:
+    outcome = two()
+    job = only(outcome.result)
+    bulk, chat = job.tenants
+    rows = outcome.recording.jobs[0].table
+    assert {p for p, t in zip(rows.prompt, rows.tenant, strict=True) if t == 0} == {1500}
+    assert {p for p, t in zip(rows.prompt, rows.tenant, strict=True) if t == 1} == {100}
+    assert rows.tenant.count(1) == pytest.approx(200 * 15 / 75, abs=12)
+    assert bulk.measured_requests + chat.measured_requests == job.metrics.measured_requests
+    total = bulk.output_tokens_per_s + chat.output_tokens_per_s
+    assert total == pytest.approx(job.metrics.output_tokens_per_s)
+    assert [row["name"] for row in job.objectives] == ["chat ttft_p99"]
+    assert bulk.slo_attainment is None
+
+
+def test_a_higher_priority_is_served_first_at_the_cost_of_the_others() -> None:
+    (bulk, chat), (bulk_after, first) = (only(two(chat=p).result).tenants for p in (0, 1))
+    assert first.ttft_s.p99 < chat.ttft_s.p99 / 2
+    assert bulk_after.ttft_s.p99 > bulk.ttft_s.p99
+    assert first.slo_attainment > chat.slo_attainment
+
+
+def test_a_tenant_alone_is_the_load_alone() -> None:
+    """One tenant's requests are those of its load, drawn from streams of its own."""
+    one = toy({"load": {"tenants": [BULK], "requests": 60}})
+    rows = simulate(one).recording.jobs[0].table
+    assert rows.prompt == [1500] * 60
+    assert np.diff(rows.arrival).mean() == pytest.approx(1 / 60, rel=0.4)
+
+
+@pytest.mark.parametrize(("wrong", "told"), [
+    ({"tenants": [BULK, BULK], "requests": 9}, "two tenants are called bulk"),
+    ({"tenants": [BULK]}, "requests is missing"),
+    ({"tenants": [BULK], "requests": 9, "prompt_tokens": 4}, "leave prompt_tokens out"),
+    ({"tenants": [{"name": "x", "prompt_tokens": 4, "output_tokens": 4}], "requests": 9}, "not none"),
+    ({**load(1), "samples": 2, "conversation": {"turns": 2}}, "samples"),
+])  # fmt: skip
+def test_a_wrong_load_is_told(wrong: dict[str, Any], told: str) -> None:
+    with pytest.raises(InputError) as caught:
+        resolved(toy({"load": wrong}))
+    assert told in str(caught.value)
+
+
+# ---- routers
+
+
+def test_looking_at_the_replicas_is_better_than_taking_turns() -> None:
+    waits = {
+        router: np.mean([
+            metrics({"plan": {"dp": 4}, "router": router, "batching": {"max_sequences": 1}, "load": load(55, 200)},
+                    gpus=4, seed=seed).queue_s.mean
+            for seed in range(3)
+        ])
+        for router in ("sticky", "least_loaded")
+    }  # fmt: skip
+    assert waits["least_loaded"] < 0.6 * waits["sticky"]
+
+
+def test_a_router_that_knows_the_caches_finds_more_in_them() -> None:
+    asked = load(60, 200, prefix={"tokens": 1000, "variants": 24})
+    job = {"plan": {"dp": 4}, "batching": {"prefix_caching": True}, "load": asked}
+    hits = {
+        router: metrics(job | {"router": router}, gpus=4).prefix_hit_rate
+        for router in ("round_robin", "least_loaded", "kv_aware")
+    }
+    assert hits["kv_aware"] > 1.15 * max(hits["round_robin"], hits["least_loaded"])
+
+
+def test_turns_of_a_conversation_stay_only_where_they_are_told_to() -> None:
+    asked = load(20, 60, conversation={"turns": 4, "think_time": "50 ms"})
+    for router, stays in (("sticky", True), ("round_robin", False)):
+        rows = table({"plan": {"dp": 3}, "router": router, "load": asked}, gpus=3)
+        assert all(rows.replica[r] == rows.replica[after] for r, (after, _) in rows.follow.items()) == stays
+
+
+# ---- prompts and tokens apart
+
+APART = {"plan": {"dp": 2}, "disaggregate": {"prefill": 1}}
+
+
+def test_every_prompt_goes_over_the_network_once() -> None:
+    """Bytes handed over are the prompts' tokens times what a token's KV cache takes: 2 x 16 layers x 1024 x 2 B."""
+    outcome = simulate(toy(APART | {"load": load(20, 60)}, gpus=2))
+    rows = outcome.recording.jobs[0].table
+    prompts = sum(p for p, o in zip(rows.prompt, rows.output, strict=True) if o > 1)
+    found = only(outcome.result).metrics
+    assert found.kv_transfer_bytes == prompts * 2 * 16 * 1024 * 2
+    assert found.completed_requests == 60
+    for replica in outcome.recording.jobs[0].replicas:
+        assert replica.scheduler.free == replica.scheduler.limits.blocks
+        assert replica.scheduler.running == 0
+
+
+def test_one_request_alone_takes_its_prompt_the_way_and_its_tokens() -> None:
+    """TTFT is that of a plain replica, and the answer is later by the time of the transfer."""
+    asked = {"deterministic": {"rate": "1 req/s"}, "requests": 3, "prompt_tokens": 1000, "output_tokens": 50}
+    plain, apart = metrics({"load": asked}), metrics(APART | {"load": asked}, gpus=2)
+    assert apart.ttft_s.mean == pytest.approx(plain.ttft_s.mean)
+    assert apart.latency_s.mean == pytest.approx(plain.latency_s.mean + apart.kv_transfer_s)
+    assert apart.kv_transfer_s > 1000 * 2 * 16 * 1024 * 2 / 32e9
+
+
+def test_tokens_are_not_held_up_by_prompts_elsewhere() -> None:
+    asked = load(30, 120, prompt_tokens=3000)
+    mixed = metrics({"plan": {"dp": 2}, "load": asked}, gpus=2)
+    apart = metrics(APART | {"load": asked}, gpus=2, gpu={"pcie": "pcie5-x16"})
+    assert apart.inter_token_s.p50 < mixed.inter_token_s.p90
+
+
+@pytest.mark.parametrize(("job", "told"), [
+    ({"plan": {"dp": 2}, "disaggregate": {"prefill": 2}}, "at least one must be left for tokens"),
+    ({**APART, "batching": {"policy": "prefill_first"}}, "needs policy continuous"),
+    ({"batching": {"kv_offload": {"capacity": "1 GB"}}}, "set prefix_caching: true"),
+    ({"batching": {"policy": "static", "batch_size": 2, "prefix_caching": True}}, "no prefix_caching"),
+    ({"batching": {"preemption": "swap", "admission": "reserve"}}, "does nothing"),
+])  # fmt: skip
+def test_what_does_not_go_together_is_told(job: dict[str, Any], told: str) -> None:
+    with pytest.raises(InputError) as caught:
+        resolved(toy(job | {"load": load(1)}, gpus=2))
+    assert told in str(caught.value)
