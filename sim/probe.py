@@ -356,6 +356,8 @@ def with_clients(job: ResolvedServing, clients: int, ramp: float) -> ResolvedSer
     if job.trace is not None:
         job = replace(job, trace=job.trace.cycled(requests))
     update = {**dict.fromkeys(ARRIVALS), "closed_loop": loop, "requests": requests}
+    if job.spec.load.conversation is not None:
+        update["conversation"] = job.spec.load.conversation.model_copy(update={"think_time": 0.0})
     return _with_load(job, job.spec.load.model_copy(update=update))
 
 

@@ -168,7 +168,6 @@ def test_the_cases_are_what_they_are_called() -> None:
     in_detail = {name for name, case in CASES.items() if simulate(case).recording.detailed}
     assert in_detail == {
         "two jobs on one cable", "tensor groups on NVLink in a pipeline", "mixed cards in a tensor group",
-        "clients go where there is room", "turns go round", "prompts here and tokens there",
         "pipelines for prompts and tokens",
     }  # fmt: skip
     for name in ("swapped out", "swapped out of a ring"):

@@ -196,7 +196,7 @@ def _serve(
     detailed = []
     for job, replica in replicas:
         name = f"{job.job.spec.name}.r{replica.number}"
-        told = replica.scheduler.feed.told
+        told = replica.scheduler.feed.told and (replica.health is not None or len(replica.stages) > 1)
         if detail == "full" or told or needs_network(replica, contended):
             detailed.append(name)
             fold = detail != "full"

@@ -22,7 +22,8 @@ NOT_MODELLED = [
     "With pipelines, host time that grows with all requests in flight of some engines.",
     "Overlap of collectives with compute: collectives are exposed.",
     "Weight-only quantisation has no penalty for unpacking beyond the bytes it reads.",
-    "Prefix caching, speculative decoding, adapters, disaggregated prefill: each prompt is computed in full.",
+    "Speculative decoding, adapters, beam search. KV caches handed over leave when the prompt is done, not layer by "
+    "layer; copies to and from host memory do not slow those of other replicas.",
 ]
 
 TRAINING_NOT_MODELLED = [

@@ -203,14 +203,22 @@ class Scheduler:
 
     def extend(self, slot: Slot, passes: int) -> None:
         """Take the blocks of passes 2..``passes`` of a run whose first pass is formed."""
-        if self.limits.reserve or passes == 1:
-            return
+        if not self.limits.reserve and passes > 1:
+            self.free -= self._growth(slot, passes)
+
+    def retract(self, slot: Slot, played: int, passes: int) -> None:
+        """A run of so many ``passes`` ends with the ``played`` ones: give back what the others would have taken."""
+        if not self.limits.reserve:
+            self.free += self._growth(slot, passes) - self._growth(slot, played)
+
+    def _growth(self, slot: Slot, passes: int) -> int:
+        """Blocks that passes 2..``passes`` of a run take."""
         bs, phases = self._bs, slot.phases
         cycles, rest = divmod(passes - 1, bs)
         taken = cycles * slot.decoding
         for j in range(slot.passes, slot.passes + rest):
             taken += phases[-j % bs]
-        self.free -= taken
+        return taken
 
     def admit(self, slot: Slot, now: float) -> int:
         """Move the first waiting request into the slot; its number. The caller checked that it fits."""

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
+import simpy
 
 from sim.engine.clock import INSTANT, Clock
 from sim.engine.timeline import DECODE, KINDS, Run
@@ -47,6 +48,9 @@ def play_single(clock: Clock, replica: Replica) -> Story:
     scheduler, tally, law = replica.scheduler, replica.tally, stage.law
     (slot,) = replica.slots
     book = _Book(replica, stage)
+    bell = _Bell(clock) if scheduler.feed.told else None
+    if bell is not None:
+        scheduler.feed.poke = bell.ring
     while True:
         if replica.health is not None:
             if replica.feed.over:
@@ -60,9 +64,11 @@ def play_single(clock: Clock, replica: Replica) -> Story:
         tally.formed(now, scheduler.blocked)
         if replica.health is not None:
             yield from _next_amid_failures(clock, replica, book, batch)
+        elif bell is not None and not (batch is None and scheduler.feed.over):
+            yield from _next_by_the_bell(clock, replica, book, batch, bell)
         elif batch is None:
             until = scheduler.feed.next_time()
-            if until == INF:
+            if until == INF or scheduler.feed.told:
                 break
             stage.track.waiting += until - now
             yield clock.timeout(until - now)
@@ -81,6 +87,54 @@ def play_single(clock: Clock, replica: Replica) -> Story:
             scheduler.advance(slot, batch, clock.now, run.passes)
     book.flush()
     replica.close([clock.now], clock.now)
+
+
+class _Bell:
+    """Rings when something has come up for a replica that nobody knew ahead."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock, self.rung = clock, clock.event()
+
+    def ring(self) -> None:
+        """Something has come up."""
+        if not self.rung.triggered:
+            self.rung.succeed()
+
+    def listen(self) -> simpy.Event:
+        """What happens when it rings next."""
+        self.rung = self.clock.event()
+        return self.rung
+
+
+def _next_by_the_bell(clock: Clock, replica: Replica, book: _Book, batch: Batch | None, bell: _Bell) -> Story:
+    """What a replica does next that is told of requests: it waits for them, or plays passes until one comes."""
+    (stage,), (slot,), start = replica.stages, replica.slots, clock.now
+    scheduler, law, late = replica.scheduler, stage.law, 0.0
+    if batch is None:
+        yield bell.listen()
+        yield clock.timeout(0.0)  # everything else of this instant comes first
+        stage.track.waiting += clock.now - start
+        return
+    late = _late(slot, batch, start)
+    if batch.chunks or law.eager or batch.copying:
+        cost = batch.cost(law)
+        run = Run(cost.total, 0.0, 1)
+        yield clock.timeout(cost.total)
+    else:
+        cost = law.base(batch.decoding, batch.decoding)
+        run = _run(replica, stage, slot, batch, cost, start, held=late > 0.0 or bool(slot.fresh))
+        done = clock.timeout(run.begun(run.passes))
+        if run.passes == 1:
+            yield done
+        else:
+            yield simpy.AnyOf(clock, [done, bell.listen()])
+            if not done.processed:
+                played = max(1, run.passes_until(clock.now - start - INSTANT))
+                scheduler.retract(slot, played, run.passes)
+                run = run._replace(passes=played)
+                yield clock.timeout(max(0.0, start + run.begun(played) - clock.now))
+    book.add(start, batch, run, cost, late=late, fresh=slot.fresh)
+    scheduler.advance(slot, batch, clock.now, run.passes)
 
 
 def _next_amid_failures(clock: Clock, replica: Replica, book: _Book, batch: Batch | None) -> Story:
