@@ -265,6 +265,7 @@ INPUTS: dict[str, dict[str, type[BaseModel]]] = {
         "jobs.load.tenants": workload.Tenant,
         "jobs.batching.kv_offload": scenario.KvOffload,
         "jobs.disaggregate": scenario.Disaggregation,
+        "jobs.autoscale": scenario.Autoscale,
         "Length models": workload.LengthModel,
         "lognormal": workload.Lognormal,
         "empirical": workload.Empirical,

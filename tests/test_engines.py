@@ -209,7 +209,52 @@ def test_tokens_are_not_held_up_by_prompts_elsewhere() -> None:
     assert apart.inter_token_s.p50 < mixed.inter_token_s.p90
 
 
+# ---- replicas that come and go
+
+SWING = {"diurnal": {"peak": "120 req/s", "valley": "2 req/s", "period": "4 s", "peak_at": "2 s"}, "requests": 300,
+         **LENGTHS, "prompt_tokens": 3000}  # fmt: skip
+
+
+def scaled(start_up: str = "0.2 s", **keys: Any) -> dict[str, Any]:
+    rule = {"requests": 3, "every": "0.1 s", "start_up": start_up, "cool_down": "0.5 s", **keys}
+    return {"plan": {"dp": 4}, "autoscale": rule, "load": SWING}
+
+
+def test_requests_go_only_to_replicas_that_are_on() -> None:
+    job = simulate(toy(scaled(), gpus=4)).recording.jobs[0]
+    spells = [*job.fleet.spells, *((k, since, float("inf")) for k, since in job.fleet._since.items())]
+    for r, k in enumerate(job.table.replica):
+        start_up = 0.0 if k == 0 else 0.2
+        assert any(
+            k == number and since + start_up <= job.table.arrival[r] + 1e-9 and job.table.finish[r] <= off + 1e-9
+            for number, since, off in spells
+        )
+
+
+def test_replicas_follow_the_load_and_the_rent_follows_them() -> None:
+    rented = {"cost": {"rental": {"per_gpu": "1 USD/h"}, "prices_as_of": "2025"}}
+    outcome = simulate(toy(scaled(), gpus=4) | rented)
+    found = only(outcome.result)
+    assert 1.0 < found.metrics.replicas_mean < 4.0
+    assert found.metrics.replicas_started >= 3
+    whole = only(simulate(toy({"plan": {"dp": 4}, "router": "least_loaded", "load": SWING}, gpus=4) | rented).result)
+    assert whole.cost.usd_per_hour == pytest.approx(4.0)
+    assert whole.cost.billed_fraction is None
+    # Each replica of the toy has a node to itself.
+    assert found.cost.usd_per_hour == pytest.approx(found.metrics.replicas_mean)
+    assert found.cost.billed_fraction == pytest.approx(found.metrics.replicas_mean / 4)
+    assert found.metrics.ttft_s.p99 > whole.metrics.ttft_s.p99
+
+
+def test_a_longer_start_up_costs_those_who_come_meanwhile() -> None:
+    waits = [metrics(scaled(start_up), gpus=4).ttft_s.p99 for start_up in ("0 s", "0.3 s", "1 s")]
+    assert waits == sorted(waits)
+    assert waits[2] > 1.5 * waits[0]
+
+
 @pytest.mark.parametrize(("job", "told"), [
+    ({"plan": {"dp": 2}, "autoscale": {"requests": 3, "min": 2}}, "there is nothing to scale"),
+    ({**APART, "autoscale": {"requests": 3}}, "do not go together"),
     ({"plan": {"dp": 2}, "disaggregate": {"prefill": 2}}, "at least one must be left for tokens"),
     ({**APART, "batching": {"policy": "prefill_first"}}, "needs policy continuous"),
     ({"batching": {"kv_offload": {"capacity": "1 GB"}}}, "set prefix_caching: true"),

@@ -33,6 +33,7 @@ EXPECTED = {
     "bloom_176b_failures": ("stable", "GPU arithmetic"),
     "chat_peak_and_valley": ("stable", "HBM bandwidth"),
     "checkpoint_to_filer": ("stable", "GPU arithmetic"),
+    "cloud_4090_autoscale": ("stable", "HBM bandwidth"),
     "gpt3_175b_1024_a100": ("stable", "GPU arithmetic"),
     "h100_conversations": ("stable", "HBM bandwidth"),
     "h100_disaggregated": ("saturated", "HBM bandwidth"),

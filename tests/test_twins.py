@@ -127,6 +127,10 @@ CASES: dict[str, dict[str, Any]] = {
                                           "load": poisson(60, 60, prefix={"tokens": 300, "variants": 3})}, gpus=3),
     "pipelines for prompts and tokens": toy({"plan": {"pp": 2, "dp": 2}, "disaggregate": {"prefill": 1},
                                              "load": closed(12, 40)}, gpus=4, gpu={"usable_memory": "0.4 GB"}),
+    "replicas that come and go": toy(
+        {"plan": {"dp": 4}, "autoscale": {"requests": 3, "every": "0.1 s", "start_up": "0.3 s", "cool_down": "0.4 s"},
+         "load": {"diurnal": {"peak": "80 req/s", "valley": "1 req/s", "period": "3 s", "peak_at": "1.5 s"},
+                  "requests": 160, **VARIED}}, gpus=4),
     "several answers": toy({"plan": {"pp": 2}, "batching": CACHING, "load": poisson(30, 60, samples=4)}, gpus=2),
 }  # fmt: skip
 

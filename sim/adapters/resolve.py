@@ -301,9 +301,10 @@ class _Resolver:
                     text = "nothing fails in this scenario, which has no faults, so this would do nothing"
                     self.problems.append(self.source.problem(("jobs", i, key), text))
             if not isinstance(job, TrainingJob):
-                if faults is not None and job.disaggregate is not None:
-                    text = "faults of replicas that take prompts and tokens apart are not modelled: leave one out"
-                    self.problems.append(self.source.problem(("jobs", i, "disaggregate"), text))
+                for key, what in (("disaggregate", "take prompts and tokens apart"), ("autoscale", "come and go")):
+                    if faults is not None and getattr(job, key) is not None:
+                        text = f"faults of replicas that {what} are not modelled: leave one out"
+                        self.problems.append(self.source.problem(("jobs", i, key), text))
                 continue
             run, where = job.run, ("jobs", i)
             open_ended = run.steps is None and run.tokens is None and run.duration is None

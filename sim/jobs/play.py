@@ -25,6 +25,7 @@ from sim.jobs.serving.batching import Limits
 from sim.jobs.serving.build import ReplicaBuilder, contended_links, flows_of, needs_network
 from sim.jobs.serving.detailed import DetailedReplica
 from sim.jobs.serving.dispatch import Dispatcher
+from sim.jobs.serving.fleet import Fleet
 from sim.jobs.serving.handover import Handover
 from sim.jobs.serving.incidents import Health, Incidents
 from sim.jobs.serving.load import draw_load
@@ -57,6 +58,7 @@ class ServingRecording:
     cut: int
     incidents: Incidents | None = None
     handover: Handover | None = None
+    fleet: Fleet | None = None
 
     @property
     def name(self) -> str:
@@ -241,12 +243,13 @@ def _prepare(
     if pools is not None:
         pairs = product(range(pools.prefill), range(pools.prefill, dp))
         handover = Handover(clock, {pair: builder.hand_over(*pair, layout) for pair in pairs})
-    dispatcher = None
+    dispatcher, fleet = None, None
     if balancer is not None and incidents is None:
+        fleet = Fleet(clock, spec.autoscale, balancer, dp) if spec.autoscale is not None else None
         loop = spec.load.closed_loop
         dispatcher = Dispatcher(
             clock, table, balancer, tickets if loop else None, loop.think_time if loop else 0.0, handover,
-            pools.prefill if pools is not None else 0,
+            pools.prefill if pools is not None else 0, fleet,
         )  # fmt: skip
     router = _router(job, table, incidents, tickets, clock, balancer) if incidents is not None else None
     replicas = []
@@ -279,13 +282,13 @@ def _prepare(
             dispatcher.send(r, table.arrival[r])
         clock.process(dispatcher.play())
     too_long = sum(p + o > context for p, o in zip(table.prompt, table.output, strict=True))
-    return ServingRecording(job, layout, table, tuple(replicas), too_long, cut, incidents, handover)
+    return ServingRecording(job, layout, table, tuple(replicas), too_long, cut, incidents, handover, fleet)
 
 
 def _balancer(job: ResolvedServing, table: RequestTable) -> Balancer | None:
     """What chooses replicas by what they do; None where it is known beforehand who goes where."""
     policy, dp = job.spec.router, job.spec.plan.dp
-    if job.spec.disaggregate is not None:
+    if job.spec.disaggregate is not None or job.spec.autoscale is not None:
         return Balancer("least_loaded" if policy == "sticky" else policy, table)
     if dp == 1 or policy == "sticky":
         return None

@@ -64,7 +64,7 @@ class HourlyCost:
     """USD an hour by part, and the electrical power behind it (W); ``span``: the total within the bounds of prices.
 
     ``committed``: USD that will be paid for what is reserved, used or not. ``billed``: share of rented time that was
-    paid for, None where nothing is on the spot market.
+    paid for, None where nothing is on the spot market and nothing was handed back.
     """
 
     parts: dict[str, float]
@@ -158,13 +158,15 @@ def _recovered(paid: float, seconds: float, interest: float, resale: float = 0.0
 
 
 def hourly_cost(
-    spec: CostSpec, draws: Sequence[PowerDraw], counts: Counts, prices: Mapping[str, Price], present: float = 1.0
-) -> HourlyCost:
+    spec: CostSpec, draws: Sequence[PowerDraw], counts: Counts, prices: Mapping[str, Price], present: float = 1.0,
+    kept: float = 1.0,
+) -> HourlyCost:  # fmt: skip
     """Cost of the cluster's hour at the utilisation in ``draws``. ``prices`` are the catalogue's, by id; ``present`` is
-    the share of machine time that the cluster's machines were there, which is what spot ones are paid for."""
+    the share of machine time that the cluster's machines were there, which is what spot ones are paid for; ``kept`` the
+    share in which they were not handed back, which is what those that are not reserved are paid for."""
     power = cluster_power(spec, draws)
     if spec.rental is not None:
-        return _rented(spec, power, counts, prices, present)
+        return _rented(spec, power, counts, prices, present, kept)
     capital = capital_of(spec, counts, prices)
     assert capital is not None
     parts = {"capital": hourly_capital(capital.mid, spec)}
@@ -180,7 +182,7 @@ def hourly_cost(
 
 
 def _rented(
-    spec: CostSpec, power: float, counts: Counts, prices: Mapping[str, Price], present: float
+    spec: CostSpec, power: float, counts: Counts, prices: Mapping[str, Price], present: float, kept: float
 ) -> HourlyCost:
     """The rent of a cluster, on whatever terms its parts are."""
     parts: dict[str, float] = {}
@@ -188,7 +190,7 @@ def _rented(
     for rental in spec.rents:
         rate, share = rent_of(rental, counts, prices), rental.share or 1.0
         name = f"rent, {rental.terms.replace('_', ' ')}" if isinstance(spec.rental, tuple) else "rent"
-        paid = present if rental.terms == "spot" else 1.0
+        paid = (present if rental.terms == "spot" else 1.0) * (1.0 if rental.terms == "reserved" else kept)
         factor = share * paid
         if rental.upfront:
             assert rental.term is not None
@@ -198,9 +200,9 @@ def _rented(
         low, high, billed = low + rate.low * factor, high + rate.high * factor, billed + share * paid
         if rental.term is not None:
             committed += rate.mid * share * rental.term / HOUR
-    on_spot = any(rental.terms == "spot" for rental in spec.rents)
+    varies = kept < 1.0 or any(rental.terms == "spot" for rental in spec.rents)
     return HourlyCost(
-        parts, power, None, Span(low, sum(parts.values()), high), committed or None, billed if on_spot else None
+        parts, power, None, Span(low, sum(parts.values()), high), committed or None, billed if varies else None
     )
 
 

@@ -239,6 +239,8 @@ def _serving_cards(result: Result, job: JobResult, m: ServingMetrics) -> list[Ca
     if m.prefix_hit_rate is not None:
         fetched = f"{m.fetched_tokens:,} tokens fetched" if m.fetched_tokens is not None else ""
         made.append(_card(result, job, "prefix_hit_rate", m.prefix_hit_rate, fetched))
+    if m.replicas_mean is not None:
+        made.append(_card(result, job, "replicas_mean", m.replicas_mean, f"{m.replicas_started} started", "mean"))
     if m.kv_transfer_s is not None:
         moved = f"{write('kv_transfer_bytes', m.kv_transfer_bytes)} in all"
         made.append(_card(result, job, "kv_transfer_s", m.kv_transfer_s, moved, "mean"))

@@ -80,6 +80,9 @@ def _one_job(page: _Page, result: Result, job: JobResult) -> None:
     else:
         page.line("throughput", _serving_facts(result, job, metrics), "   ")
         page.line("KV cache", _cache_facts(metrics), "   ")
+        if metrics.replicas_mean is not None:
+            on = f"{write('replicas_mean', metrics.replicas_mean)} on, mean"
+            page.line("replicas", [on, f"{metrics.replicas_started} started"], "   ")
         for tenant in job.tenants:
             page.line(tenant.name, _tenant_facts(tenant), "   ")
         if metrics.availability is not None:

@@ -46,7 +46,8 @@ def cost_of(
     tokens = tokens_per_s
     usd = usd_per_million_tokens(per_hour, tokens)
     power = hour.power * share
-    worked = fixed * _at_work(job, devices) + per_hour - fixed
+    kept = kept_of(recording)
+    worked = fixed * min(1.0, _at_work(job, devices) / kept) + per_hour - fixed if kept else per_hour
     return Cost(
         usd_per_hour=per_hour,
         usd_per_million_tokens=usd,
@@ -73,7 +74,8 @@ def _hours(recording: Recording, spec: CostSpec, devices: list[DeviceClass]) -> 
     counts, prices, present = counts_of(recording), recording.resolved.prices, present_of(recording)
     draws = draws_of(recording, devices)
     still = [replace(draw, utilisation=0.0) for draw in draws]
-    hour, idle = (hourly_cost(spec, drawn, counts, prices, present) for drawn in (draws, still))
+    kept = kept_of(recording)
+    hour, idle = (hourly_cost(spec, drawn, counts, prices, present, kept) for drawn in (draws, still))
     return hour, idle
 
 
@@ -89,6 +91,28 @@ def present_of(recording: Recording) -> float:
         elif job.life is not None:
             missing += job.life.missing * (recording.end / job.life.end if job.life.end > 0.0 else 1.0)
     return max(0.0, 1.0 - missing / whole)
+
+
+def kept_of(recording: Recording) -> float:
+    """Share of machine time in which machines were not handed back: a node is, while all its replicas are off."""
+    whole = recording.end * recording.resolved.topology.node_count
+    if whole <= 0.0:
+        return 1.0
+    back = 0.0
+    for job in recording.serving:
+        if job.fleet is None:
+            continue
+        off: dict[int, list[tuple[float, float]]] = {}
+        nodes = {recording.topology.gpus[gpu].node for gpu in job.gpus}
+        for node in nodes:
+            mine = {
+                number
+                for number, stages in enumerate(job.layout.replicas)
+                if any(recording.topology.gpus[gpu].node == node for stage in stages for gpu in stage.gpus)
+            }
+            off[node] = job.fleet.off(mine, recording.end)
+        back += sum(end - start for spells in off.values() for start, end in spells)
+    return max(0.0, 1.0 - back / whole)
 
 
 def _at_work(job: JobRecording, devices: list[DeviceClass]) -> float:

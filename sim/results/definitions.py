@@ -6,7 +6,8 @@ MONEY: dict[str, str] = {
     "usd_per_million_tokens_by_use": "USD per million tokens if the cluster were paid for only while there is work",
     "fixed_usd_per_hour": "what runs on without work: everything but the electricity above idle power",
     "committed_usd": "rent of what is reserved over its whole term, used or not",
-    "billed_fraction": "share of machine time that is paid for: spot machines are not while they are gone",
+    "billed_fraction": "share of machine time that is paid for: spot machines are not while they are gone, nor those "
+    "that are not reserved while they are handed back",
 }
 
 METRICS: dict[str, str] = {
@@ -50,6 +51,8 @@ METRICS: dict[str, str] = {
     "kv_transfer_bytes": "bytes of KV cache that went from replicas that compute prompts to those that generate tokens",
     "kv_transfer_s": "seconds from a request's admission to a replica that generates tokens until its KV cache is "
     "there, mean",
+    "replicas_mean": "replicas that were on, starting ones included, mean over the run",
+    "replicas_started": "times that a replica was started after the first ones",
     "usd_per_hour": "amortised purchase, electricity (at the mean power of the run) and hosting, or rent, per hour",
     "usd_per_million_tokens": "USD per hour divided by the tokens generated per hour of the measured window",
     "tokens_per_usd": "the inverse: generated tokens per dollar",

@@ -288,6 +288,7 @@ def serving_metrics(
         **failures,
         **_found(recording),
         **_handed_over(recording),
+        **_scaled(recording),
     )
     return metrics, window, table
 
@@ -312,6 +313,16 @@ def _handed_over(recording: ServingRecording) -> dict[str, Any]:
     return {"kv_transfer_bytes": handover.bytes, "kv_transfer_s": mean}
 
 
+def _scaled(recording: ServingRecording) -> dict[str, Any]:
+    """Replicas that came and went."""
+    fleet = recording.fleet
+    if fleet is None:
+        return {}
+    end = max(replica.tally.ended for replica in recording.replicas)
+    mean = fleet.paid(end) / end if end else None
+    return {"replicas_mean": mean, "replicas_started": fleet.started}
+
+
 def _attainment(
     requests: RequestTable, ok: NDArray[np.bool_] | None, mine: NDArray[np.bool_], window: Window
 ) -> float | None:
@@ -334,7 +345,8 @@ def _kv_occupancy(recording: ServingRecording, start: float, end: float) -> tupl
     width = max(b.width for b in bins)
     series = np.zeros(1)
     for b in bins:
-        values = np.array(b.values).reshape(-1, round(width / b.width)).sum(axis=1)
+        values, factor = np.array(b.values), round(width / b.width)
+        values = np.pad(values, (0, -len(values) % factor)).reshape(-1, factor).sum(axis=1)
         series = np.pad(series, (0, max(0, len(values) - len(series))))
         series[: len(values)] += values
     last = int(end / width)

@@ -34,7 +34,7 @@ class Spread(Part):
 class ServingMetrics(Part):
     """Numbers of one serving job over its measured window (definitions in ``results.definitions``). From ``failures``
     to ``lost_kv_tokens``: among failures, None where there are none; then of the prefix cache, and of replicas that
-    take prompts and tokens apart, None without these."""
+    take prompts and tokens apart or come and go, None without these."""
 
     output_tokens_per_s: float
     total_tokens_per_s: float
@@ -70,6 +70,8 @@ class ServingMetrics(Part):
     fetched_tokens: int | None = None
     kv_transfer_bytes: float | None = None
     kv_transfer_s: float | None = None
+    replicas_mean: float | None = None
+    replicas_started: int | None = None
 
 
 class CheckpointLevel(Part):

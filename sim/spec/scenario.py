@@ -93,6 +93,18 @@ class Disaggregation(Spec):
     prefill: Annotated[int, Field(ge=1, le=100_000)]
 
 
+class Autoscale(Spec):
+    """Replicas that come and go with the load, ``min`` at least and the plan's ``dp`` at most: one for each
+    ``requests`` running or waiting, counted ``every`` so often. A new one takes requests after ``start_up``; one goes
+    when fewer were wanted for ``cool_down``."""
+
+    requests: Annotated[float, Field(gt=0, le=1e6)]
+    min: Annotated[int, Field(ge=1, le=100_000)] = 1
+    every: Annotated[Seconds, Field(gt=0)] = 15.0
+    start_up: Seconds = 120.0
+    cool_down: Seconds = 300.0
+
+
 class ServingJob(Spec):
     """An inference job: a model, how it is laid out, how requests are batched, and who asks.
 
@@ -115,6 +127,20 @@ class ServingJob(Spec):
     failover: Failover = "retry"
     router: Literal["sticky", "round_robin", "least_loaded", "kv_aware"] = "sticky"
     disaggregate: Disaggregation | None = None
+    autoscale: Autoscale | None = None
+
+    @model_validator(mode="after")
+    def _scales(self) -> ServingJob:
+        if self.autoscale is None:
+            return self
+        if self.autoscale.min >= self.plan.dp:
+            raise ValueError(
+                f"autoscale keeps at least {self.autoscale.min} replicas, plan.dp is {self.plan.dp}: there is nothing "
+                "to scale"
+            )
+        if self.disaggregate is not None:
+            raise ValueError("autoscale and disaggregate do not go together: pools keep their size")
+        return self
 
     @model_validator(mode="after")
     def _pools(self) -> ServingJob:

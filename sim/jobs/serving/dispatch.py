@@ -7,7 +7,8 @@ replicas may play on to the next of them whoever it goes to; where requests foll
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from heapq import heappop, heappush
 
 import simpy
@@ -15,6 +16,7 @@ import simpy
 from sim.engine.clock import INSTANT, Clock
 from sim.jobs.serving.balancing import Balancer
 from sim.jobs.serving.batching import Scheduler
+from sim.jobs.serving.fleet import Fleet
 from sim.jobs.serving.handover import Handover, PromptScheduler, TokenScheduler
 from sim.jobs.serving.prompts import rests
 from sim.jobs.serving.requests import INF, Feed, RequestTable, Tickets
@@ -25,12 +27,13 @@ class Dispatcher:
 
     def __init__(
         self, clock: Clock, table: RequestTable, balancer: Balancer, tickets: Tickets | None, think_time: float,
-        handover: Handover | None = None, prefill: int = 0,
+        handover: Handover | None = None, prefill: int = 0, fleet: Fleet | None = None,
     ) -> None:  # fmt: skip
         self.clock, self.table, self.balancer, self.handover = clock, table, balancer, handover
         self.feeds: list[DispatchedFeed] = []
         self.told = tickets is not None or bool(table.follow) or handover is not None
-        self.prefill = prefill
+        self.prefill, self.fleet = prefill, fleet
+        self._watch = clock.process(self._check(fleet)) if fleet is not None else None
         #: Chooses who generates the tokens behind a prompt that others computed.
         self.second = Balancer("least_loaded", table)
         self.open = 0
@@ -42,6 +45,15 @@ class Dispatcher:
         """The feed of the next replica."""
         self.feeds.append(DispatchedFeed(self, self.table, replica, fits))
         return self.feeds[-1]
+
+    @staticmethod
+    def _check(fleet: Fleet) -> Generator[simpy.Event, object, None]:
+        with suppress(simpy.Interrupt):
+            yield from fleet.check()
+
+    def _open(self) -> Sequence[int]:
+        """The replicas that requests may go to."""
+        return self.fleet.open() if self.fleet is not None else range(len(self.balancer.schedulers))
 
     def join(self, scheduler: Scheduler) -> None:
         """The next replica, which has its feed."""
@@ -95,7 +107,7 @@ class Dispatcher:
         while self.open:
             while due and due[0][0] <= clock.now + INSTANT:
                 _, r = heappop(due)
-                self.feeds[self.balancer.choose(r, range(len(self.balancer.schedulers)))].put(r)
+                self.feeds[self.balancer.choose(r, self._open())].put(r)
             self._earlier = clock.event()
             if due:
                 come = clock.first(due[0][0] - clock.now)
@@ -117,6 +129,8 @@ class Dispatcher:
             self.table.rejected.append(lost)
         if self._tickets is not None:
             self.call(now + self._think)
+        if not self.open and self._watch is not None:
+            self._watch.interrupt()
         if not self.open and self.told:
             if not self._earlier.triggered:
                 self._earlier.succeed()
