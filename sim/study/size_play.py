@@ -149,6 +149,8 @@ def _share(space: Space, design: Design, units: int) -> Resolved:
         shared = load.model_copy(update={"closed_loop": loop, "requests": max(1, (load.requests or 1) // units)})
         return replace(resolved, jobs=(replace(job, spec=job.spec.model_copy(update={"load": shared})),))
     drawn = lengths_of(whole)
+    if drawn.prompts is not None or drawn.tenant is not None:  # a share of these is no trace of lengths
+        return whole
     mine = [r for r in range(len(drawn.prompt)) if r % every < design.copies]
     arrival = np.array([drawn.arrival[r] for r in mine])
     prompt, output = (np.array([column[r] for r in mine]) for column in (drawn.prompt, drawn.output))

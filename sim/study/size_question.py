@@ -12,6 +12,7 @@ from sim.adapters.offers import Offer, offers_of
 from sim.adapters.resolve import Resolved, ResolvedServing, resolve
 from sim.adapters.yaml_source import Source, apply_overrides, load_yaml
 from sim.errors import InputError, Problem
+from sim.jobs.serving.load import requests_per_arrival
 from sim.spec.economics import Hosting
 from sim.spec.scenario import ServingJob
 from sim.spec.sizing import SizeSpec
@@ -112,6 +113,10 @@ def _check_terms(base: Resolved, offers: Sequence[Offer], source: Source) -> Non
 def _check_serving(base: Resolved, job: ServingJob, spec: SizeSpec, source: Source) -> list[Problem]:
     problems = []
     limits = job.objectives.model_dump(exclude_none=True)
+    for key in ("disaggregate", "autoscale"):
+        if getattr(job, key) is not None:
+            text = "a search lays replicas out itself, all alike and all on: leave this out"
+            problems.append(source.problem(("jobs", 0, key), text))
     if spec.deadline is not None:
         problems.append(source.problem(("size", "deadline"), "a deadline is for training: requests have objectives"))
     if spec.goal == "latency" and spec.latency == "tpot" and max(lengths_of(base).output) == 1:
@@ -151,7 +156,7 @@ def _question(base: Resolved, spec: SizeSpec) -> Question:
     elif spec.goal != "throughput":
         load = job.spec.load
         steady = load.poisson or load.gamma or load.deterministic
-        rate = steady.rate if steady is not None else None
+        rate = steady.rate * requests_per_arrival(load) if steady is not None else None
     return Question(spec.goal, spec.latency, limits, rate, None)
 
 
