@@ -14,8 +14,9 @@ from typing import Any
 
 from sim.adapters.resolve import Resolved, ResolvedJob, ResolvedServing, ResolvedTraining
 from sim.errors import InfeasibleError, RunError
-from sim.jobs.play import Recording, ServingRecording, play
+from sim.jobs.play import Recording, play
 from sim.jobs.serving.build import UNBOUNDED
+from sim.jobs.serving.recording import ServingRecording
 from sim.results.assemble import job_results
 from sim.results.collect import device_classes
 from sim.results.cost import costs_by_use, curve_of, swing_of

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import sim.jobs.play
 from sim.engine.network import Network
-from sim.jobs.play import ServingRecording
+from sim.jobs.serving.recording import ServingRecording
 from sim.run import Outcome
 
 from .helpers import SHIPPED, only, played, scenario, simulate, topology, toy
@@ -52,10 +52,12 @@ def check_requests(job: ServingRecording) -> None:
 
 
 def tokens_through(job: ServingRecording) -> int:
-    """Tokens that rode through the stages: prompts once, every answer but its last token, and what was lost."""
+    """Tokens that rode through the stages: prompts once, but for what was in a prefix cache, every answer but its last
+    token, and what was lost."""
     table, refused = job.table, set(job.table.rejected)
     lives = (p + n - 1 for r, (p, n) in enumerate(zip(table.prompt, table.length, strict=True)) if r not in refused)
-    return sum(lives) + table.recomputed + table.lost_kv
+    found = sum(r.scheduler.cache.found for r in job.replicas if r.scheduler.cache is not None)
+    return sum(lives) + table.recomputed + table.lost_kv - found
 
 
 def check_bytes(job: ServingRecording) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from sim import __version__
-from sim.jobs.play import Recording, ServingRecording
+from sim.jobs.play import Recording
+from sim.jobs.serving.recording import ServingRecording
 from sim.jobs.training.run import TrainingRecording
 from sim.results import collect
 from sim.results.assumptions import assumptions_of, banners_of, not_modelled

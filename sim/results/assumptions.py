@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from sim.jobs.play import Recording, ServingRecording
+from sim.jobs.play import Recording
+from sim.jobs.serving.recording import ServingRecording
 from sim.jobs.training.run import TrainingRecording
 from sim.results.schema import Assumption
 from sim.units import format_bandwidth, format_bytes, format_flops, format_seconds

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.engine.timeline import Bins, ChannelTrack
-from sim.jobs.play import Recording, ServingRecording
+from sim.jobs.play import Recording
 from sim.jobs.reliability.life import Life
+from sim.jobs.serving.recording import ServingRecording
 from sim.jobs.training.run import TrainingRecording
 from sim.laws.pieces import pieces_of
 from sim.laws.pricing import Counts, PowerDraw

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
-from sim.jobs.play import JobRecording, Recording, ServingRecording
+from sim.jobs.play import JobRecording, Recording
+from sim.jobs.serving.recording import ServingRecording
 from sim.laws.breakeven import CostByUse
 from sim.laws.demand import MOST_COPIES, Met, cheapest, met
 from sim.laws.demand import Swing as SwingLaw

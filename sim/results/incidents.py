@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.engine.timeline import Bins
-from sim.jobs.play import ServingRecording
 from sim.jobs.serving.incidents import START_UP
+from sim.jobs.serving.recording import ServingRecording
 from sim.results.metrics import Table, attained
 from sim.results.schema import Incident
 

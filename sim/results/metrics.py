@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.engine.histogram import merged, percentiles
-from sim.jobs.play import ServingRecording
+from sim.jobs.serving.recording import ServingRecording
 from sim.jobs.serving.requests import RequestTable
 from sim.results.schema import ServingMetrics, Spread, TenantResult, Window
 from sim.spec.scenario import ServingJob

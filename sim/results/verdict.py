@@ -16,7 +16,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sim.jobs.play import Recording, ServingRecording
+from sim.jobs.play import Recording
+from sim.jobs.serving.recording import ServingRecording
 from sim.jobs.training.run import TrainingRecording
 from sim.laws.topology_parts import NETWORK
 from sim.results.incidents import ended

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 from sim.adapters.resolve import Resolved, ResolvedServing
 from sim.errors import InfeasibleError, SimError
-from sim.jobs.play import Recording, ServingRecording, play
+from sim.jobs.play import Recording, play
+from sim.jobs.serving.recording import ServingRecording
 from sim.probe import most_clients, service_time, with_clients
 from sim.results.assemble import assemble, job_results
 from sim.results.collect import device_classes, draws_of

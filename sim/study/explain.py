@@ -15,8 +15,8 @@ import numpy as np
 
 from sim.adapters.resolve import Resolved
 from sim.errors import InputError, Problem, did_you_mean
-from sim.jobs.play import ServingRecording
 from sim.jobs.reliability.effects import BADPUT
+from sim.jobs.serving.recording import ServingRecording
 from sim.jobs.serving.replica import Replica, Stage
 from sim.jobs.training.run import TrainingRecording
 from sim.laws.pricing import HOUR, stated

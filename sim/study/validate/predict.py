@@ -14,7 +14,8 @@ from typing import Final
 import numpy as np
 
 from sim.adapters.resolve import Resolved, ResolvedServing
-from sim.jobs.play import ServingRecording, play
+from sim.jobs.play import play
+from sim.jobs.serving.recording import ServingRecording
 from sim.results.metrics import Table, gap_spread, spread
 from sim.results.training import training_metrics
 from sim.study.validate.bisect import highest_rate

@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from sim.errors import InputError, RunError
-from sim.jobs.play import ServingRecording
 from sim.jobs.reliability.effects import Effect, always
 from sim.jobs.reliability.faults import Units, failures
 from sim.jobs.serving.incidents import Hit, Incidents, Kind, Places, Pool
+from sim.jobs.serving.recording import ServingRecording
 from sim.laws.arrange import layouts, topology_of
 from sim.run import Outcome
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sim.jobs.play import ServingRecording
+from sim.jobs.serving.recording import ServingRecording
 from sim.jobs.serving.ring import _Ring
 
 from ...helpers import simulate, toy
