@@ -37,7 +37,8 @@ ROUTER_BYTES = 2.0
 
 
 class Work(NamedTuple):
-    """Kernels of one layer: seconds by cause, FLOP and bytes; of the bytes, those of weights."""
+    """Kernels of one layer: seconds by cause on the fullest rank, FLOP and bytes of the mean rank; and the bytes of
+    weights that the fullest one reads."""
 
     compute: float
     memory: float
@@ -101,31 +102,42 @@ class MixtureLaw:
         m, r = self.model, self.rates
         own = ceil(tokens / self.ep) if own is None else own
         rows, h, mats = self.rows(tokens), m.hidden, m.matrices
-        read = self.weight_bytes * self.experts(tokens) * self.each
+        mean = tokens * m.experts_per_token / self.ep
+        read = self.weight_bytes * self.each
+        even = read * touched(m.experts / self.ep, m.experts_per_token / m.experts, tokens)
+        wide = 2 * h + mats * self.width
+        # FLOP, their rate, bytes of weights, elements of activations; and what of these the mean rank has.
         parts = [
-            (2.0 * own * h * m.experts, r.matmul_16, ROUTER_BYTES * h * m.experts, own * (h + m.experts)),
-            (2.0 * rows * self.each, r.matmul, read, rows * (2 * h + mats * self.width)),
-        ]
+            (2.0 * own * h * m.experts, r.matmul_16, ROUTER_BYTES * h * m.experts, own * (h + m.experts), None),
+            (2.0 * rows * self.each, r.matmul, read * self.experts(tokens), rows * wide,
+             (2.0 * mean * self.each, even, mean * wide)),
+        ]  # fmt: skip
         if self.shared:
             weights = self.weight_bytes * self.shared
-            parts.append((2.0 * own * self.shared, r.matmul, weights, own * (2 * h + mats * self.shared_width)))
+            elements = own * (2 * h + mats * self.shared_width)
+            parts.append((2.0 * own * self.shared, r.matmul, weights, elements, None))
         compute = memory = flops = nbytes = held = 0.0
-        for arithmetic, rate, weights, elements in parts:
-            moved = weights + (0.0 if self.on_chip else 2.0 * elements)
+        activations = 0.0 if self.on_chip else 2.0
+        for arithmetic, rate, weights, elements, whole in parts:
+            moved = weights + activations * elements
             tc, tm = arithmetic / rate, moved / r.weights
             if tc > tm:
                 compute += r.knee(tc, tm)
             else:
                 memory += r.knee(tc, tm)
-            flops, nbytes, held = flops + arithmetic, nbytes + moved, held + weights
+            done, loaded, others = whole or (arithmetic, weights, elements)
+            flops, nbytes, held = flops + done, nbytes + loaded + activations * others, held + weights
         if not self.on_chip:
             # Activations as in a plain MLP, and the sum of a token's answers: read each, write one.
-            elements = 6.0 * (rows * self.width + own * self.shared_width) + 2.0 * (rows + own) * h
-            memory += elements / r.elementwise
-            nbytes += elements
+            memory += self._between(rows, own) / r.elementwise
+            nbytes += self._between(mean, own)
         again = bool(self.shared)
         launch = (3 + 2 * again) * r.matmul_launch + (3 + again) * r.elementwise_launch
         return Work(compute, memory, launch, flops, nbytes, held)
+
+    def _between(self, rows: float, own: int) -> float:
+        """Bytes of the kernels between the products, for so many rows of experts and tokens of the rank."""
+        return 6.0 * (rows * self.width + own * self.shared_width) + 2.0 * (rows + own) * self.model.hidden
 
 
 def dispatched(model: Transformer, ep: int, load: float, weights: str) -> tuple[float, float]:

@@ -114,6 +114,15 @@ def test_flop_are_those_of_active_parameters(model: Transformer) -> None:
     assert found.flops == pytest.approx(100 * 2 * met, rel=1e-9)
 
 
+def test_flop_of_spread_experts_are_the_mean_rank_s() -> None:
+    """Whichever rank is full, all of them together do what the tokens ask."""
+    even, uneven = (mixed(QWEN, tp=4, ep=4, expert_load=load, head=False).base(400, 400) for load in (1.0, 2.0))
+    met = QWEN.active_parameters - 2 * QWEN.embedding_parameters
+    assert 4 * even.flops == pytest.approx(400 * 2 * met, rel=1e-9)
+    assert (uneven.flops, uneven.bytes) == (even.flops, even.bytes)
+    assert uneven.total > even.total
+
+
 @given(
     model=st.sampled_from([MIXTRAL, QWEN, DEEPSEEK]), tp=st.sampled_from([1, 8]), spread=st.booleans(),
     tokens=st.integers(1, 4096), more=st.integers(1, 4096), load=st.floats(1, 8),
