@@ -61,7 +61,8 @@ def tokens_through(job: ServingRecording) -> int:
 
 
 def check_bytes(job: ServingRecording) -> None:
-    """Forward hops carried 2 h bytes for each token; collectives 2 all-reduces a layer of it."""
+    """Forward hops carried 2 h bytes for each token; collectives 2 all-reduces a layer of it, or
+    what layers with spread experts exchange."""
     hidden, sent = job.job.model.hidden, tokens_through(job)
     # What passes that an outage cut off had sent on comes on top.
     losses = job.incidents.losses if job.incidents is not None else {}
@@ -74,7 +75,9 @@ def check_bytes(job: ServingRecording) -> None:
         stages = [r.stages[number] for r in job.replicas]
         if stages[0].collectives is not None:
             shape = stages[0].law.shape
-            each = 2 * shape.layers * 2 * hidden * shape.wire_per_byte
+            reduced = shape.layers - (shape.mixture if shape.exchanges else 0)
+            each = 2 * reduced * 2 * hidden * shape.wire_per_byte
+            each += sum(kind.number * kind.per_token * kind.wire_per_byte for kind in shape.exchanges)
             carried = sum(s.collectives.bytes for s in stages if s.collectives)
             assert each * sent * (1 - 1e-9) <= carried <= each * (sent + cut) * (1 + 1e-9)
 

@@ -34,6 +34,7 @@ EXPECTED = {
     "chat_peak_and_valley": ("stable", "HBM bandwidth"),
     "checkpoint_to_filer": ("stable", "GPU arithmetic"),
     "cloud_4090_autoscale": ("stable", "HBM bandwidth"),
+    "deepseek_v3_8xh200": ("stable", "HBM bandwidth"),
     "gpt3_175b_1024_a100": ("stable", "GPU arithmetic"),
     "h100_conversations": ("stable", "HBM bandwidth"),
     "h100_disaggregated": ("saturated", "HBM bandwidth"),
@@ -52,9 +53,11 @@ EXPECTED = {
     "lora_70b_2x3090_nvlink": ("stable", "HBM bandwidth"),
     "megascale_175b_12288_gpus": ("stable", "GPU arithmetic"),
     "mixtral_8x7b_128_h100": ("stable", "GPU arithmetic"),
+    "mixtral_8x7b_8xh100": ("stable", "HBM bandwidth"),
     "opt_175b_failures": ("stable", "GPU arithmetic"),
     "parameter_server_8x4090": ("stable", "network: dp over ethernet"),
     "qlora_70b_2x4090": ("stable", "HBM bandwidth"),
+    "qwen3_235b_8xh100": ("stable", "HBM bandwidth"),
     "ring_8x4090": ("stable", "network: dp over ethernet"),
     "size_70b": ("overloaded", "KV memory"),
     "spot_serving": ("stable", "HBM bandwidth"),
@@ -374,6 +377,37 @@ def test_experts_travel_within_the_node() -> None:
     assert training(name, "jobs.0.plan.expert_imbalance=1").mfu == pytest.approx(0.57, abs=0.02)
     split = "jobs.0.plan={tp: 2, pp: 4, vpp: 4, ep: 8, dp: 16, zero: 1, sequence_parallel: true, expert_imbalance: 1.2}"
     assert share(name, "communication: ep over infiniband", split) == pytest.approx(1 / 3, abs=0.05)
+
+
+def rate(name: str, *overrides: str) -> float:
+    """Generated tokens/s of a shipped serving scenario with overrides."""
+    metrics = changed(name, *overrides).jobs[0].metrics
+    assert isinstance(metrics, ServingMetrics)
+    return metrics.output_tokens_per_s
+
+
+def test_few_users_meet_few_experts() -> None:
+    name = "mixtral_8x7b_8xh100"
+    alone, twice = "jobs.0.load.closed_loop.clients=4", "jobs.0.load.closed_loop.clients=512"
+    few, many = (changed(name, clients, "jobs.0.load.requests=1500").jobs[0].metrics for clients in (alone, twice))
+    assert isinstance(few, ServingMetrics)
+    assert isinstance(many, ServingMetrics)
+    assert few.tpot_s.p50 == pytest.approx(4.5e-3, rel=0.02)
+    assert share(name, "launch and host", alone, "jobs.0.load.requests=1500") == pytest.approx(0.43, abs=0.02)
+    assert many.tpot_s.p50 == pytest.approx(1.17 * (serving(name).tpot_s.p50 or 0.0), rel=0.02)
+    assert share(name, "compute-bound") == pytest.approx(0.02, abs=0.01)
+
+
+def test_plans_of_a_mixture_trade_as_told() -> None:
+    qwen, deepseek = "qwen3_235b_8xh100", "deepseek_v3_8xh200"
+    assert serving(qwen).output_tokens_per_s == pytest.approx(2940, rel=0.02)
+    assert rate(qwen, "jobs.0.plan={tp: 8, ep: 8}") == pytest.approx(2940, rel=0.02)
+    assert rate(qwen, "jobs.0.plan={tp: 4, dp: 2}") == pytest.approx(0.8 * 2940, rel=0.03)
+    assert serving(deepseek).output_tokens_per_s == pytest.approx(3320, rel=0.02)
+    own, crowd = "jobs.0.plan={tp: 8, ep: 8, attention: data}", "jobs.0.load.closed_loop.clients=1024"
+    assert rate(deepseek, own) == pytest.approx(7 / 8 * 3320, rel=0.03)
+    many = (crowd, "jobs.0.load.requests=3000", "jobs.0.batching.max_sequences=1024")
+    assert rate(deepseek, own, *many) > 2 * rate(deepseek, *many)
 
 
 def test_one_card_takes_years() -> None:

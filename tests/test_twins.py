@@ -23,6 +23,7 @@ VARIED = {
 LONG = {"prompt_tokens": 1500, "output_tokens": {"lognormal": {"median": 300, "p90": 900, "max": 1500}}}
 HOME, HOME_1G = topology("home_8x4090_10gbe"), topology("home_8x4090_1gbe")
 DGX, PCIE = topology("dgx_h100_8"), topology("server_8x4090_pcie")
+H200 = topology("dgx_h200_8")
 TWO_SWITCHES = topology("home_2x4_two_switches")
 
 
@@ -45,6 +46,11 @@ def mixed_box() -> dict[str, Any]:
     return {"topology": {"name": "box", "nodes": [node]}}
 
 
+#: Heads enough that decode calculates longer than it reads.
+TOY_LATENT = {
+    "heads": 64, "kv_heads": 64, "head_dim": 64, "kv_lora_rank": 256, "qk_rope_head_dim": 32, "qk_nope_head_dim": 64,
+    "v_head_dim": 64,
+}  # fmt: skip
 SMALL = {"model": "llama-3-8b"}
 CACHING = {"prefix_caching": True}
 CASES: dict[str, dict[str, Any]] = {
@@ -93,6 +99,34 @@ CASES: dict[str, dict[str, Any]] = {
         mixed_desktops("rtx4090", "rtx3090", "rtx4090", "rtx3090"),
         {"plan": {"pp": 4, "layers": "balanced"}, "precision": {"weights": "int4"}, "load": poisson(0.5, 12)},
     ),
+    "experts sliced": scenario(DGX, {"plan": {"tp": 2}, "precision": {"weights": "fp8"}, "load": poisson(10, 40)},
+                               model="mixtral-8x7b"),
+    "experts spread, and latents": scenario(
+        H200, {"plan": {"tp": 8, "ep": 8, "expert_imbalance": 1.3}, "precision": {"weights": "fp8"},
+               "load": poisson(4, 30)}, model="deepseek-v3",
+    ),
+    "experts spread in a pipeline": scenario(
+        PCIE, {"plan": {"tp": 4, "pp": 2, "ep": 4}, "precision": {"weights": "int4"}, "load": poisson(0.5, 12)},
+        model="mixtral-8x7b",
+    ),
+    "experts spread over shared links": scenario(
+        TWO_SWITCHES, {"plan": {"tp": 4, "dp": 2, "ep": 4, "placement": [0, 4, 1, 5, 2, 6, 3, 7]},
+                       "precision": {"weights": "int4"}, "load": poisson(1, 12)}, model="mixtral-8x7b",
+    ),
+    "sequences by ranks": scenario(
+        H200, {"plan": {"tp": 8, "ep": 8, "attention": "data"}, "precision": {"weights": "fp8"},
+               "load": poisson(6, 30)}, model="deepseek-v3",
+    ),
+    "sequences by ranks in a pipeline": scenario(
+        PCIE, {"plan": {"tp": 4, "pp": 2, "ep": 4, "attention": "data"}, "precision": {"weights": "int4"},
+               "load": poisson(0.5, 12)}, model="mixtral-8x7b",
+    ),
+    "sequences by ranks on NVLink in a pipeline": scenario(
+        H200, {"plan": {"tp": 4, "pp": 2, "ep": 4, "attention": "data"}, "precision": {"weights": "fp8"},
+               "load": poisson(4, 12)}, model="deepseek-v3",
+    ),
+    "latents that calculate": toy({"load": poisson(5, 20)}, model=TOY_LATENT, stack={"roofline_exponent": 2.5}),
+    "latents that calculate in a ring": toy({"plan": {"pp": 2}, "load": poisson(5, 12)}, model=TOY_LATENT, gpus=2),
     "mixed cards in a tensor group": scenario(mixed_box(), {"plan": {"tp": 4}, "load": poisson(3, 20)}, **SMALL),
     "prompts first": scenario(DGX, {"batching": {"policy": "prefill_first"}, "load": poisson(8, 60)}, **SMALL),
     "prompts first in a ring": toy({"plan": {"pp": 4}, "batching": {"policy": "prefill_first"},
@@ -173,6 +207,7 @@ def test_the_cases_are_what_they_are_called() -> None:
     assert in_detail == {
         "two jobs on one cable", "tensor groups on NVLink in a pipeline", "mixed cards in a tensor group",
         "pipelines for prompts and tokens",
+        "experts spread over shared links", "sequences by ranks on NVLink in a pipeline",
     }  # fmt: skip
     for name in ("swapped out", "swapped out of a ring"):
         assert only(simulate(CASES[name]).result).metrics.preemptions > 0

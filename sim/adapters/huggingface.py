@@ -1,9 +1,9 @@
 """A model's shape from a local Hugging Face ``config.json``. Nothing is fetched and no code of a model runs.
 
-Families name the same numbers differently and leave out those that equal their class's default; each family
-here is one function that knows its names and defaults (those of the transformers library's configuration
-classes). A model that a plain decoder-only transformer does not describe is refused rather than approximated:
-mixtures of experts, latent attention (MLA), encoder-decoders, and families not listed.
+Families name the same numbers differently and leave out those that equal their class's default: see
+:mod:`sim.adapters.huggingface_families`. A model that a decoder-only transformer does not describe is refused rather
+than approximated: mixtures of experts and latent attention (MLA) outside the families that have them, encoder-decoders,
+and families not listed.
 """
 
 from __future__ import annotations
@@ -11,20 +11,26 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from sim.adapters.huggingface_families import (
+    ENCODER_DECODERS,
+    EXPERTS,
+    FAMILIES,
+    LATENT,
+    MIXTURES,
+    shown_short,
+)
 from sim.adapters.yaml_source import shown
 from sim.errors import InputError, Problem, did_you_mean
 from sim.spec.transformer import Transformer
 
 MAX_BYTES = 5_000_000
 MAX_WIDTH = 10_000_000
-MAX_LAYERS = 2000
 MAX_PARAMETERS = 1e14
 
 
@@ -36,7 +42,7 @@ def read_config(path: Path) -> Transformer:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError([Problem(str(path), None, None, None, f"cannot be read ({reason})")]) from None
-    return _Config(str(file), text).model(_name(file))
+    return Config(str(file), text).model(_name(file))
 
 
 def _text(file: Path) -> str:
@@ -81,7 +87,7 @@ def _name(file: Path) -> str:
     return safe[:80] or "model"
 
 
-class _Config:
+class Config:
     """The parsed file, and what is wrong with it so far."""
 
     def __init__(self, file: str, text: str) -> None:
@@ -110,7 +116,7 @@ class _Config:
     def model(self, name: str) -> Transformer:
         """The transformer the file describes."""
         kind = self._kind()
-        shape = _FAMILIES[kind](self)
+        shape = FAMILIES[kind](self)
         if self.problems:
             raise InputError(self.problems)
         if shape["heads"] % shape["kv_heads"]:
@@ -133,32 +139,37 @@ class _Config:
         nested = self.data.get("ffn_config")
         parts = [self.data, nested if isinstance(nested, dict) else {}]
         parts += [part for key in ("text_config", "llm_config") if isinstance(part := self.data.get(key), dict)]
-        for key in _EXPERTS:
+        for key in () if kind in MIXTURES else EXPERTS:
             if any(part.get(key) not in (None, 0, 1, False) for part in parts):
-                raise self.refusal(key, "mixture-of-experts models are not supported")
-        for part in parts:
+                known = ", ".join(MIXTURES)
+                raise self.refusal(key, f"mixtures of experts are read of these model types only: {known}")
+        for part in () if kind in LATENT else parts:
             if part.get("kv_lora_rank") is not None:
-                raise self.refusal("kv_lora_rank", "multi-head latent attention (MLA) is not supported")
-        if self.data.get("is_encoder_decoder") is True or kind in _ENCODER_DECODERS:
-            key = "model_type" if kind in _ENCODER_DECODERS else "is_encoder_decoder"
+                known = ", ".join(LATENT)
+                message = f"multi-head latent attention (MLA) is read of these model types only: {known}"
+                raise self.refusal("kv_lora_rank", message)
+        if self.data.get("is_encoder_decoder") is True or kind in ENCODER_DECODERS:
+            key = "model_type" if kind in ENCODER_DECODERS else "is_encoder_decoder"
             raise self.refusal(key, "encoder-decoder models are not supported, only decoder-only ones")
         if kind is None:
             raise self.refusal(None, "model_type is missing: is this the config.json of a Hugging Face model?")
         if not isinstance(kind, str):
             raise self.refusal("model_type", f"must be text, not {shown(kind)}")
-        if kind not in _FAMILIES:
+        if kind not in FAMILIES:
             raise self._unknown(kind)
         return kind
 
     def _unknown(self, kind: str) -> InputError:
         bare = ascii(kind[:40])
-        if "moe" in kind.casefold() or kind in ("mixtral", "dbrx"):
-            return self.refusal("model_type", f"mixture-of-experts models are not supported: {bare}")
+        if "moe" in kind.casefold() or kind == "dbrx":
+            known = ", ".join(MIXTURES)
+            message = f"mixtures of experts are read of these model types only: {known}, not {bare}"
+            return self.refusal("model_type", message)
         if isinstance(self.data.get("text_config"), dict):
             message = f"{bare} nests its language model: put what is under text_config into a file of its own"
             return self.refusal("model_type", message)
-        known = ", ".join(name for name in _FAMILIES if not name.startswith("Refined"))
-        return self.refusal("model_type", f"unknown model type {bare} (known: {known})", did_you_mean(kind, _FAMILIES))
+        known = ", ".join(name for name in FAMILIES if not name.startswith("Refined"))
+        return self.refusal("model_type", f"unknown model type {bare} (known: {known})", did_you_mean(kind, FAMILIES))
 
     def _note_approximations(self, context: int) -> None:
         window = self.data.get("sliding_window")
@@ -192,9 +203,9 @@ class _Config:
             if value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, int):
-                self.problems.append(self.problem(key, f"must be a whole number, not {_shown(value)}"))
+                self.problems.append(self.problem(key, f"must be a whole number, not {shown_short(value)}"))
             elif not 1 <= value <= most:
-                self.problems.append(self.problem(key, f"must be between 1 and {most:,}, not {_shown(value)}"))
+                self.problems.append(self.problem(key, f"must be between 1 and {most:,}, not {shown_short(value)}"))
             else:
                 return value
             return 1
@@ -209,14 +220,14 @@ class _Config:
         """A truth value."""
         value = (self.data if part is None else part).get(key)
         if value is not None and not isinstance(value, bool):
-            self.problems.append(self.problem(key, f"must be true or false, not {_shown(value)}"))
+            self.problems.append(self.problem(key, f"must be true or false, not {shown_short(value)}"))
         return value if isinstance(value, bool) else default
 
     def mapping(self, key: str) -> Mapping[str, Any]:
         """A mapping within the file (empty when it is not there)."""
         value = self.data.get(key)
         if value is not None and not isinstance(value, dict):
-            self.problems.append(self.problem(key, f"must be a mapping, not {_shown(value)}"))
+            self.problems.append(self.problem(key, f"must be a mapping, not {shown_short(value)}"))
         return value if isinstance(value, dict) else {}
 
     def head_dim(self, hidden: int, heads: int) -> int:
@@ -231,154 +242,3 @@ class _Config:
         if context == 0:
             self.notes.append(f"the file names no context: {default}, this family's default")
         return context or default
-
-
-def _shown(value: object) -> str:
-    """A value of the file, short and without control characters."""
-    if isinstance(value, str):
-        return ascii(value if len(value) <= 40 else value[:37] + "...")
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 10**18:
-        return "a larger one" if value > 0 else "one far below 0"
-    return shown(value)
-
-
-# ---- Families
-
-
-def _llama_like(
-    config: _Config, *, kv_default: bool = False, head_dim: int | None = None, tied: bool = False
-) -> dict[str, Any]:
-    """Gated MLP, rotary positions, grouped-query attention; ``kv_default``: kv heads may be left out."""
-    hidden, heads = config.number("hidden_size"), config.number("num_attention_heads")
-    plain = kv_default or "num_key_value_heads" in config.data  # null means as many as heads
-    head = config.number("head_dim", default=head_dim or 0) or config.head_dim(hidden, heads)
-    return {
-        "layers": config.number("num_hidden_layers", most=MAX_LAYERS),
-        "hidden": hidden,
-        "heads": heads,
-        "kv_heads": config.number("num_key_value_heads", default=heads if plain else None),
-        "head_dim": head,
-        "intermediate": config.number("intermediate_size"),
-        "vocabulary": config.number("vocab_size"),
-        "gated": True,
-        "tied_embeddings": config.flag("tie_word_embeddings", tied),
-        "context": config.number("max_position_embeddings"),
-    }
-
-
-def _plain(
-    config: _Config, hidden: int, heads: int, kv_heads: int, *, tied: bool = True, **rest: Any
-) -> dict[str, Any]:
-    """What the ungated families share."""
-    return {
-        "hidden": hidden,
-        "heads": heads,
-        "kv_heads": kv_heads,
-        "head_dim": config.head_dim(hidden, heads),
-        "vocabulary": config.number("vocab_size"),
-        "gated": False,
-        "tied_embeddings": config.flag("tie_word_embeddings", tied),
-        **rest,
-    }
-
-
-def _gpt2(config: _Config) -> dict[str, Any]:
-    hidden, heads = config.number("n_embd"), config.number("n_head")
-    return _plain(
-        config, hidden, heads, heads,
-        layers=config.number("n_layer", most=MAX_LAYERS),
-        intermediate=config.number("n_inner", default=4 * hidden),
-        context=config.number("n_positions", "n_ctx"),
-        learned_positions=True,
-    )  # fmt: skip
-
-
-def _gpt_neox(config: _Config) -> dict[str, Any]:
-    hidden, heads = config.number("hidden_size"), config.number("num_attention_heads")
-    return _plain(
-        config, hidden, heads, heads,
-        tied=False,
-        layers=config.number("num_hidden_layers", most=MAX_LAYERS),
-        intermediate=config.number("intermediate_size"),
-        context=config.number("max_position_embeddings"),
-    )  # fmt: skip
-
-
-def _opt(config: _Config) -> dict[str, Any]:
-    hidden, heads = config.number("hidden_size"), config.number("num_attention_heads")
-    projected = config.number("word_embed_proj_dim", default=hidden)
-    if projected != hidden:
-        config.notes.append(f"its token table is {projected} wide; counted as {hidden}")
-    return _plain(
-        config, hidden, heads, heads,
-        layers=config.number("num_hidden_layers", most=MAX_LAYERS),
-        intermediate=config.number("ffn_dim"),
-        context=config.number("max_position_embeddings"),
-        learned_positions=True,
-    )  # fmt: skip
-
-
-def _bloom(config: _Config) -> dict[str, Any]:
-    hidden, heads = config.number("hidden_size", "n_embed"), config.number("n_head", "num_attention_heads")
-    return _plain(
-        config, hidden, heads, heads,
-        layers=config.number("n_layer", "num_hidden_layers", most=MAX_LAYERS),
-        intermediate=4 * hidden,
-        context=config.context_or(2048, "seq_length"),
-    )  # fmt: skip
-
-
-def _falcon(config: _Config, *, new_architecture: bool = False) -> dict[str, Any]:
-    hidden, heads = config.number("hidden_size"), config.number("num_attention_heads", "n_head")
-    new = config.flag("new_decoder_architecture", new_architecture)
-    one = config.flag("multi_query", True) and not new  # multi_query counts only without the new architecture
-    kv_heads = config.number("num_kv_heads", "n_head_kv", default=heads)
-    return _plain(
-        config, hidden, heads, 1 if one else kv_heads,
-        layers=config.number("num_hidden_layers", "n_layer", most=MAX_LAYERS),
-        intermediate=config.number("ffn_hidden_size", default=4 * hidden),
-        context=config.context_or(2048, "max_position_embeddings"),
-    )  # fmt: skip
-
-
-def _mpt(config: _Config) -> dict[str, Any]:
-    hidden, heads = config.number("d_model"), config.number("n_heads")
-    attention, ffn = config.mapping("attn_config"), config.mapping("ffn_config")
-    one = attention.get("attn_type") == "multiquery_attention"
-    kind = ffn.get("ffn_type") or "mptmlp"
-    if kind not in ("mptmlp", "mptglu", "mptgeglu"):
-        config.problems.append(config.problem("ffn_type", f"unknown kind of MLP: {_shown(kind)}"))
-    ratio = config.number("expansion_ratio", default=4, most=1000)
-    learned = config.flag("learned_pos_emb", True)
-    other = config.flag("alibi", False, part=attention) or config.flag("rope", False, part=attention)
-    shape = _plain(
-        config, hidden, heads,
-        1 if one else config.number("kv_n_heads", default=heads, part=attention),
-        layers=config.number("n_layers", most=MAX_LAYERS),
-        intermediate=config.number("ffn_hidden_size", default=ratio * hidden, part=ffn),
-        context=config.number("max_seq_len"),
-        learned_positions=learned and not other,
-    )  # fmt: skip
-    return {**shape, "gated": kind != "mptmlp"}
-
-
-_FAMILIES: dict[str, Callable[[_Config], dict[str, Any]]] = {
-    "llama": partial(_llama_like, kv_default=True),
-    "mistral": _llama_like,
-    "qwen2": _llama_like,
-    "qwen3": partial(_llama_like, head_dim=128),
-    "gemma": partial(_llama_like, head_dim=256, tied=True),
-    "gemma2": partial(_llama_like, head_dim=256, tied=True),
-    "gemma3_text": partial(_llama_like, head_dim=256, tied=True),
-    "phi3": partial(_llama_like, kv_default=True),
-    "gpt2": _gpt2,
-    "gpt_neox": _gpt_neox,
-    "opt": _opt,
-    "bloom": _bloom,
-    "falcon": _falcon,
-    "RefinedWebModel": _falcon,
-    "RefinedWeb": partial(_falcon, new_architecture=True),
-    "mpt": _mpt,
-}
-_EXPERTS = ("num_local_experts", "n_routed_experts", "num_experts", "moe_num_experts")
-_ENCODER_DECODERS = ("t5", "mt5", "umt5", "longt5", "bart", "mbart", "m2m_100", "marian", "pegasus", "whisper")

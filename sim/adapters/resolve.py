@@ -252,12 +252,17 @@ class _Resolver:
         stack_path: KeyPath = (*at, "stack") if spec.stack else ("stack",)
         wanted = spec.stack or scenario.stack
         if isinstance(spec, TrainingJob):
+            if model is not None and model.latent:
+                text = f"{model.id} has latent attention (MLA), which training jobs do not model (serving jobs do)"
+                self.problems.append(self.source.problem(where, text))
             framework = self._try(stack_path, lambda: self.library.training_stack(wanted))
             return ResolvedTraining(spec, model, framework) if model is not None and framework is not None else None
         stack = self._try(stack_path, lambda: self.library.stack(wanted))
-        if model is not None and model.experts:
-            self.problems.append(self.source.problem(where, f"{model.id} is a mixture of experts, which serving jobs "
-                                                     "do not model yet (training jobs do)"))  # fmt: skip
+        if model is not None and not model.experts and spec.plan.ep > 1:
+            self.problems.append(self.source.problem((*at, "plan", "ep"), f"{model.id} has no experts to spread"))
+        if spec.plan.attention == "data" and scenario.assume.tp_overlap == "double_buffer":
+            text = "ranks with sequences of their own reduce nothing that could hide (assume.tp_overlap: double_buffer)"
+            self.problems.append(self.source.problem((*at, "plan", "attention"), text))
         trace, lengths = None, None
         of_tenants: dict[str, LengthDistribution] = {}
         for k, tenant in enumerate(spec.load.tenants):

@@ -70,8 +70,10 @@ def _job(resolved: Resolved, job: ResolvedServing, layout: Layout, topology: Top
                 row["gpus"] += [g for g in stage.gpus if topology.gpus[g].gpu == gpu]
     return {
         "name": spec.name, "kind": "serving", "model": job.model.id, "parameters": job.model.parameters,
+        "active_parameters": job.model.active_parameters,
         "stack": job.stack.id, "weights": spec.precision.weights, "kv": spec.precision.kv, "tp": spec.plan.tp,
-        "pp": spec.plan.pp, "dp": spec.plan.dp, "kv_checked": not unchecked,
+        "pp": spec.plan.pp, "dp": spec.plan.dp, "ep": spec.plan.ep, "attention": spec.plan.attention,
+        "kv_checked": not unchecked,
         "kv_tokens_per_replica": max(0, min(layout.tokens)),
         "context": job.model.context, "memory": list(stages.values()), "routes": _routes(layout, topology),
         "reliability": _outlook(resolved, job, layout, topology),
@@ -246,9 +248,14 @@ def _assumed(resolved: Resolved) -> list[str]:
 def _text(job: dict[str, Any]) -> str:
     from sim.units import format_bytes
 
+    met = job["active_parameters"]
+    active = f", {met / 1e9:.2f} B met by a token" if met < job["parameters"] else ""
+    spread = f" ep {job['ep']}" if job["ep"] > 1 else ""
+    spread += " attention data" if job["attention"] == "data" else ""
     lines = [
-        f"job         {job['name']}: {job['model']} ({job['parameters'] / 1e9:.2f} B), {job['weights']} weights, "
-        f"{job['kv']} KV, tp {job['tp']} pp {job['pp']} dp {job['dp']}, stack {job['stack']}"
+        f"job         {job['name']}: {job['model']} ({job['parameters'] / 1e9:.2f} B{active}), "
+        f"{job['weights']} weights, {job['kv']} KV, tp {job['tp']} pp {job['pp']} dp {job['dp']}{spread}, "
+        f"stack {job['stack']}"
     ]
     head = ("stage", "gpu", "layers", "capacity", *job["memory"][0]["parts"])
     rows = [head] + [

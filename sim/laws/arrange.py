@@ -15,7 +15,9 @@ def parameter_scale(resolved: Resolved, job: ResolvedServing) -> float:
     if wanted is None:
         return 1.0
     model = job.model
-    return wanted / (model.layers * model.layer_parameters + model.embedding_parameters)
+    plain = (model.layers - model.mixture_layers) * model.layer_parameters
+    mixed = model.mixture_layers * model.mixture_layer_parameters
+    return wanted / (plain + mixed + model.embedding_parameters)
 
 
 def topology_of(resolved: Resolved) -> Topology:

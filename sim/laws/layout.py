@@ -2,16 +2,18 @@
 
 Replicas come one after another, stages within a replica, tensor ranks innermost, so that a tensor group
 takes neighbours. ``balanced`` gives every stage layers in proportion to its GPUs' memory bandwidth (decode
-reads all weights each pass), within its memory; the output head counts as the layers it is worth.
+reads all weights each pass), within its memory; the output head counts as the layers it is worth. Of a mixture's
+layers the first ones, which have no experts, stay on the first stage and count as what they are worth.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from sim.errors import InfeasibleError
-from sim.laws.memory import StageMemory, stage_memory, tokens_that_fit
+from sim.laws.memory import StageMemory, layer_bytes, stage_memory, tokens_that_fit
 from sim.spec.hardware import Gpu
 from sim.spec.plan import KV_BYTES, WEIGHT_BYTES, ServingPlan, ServingPrecision
 from sim.spec.stack import Stack
@@ -21,7 +23,8 @@ from sim.units import format_bytes
 
 @dataclass(frozen=True, slots=True)
 class StageLayout:
-    """One pipeline stage: its GPUs, its layers, and the memory of each GPU type in it."""
+    """One pipeline stage: its GPUs, its layers, and the memory of each GPU type in it. ``mixture`` of the layers have
+    experts."""
 
     number: int
     gpus: tuple[int, ...]
@@ -29,6 +32,7 @@ class StageLayout:
     first: bool
     last: bool
     memory: dict[str, StageMemory]
+    mixture: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +106,12 @@ def lay_out(
                 first=s == 0,
                 last=s == plan.pp - 1,
                 memory={
-                    gpu.id: _memory(model, stack, plan, precision, gpu, layers[s], s, scale)
+                    gpu.id: _memory(model, stack, plan, precision, gpu, layers[s], s, scale, mixed)
                     for gpu in types[s].values()
                 },
+                mixture=mixed,
             )
-            for s in range(plan.pp)
+            for s, mixed in enumerate(mixture_layers(model, layers))
         )
         block = stack.memory.block_tokens
         fit = tokens_that_fit([m for stage in stages for m in stage.memory.values()]) // block * block
@@ -134,6 +139,7 @@ def _memory(
     layers: int,
     stage: int,
     scale: float,
+    mixture: int,
 ) -> StageMemory:
     return stage_memory(
         model,
@@ -146,24 +152,26 @@ def _memory(
         weight_bytes=WEIGHT_BYTES[precision.weights],
         kv_bytes=KV_BYTES[precision.kv],
         scale=scale,
+        mixture=mixture,
+        ep=plan.ep,
+        data=plan.attention == "data",
     )
 
 
+def mixture_layers(model: Transformer, layers: Sequence[int]) -> tuple[int, ...]:
+    """How many of each stage's layers have experts: all that come after the first ``dense_layers``."""
+    ends = list(accumulate(layers))
+    plain = [model.layers - model.mixture_layers] * len(ends)
+    return tuple(max(0, end - max(end - n, first)) for n, end, first in zip(layers, ends, plain, strict=True))
+
+
 def _check_shape(job: str, model: Transformer, plan: ServingPlan) -> None:
-    if model.heads % plan.tp:
-        fits = [t for t in range(1, model.heads + 1) if model.heads % t == 0]
-        near = min(fits, key=lambda t: (abs(t - plan.tp), t))
+    _check_heads(job, model, plan.slices)
+    if plan.ep > 1 and model.experts % plan.ep:
+        near = max(n for n in range(1, plan.ep) if model.experts % n == 0)
         raise InfeasibleError(
-            f"job {job}: tp {plan.tp} does not divide the {model.heads} attention heads of {model.id}; "
-            f"the nearest that does is {near}"
-        )
-    if plan.tp > model.kv_heads and plan.tp % model.kv_heads:
-        raise InfeasibleError(
-            f"job {job}: tp {plan.tp} is not a multiple of the {model.kv_heads} KV heads of {model.id}"
-        )
-    if plan.tp < model.kv_heads and model.kv_heads % plan.tp:
-        raise InfeasibleError(
-            f"job {job}: tp {plan.tp} does not divide the {model.kv_heads} KV heads of {model.id}"
+            f"job {job}: ep {plan.ep} does not divide the {model.experts} experts of {model.id}; "
+            f"the nearest below that does is {near}"
         )
     if plan.pp > model.layers:
         raise InfeasibleError(f"job {job}: pp {plan.pp} is more stages than the {model.layers} layers of {model.id}")
@@ -171,6 +179,21 @@ def _check_shape(job: str, model: Transformer, plan: ServingPlan) -> None:
         raise InfeasibleError(
             f"job {job}: the stages hold {sum(plan.layers)} layers together, {model.id} has {model.layers}"
         )
+
+
+def _check_heads(job: str, model: Transformer, tp: int) -> None:
+    """Whether ``tp`` ranks can slice the model's attention."""
+    if model.heads % tp:
+        fits = [t for t in range(1, model.heads + 1) if model.heads % t == 0]
+        near = min(fits, key=lambda t: (abs(t - tp), t))
+        raise InfeasibleError(
+            f"job {job}: tp {tp} does not divide the {model.heads} attention heads of {model.id}; "
+            f"the nearest that does is {near}"
+        )
+    if tp > model.kv_heads and tp % model.kv_heads:
+        raise InfeasibleError(f"job {job}: tp {tp} is not a multiple of the {model.kv_heads} KV heads of {model.id}")
+    if tp < model.kv_heads and model.kv_heads % tp:
+        raise InfeasibleError(f"job {job}: tp {tp} does not divide the {model.kv_heads} KV heads of {model.id}")
 
 
 def _layers(
@@ -198,10 +221,18 @@ def _layers(
     ]
     if sum(most) < model.layers:
         most = [model.layers] * plan.pp
-    head = 2.0 * model.embedding_parameters / (WEIGHT_BYTES[precision.weights] * model.layer_parameters)
-    extra = [0.0] * (plan.pp - 1) + [head]
     layers = [1] * plan.pp
-    for _ in range(model.layers - plan.pp):
+    extra = [0.0] * plan.pp
+    head = 2.0 * model.embedding_parameters
+    if model.experts:
+        plain, mixed = layer_bytes(model, 1, 1, WEIGHT_BYTES[precision.weights])
+        extra[-1] = head / mixed
+        first = max(1, model.dense_layers)
+        if first + plan.pp - 1 <= model.layers:
+            layers[0], extra[0] = first, extra[0] + model.dense_layers * (plain / mixed - 1.0)
+    else:
+        extra[-1] = head / (WEIGHT_BYTES[precision.weights] * model.layer_parameters)
+    for _ in range(model.layers - sum(layers)):
         open_stages = [s for s in range(plan.pp) if layers[s] < most[s]]
         best = min(open_stages, key=lambda s: ((layers[s] + 1 + extra[s]) / speed[s], s))
         layers[best] += 1
@@ -218,7 +249,8 @@ def _room(
     stage: int,
     scale: float,
 ) -> float:
-    return min(_memory(model, stack, plan, precision, g, layers, stage, scale).kv_budget for g in group)
+    mixed = min(layers, model.mixture_layers) if stage else max(0, layers - (model.layers - model.mixture_layers))
+    return min(_memory(model, stack, plan, precision, g, layers, stage, scale, mixed).kv_budget for g in group)
 
 
 def _advice(stages: Sequence[StageLayout]) -> str:

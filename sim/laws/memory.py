@@ -3,7 +3,8 @@
     vLLM style          KV = fraction * HBM - weights - reserve
     TensorRT-LLM style  KV = fraction * (HBM - weights - reserve)
 
-A token's KV takes 2 * layers * kv_heads/tp * head_dim * bytes on each rank of its stage. The engine gives
+A token's KV takes 2 * layers * kv_heads/tp * head_dim * bytes on each rank of its stage, the latents of MLA whole on
+every rank (:mod:`sim.laws.attention`). A stage's weights are those of all experts, met or not. The engine gives
 every stage the same number of blocks, so the poorest stage decides how many tokens fit. The token table
 sits on the first stage, the output head on the last. ``reserve`` holds activations, logits, graphs and the
 runtime; near the cliff (KV below 10% of HBM) a small error in it is a large one in the batch.
@@ -14,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sim.laws.attention import attention_share
+from sim.laws.experts import ROUTER_BYTES, mixture_weights
 from sim.spec.stack import StackMemory
 from sim.spec.transformer import Transformer
 
@@ -51,7 +54,20 @@ class StageMemory:
 
 def kv_bytes_per_token(model: Transformer, layers: int, tp: int, kv_bytes: float) -> float:
     """Bytes of KV cache one token takes on one rank of a stage of ``layers`` layers."""
-    return 2.0 * layers * max(model.kv_heads / tp, 1.0) * model.head_dim * kv_bytes
+    return layers * attention_share(model, tp).cached * kv_bytes
+
+
+def layer_bytes(
+    model: Transformer, tp: int, ep: int, weight_bytes: float, *, data: bool = False
+) -> tuple[float, float]:
+    """Bytes of weights on one rank, of a layer with one MLP and of one with experts (0 in a model without)."""
+    slices = 1 if data else tp
+    attention = attention_share(model, slices).weights
+    plain = (attention + model.mlp_parameters / slices) * weight_bytes
+    if not model.experts:
+        return plain, 0.0
+    held, router = mixture_weights(model, tp, ep)
+    return plain, (attention + held) * weight_bytes + router * ROUTER_BYTES
 
 
 def stage_memory(
@@ -66,17 +82,24 @@ def stage_memory(
     weight_bytes: float,
     kv_bytes: float,
     scale: float = 1.0,
+    mixture: int = 0,
+    ep: int = 1,
+    data: bool = False,
 ) -> StageMemory:
-    """The budget of one GPU with ``capacity`` bytes that holds ``layers`` layers of ``model``.
+    """The budget of one GPU with ``capacity`` bytes that holds ``layers`` layers of ``model``, ``mixture`` of them with
+    experts. With ``data``-parallel attention a rank has everything whole but the routed experts, and of all sequences
+    its share.
 
     Tensor ranks split the weights evenly; KV heads are repeated when there are fewer heads than ranks.
     The token table and the output head stay in 16 bits.
     """
-    heads = model.hidden * model.heads / tp * model.head_dim * 2
-    kv = model.hidden * 2 * max(model.kv_heads / tp, 1.0) * model.head_dim
-    weights = layers * (heads + kv + model.mlp_parameters / tp) * weight_bytes * scale
+    slices = 1 if data else tp
+    plain = attention_share(model, slices).weights + model.mlp_parameters / slices
+    weights = (layers - mixture) * plain * weight_bytes * scale
+    if mixture:
+        weights += mixture * layer_bytes(model, tp, ep, weight_bytes, data=data)[1] * scale
     tables = int(first) + int(last) - int(model.tied_embeddings and first and last)
-    embeddings = 2.0 * tables * model.embedding_parameters / tp * scale
+    embeddings = 2.0 * tables * model.embedding_parameters / slices * scale
     if first and model.learned_positions:
         embeddings += 2.0 * model.context * model.hidden
     free = capacity - weights - embeddings - rule.reserve
@@ -86,7 +109,7 @@ def stage_memory(
     else:
         kept_back = (1 - rule.fraction) * max(free, 0.0)
         budget = free * rule.fraction
-    per_token = kv_bytes_per_token(model, layers, tp, kv_bytes)
+    per_token = kv_bytes_per_token(model, layers, slices, kv_bytes) / (tp if data else 1)
     return StageMemory(capacity, weights, embeddings, rule.reserve, kept_back, budget, per_token)
 
 

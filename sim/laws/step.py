@@ -26,6 +26,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.laws.attention import attention_share, decode_seconds
+from sim.laws.experts import MixtureLaw
 from sim.laws.roofline import KernelRates
 from sim.spec.transformer import Transformer
 
@@ -52,6 +54,18 @@ class Pass(NamedTuple):
         return self.compute + self.memory + self.launch + self.communication
 
 
+class Exchange(NamedTuple):
+    """Collectives of a pass besides the all-reduces: how many, of how many bytes a token of the pass, the bytes each
+    rank sends per byte, and their (fixed seconds, seconds per byte), of which the smallest counts; ``rings``: whether
+    they go around a ring, or from all to all."""
+
+    number: float
+    per_token: float
+    wire_per_byte: float
+    pieces: tuple[tuple[float, float], ...]
+    rings: bool = True
+
+
 class Chunk(NamedTuple):
     """A piece of a prompt in a pass: ``tokens`` after ``past`` tokens that are already cached."""
 
@@ -63,7 +77,10 @@ class Chunk(NamedTuple):
 class StageShape:
     """What a stage's law depends on. ``pieces`` are (fixed seconds, seconds per byte) of an all-reduce, of
     which the smallest counts; ``wire_per_byte`` the bytes each rank sends per byte reduced. ``scale``
-    multiplies weights, to replay arithmetic with a round parameter count."""
+    multiplies weights, to replay arithmetic with a round parameter count. ``mixture`` of the layers have experts,
+    spread over ``ep`` ranks of which the fullest has ``expert_load`` times the mean tokens; their ``exchanges`` stand
+    in for the all-reduces of those layers. ``data``: each rank has sequences of its own, and all weights whole but the
+    routed experts' (:mod:`sim.laws.step_data`)."""
 
     model: Transformer
     rates: KernelRates
@@ -81,6 +98,16 @@ class StageShape:
     on_chip: bool
     kv_reads_free: bool
     scale: float
+    mixture: int = 0
+    ep: int = 1
+    expert_load: float = 1.0
+    exchanges: tuple[Exchange, ...] = ()
+    data: bool = False
+
+    @property
+    def slices(self) -> int:
+        """Ranks over which attention, plain MLPs and the output head are sliced."""
+        return 1 if self.data else self.tp
 
 
 class StageLaw:
@@ -89,28 +116,30 @@ class StageLaw:
     def __init__(self, shape: StageShape) -> None:
         self.shape = shape
         m = shape.model
-        heads, kv = m.heads / shape.tp, max(m.kv_heads / shape.tp, 1.0)
-        self._heads_width = heads * m.head_dim
-        self._kv_width = kv * m.head_dim
-        #: weights of a layer on one rank
+        attention = self._attention = attention_share(m, shape.slices)
+        self._query, self._key, self._expanded = attention.query, attention.key, attention.expanded
+        #: weights of a dense layer on one rank
         self.layer_weights = (
-            m.hidden * (self._heads_width + 2 * self._kv_width)
-            + self._heads_width * m.hidden
-            + (3 if m.gated else 2) * m.hidden * m.intermediate / shape.tp
+            attention.weights + (3 if m.gated else 2) * m.hidden * m.intermediate / shape.slices
         ) * shape.scale
-        self._head = m.hidden * m.vocabulary / shape.tp * shape.scale
+        self._experts = self._mixture_law() if shape.mixture else None
+        self._dense = shape.layers - shape.mixture
+        self._reductions = 2.0 * (self._dense if shape.exchanges else shape.layers)
+        self._head = m.hidden * m.vocabulary / shape.slices * shape.scale
         self._memo: dict[tuple[int, int], Pass] = {}
-        read = 0.0 if shape.kv_reads_free else 2 * self._kv_width * shape.kv_bytes
+        read = 0.0 if shape.kv_reads_free else attention.cached * shape.kv_bytes
         #: bytes of KV cache read per token of context, over the stage's layers
         self.decode_bytes = shape.layers * read
-        #: seconds per token of context; without a kernel for its groups each query head reads the cache
+        # Without a kernel for its groups each query head reads the cache.
         shared, group = shape.rates.shared_groups, m.heads // m.kv_heads
         reads = 1 if shared is None or group in shared else group
-        self.decode_slope = self.decode_bytes * reads / shape.rates.decode
+        whole = attention._replace(decode_flops=shape.layers * attention.decode_flops)
+        #: seconds per token of context, and whether arithmetic takes them, not memory
+        self.decode_slope, self.decode_computes = decode_seconds(whole, shape.rates, self.decode_bytes, reads)
         #: launches of decode attention, in seconds a pass
         self.decode_launch = shape.layers * shape.rates.decode_launch
         #: FLOP of decode attention per token of context
-        self.decode_flops = shape.layers * 4 * self._heads_width
+        self.decode_flops = whole.decode_flops
         #: whether a pass can wait for something else than its kernels, which breaks the linearity in context
         self.eager = shape.host_per_layer > 0
 
@@ -123,19 +152,19 @@ class StageLaw:
         return found
 
     def _base(self, tokens: int, sequences: int) -> Pass:
+        return self._work(tokens, sequences, tokens, None, tokens)
+
+    def _work(self, tokens: int, sequences: int, routed: int, own: int | None, sent: float) -> Pass:
+        """A pass of a rank with so many tokens and sequences. Experts meet the ``routed`` tokens, the router and shared
+        experts of a rank its ``own`` (an even share if None); exchanges are as large as of ``sent`` tokens."""
         s, r, m = self.shape, self.shape.rates, self.shape.model
-        ff = m.intermediate / s.tp
-        matrices = 3 if m.gated else 2
-        arithmetic = 2.0 * tokens * self.layer_weights
-        widths = 4 * m.hidden + 2 * self._heads_width + 2 * self._kv_width + matrices * ff
-        moved = s.weight_bytes * self.layer_weights + (0.0 if s.on_chip else 2.0 * tokens * widths)
-        tc, tm = arithmetic / r.matmul, moved / r.weights
-        dense = r.knee(tc, tm) * s.layers
-        element_bytes = 0.0 if s.on_chip else 16.0 * tokens * m.hidden + 6.0 * tokens * ff
-        compute, memory = (dense, 0.0) if tc > tm else (0.0, dense)
-        memory += s.layers * element_bytes / r.elementwise
-        launch = s.layers * (4 if m.gated else 3) * r.matmul_launch + s.layers * 4 * r.elementwise_launch
-        flops, nbytes = s.layers * arithmetic, s.layers * (moved + element_bytes)
+        compute = memory = launch = flops = nbytes = 0.0
+        if self._dense:
+            compute, memory, launch, flops, nbytes = self._plain(tokens, self._dense)
+        if self._experts is not None:
+            more = self._mixed(self._experts, tokens, routed, own)
+            compute, memory, launch = compute + more[0], memory + more[1], launch + more[2]
+            flops, nbytes = flops + more[3], nbytes + more[4]
         if s.head:
             head_flops, head_bytes = 2.0 * sequences * self._head, r.head_weight * self._head
             hc, hm = head_flops / r.matmul_16, head_bytes / r.weights
@@ -146,24 +175,100 @@ class StageLaw:
         launch += s.host_per_pass + s.host_per_sequence * sequences
         reduced = 2.0 * tokens * m.hidden
         each = min((fixed + reduced * slope for fixed, slope in s.pieces), default=0.0)
-        wire = 2.0 * s.layers * reduced * s.wire_per_byte
-        return Pass(compute, memory, launch, 2.0 * s.layers * each, flops, nbytes, wire)
+        communication, wire = self._reductions * each, self._reductions * reduced * s.wire_per_byte
+        for exchange in s.exchanges:
+            size = sent * exchange.per_token
+            communication += exchange.number * min(fixed + size * slope for fixed, slope in exchange.pieces)
+            wire += exchange.number * size * exchange.wire_per_byte
+        return Pass(compute, memory, launch, communication, flops, nbytes, wire)
+
+    def _plain(self, tokens: int, layers: int) -> tuple[float, float, float, float, float]:
+        """Layers with one MLP: (compute, memory, launch seconds, FLOP, bytes)."""
+        s, r, m, attention = self.shape, self.shape.rates, self.shape.model, self._attention
+        ff = m.intermediate / s.slices
+        matrices = 3 if m.gated else 2
+        arithmetic = 2.0 * tokens * self.layer_weights
+        widths = 4 * m.hidden + attention.moved + matrices * ff
+        moved = s.weight_bytes * self.layer_weights + (0.0 if s.on_chip else 2.0 * tokens * widths)
+        tc, tm = arithmetic / r.matmul, moved / r.weights
+        dense = r.knee(tc, tm) * layers
+        element_bytes = 0.0 if s.on_chip else 16.0 * tokens * m.hidden + 6.0 * tokens * ff
+        compute, memory = (dense, 0.0) if tc > tm else (0.0, dense)
+        memory += layers * element_bytes / r.elementwise
+        launch = layers * ((4 if m.gated else 3) + attention.products) * r.matmul_launch
+        launch += layers * (4 + attention.passes) * r.elementwise_launch
+        return compute, memory, launch, layers * arithmetic, layers * (moved + element_bytes)
+
+    def _mixed(
+        self, experts: MixtureLaw, tokens: int, routed: int, own: int | None
+    ) -> tuple[float, float, float, float, float]:
+        """The stage's layers with experts, which are read as far as a token of the pass meets them."""
+        s, r, m, attention = self.shape, self.shape.rates, self.shape.model, self._attention
+        weights = attention.weights * s.scale
+        arithmetic = 2.0 * tokens * weights
+        moved = s.weight_bytes * weights + (0.0 if s.on_chip else 2.0 * tokens * (2 * m.hidden + attention.moved))
+        tc, tm = arithmetic / r.matmul, moved / r.weights
+        products = r.knee(tc, tm)
+        compute, memory = (products, 0.0) if tc > tm else (0.0, products)
+        element_bytes = 0.0 if s.on_chip else 16.0 * tokens * m.hidden
+        work = experts.work(routed, own)
+        launch = ((2 if m.gated else 1) + attention.products) * r.matmul_launch
+        launch += (4 + attention.passes) * r.elementwise_launch
+        one = (
+            compute + work.compute, memory + element_bytes / r.elementwise + work.memory, launch + work.launch,
+            arithmetic + work.flops, moved + element_bytes + work.bytes,
+        )  # fmt: skip
+        compute, memory, launch, flops, nbytes = (s.mixture * part for part in one)
+        return compute, memory, launch, flops, nbytes
+
+    def _mixture_law(self) -> MixtureLaw:
+        s = self.shape
+        return MixtureLaw(
+            s.model, s.rates, tp=s.tp, ep=s.ep, load=s.expert_load, weight_bytes=s.weight_bytes, on_chip=s.on_chip,
+            scale=s.scale,
+        )  # fmt: skip
+
+    def weights_read(self, tokens: int) -> float:
+        """Bytes of the layers' weights that a pass of so many tokens reads: of experts those that a token meets."""
+        s = self.shape
+        nbytes = self._dense * s.weight_bytes * self.layer_weights
+        if self._experts is not None:
+            attention = s.weight_bytes * self._attention.weights * s.scale
+            nbytes += s.mixture * (attention + self._experts.work(tokens).weights)
+        return nbytes
 
     def collective_flow(self, cost: Pass) -> tuple[float, float, float]:
         """A pass's collectives as one flow that alone takes their time: (bytes, fixed seconds, bytes/s)."""
         s = self.shape
-        count = 2.0 * s.layers
+        if s.exchanges:
+            return self._exchanged(cost)
+        count = self._reductions
         reduced = cost.wire / (count * s.wire_per_byte)
         fixed, slope = min(s.pieces, key=lambda piece: piece[0] + reduced * piece[1])
         return cost.wire, count * fixed, s.wire_per_byte / slope
+
+    def _exchanged(self, cost: Pass) -> tuple[float, float, float]:
+        """The same where collectives are of several kinds: all grow with the tokens, which the bytes tell."""
+        s = self.shape
+        reduce = Exchange(self._reductions, 2.0 * s.model.hidden, s.wire_per_byte, s.pieces)
+        kinds = [kind for kind in (reduce, *s.exchanges) if kind.number and kind.pieces]
+        tokens = cost.wire / sum(kind.number * kind.per_token * kind.wire_per_byte for kind in kinds)
+        fixed = seconds = 0.0
+        for kind in kinds:
+            size = tokens * kind.per_token
+            start, slope = min(kind.pieces, key=lambda piece: piece[0] + size * piece[1])
+            fixed, seconds = fixed + kind.number * start, seconds + kind.number * size * slope
+        return cost.wire, fixed, cost.wire / seconds
 
     def prefill(self, chunks: Sequence[Chunk]) -> tuple[float, float, float, float, float]:
         """Prefill attention of a pass: (compute, memory, launch seconds, FLOP, bytes)."""
         s, r = self.shape, self.shape.rates
         flops = nbytes = 0.0
         for c, past in chunks:
-            flops += 4.0 * c * (past + c / 2) * self._heads_width
-            nbytes += 2.0 * (2 * c * self._heads_width + 2 * (c + past) * self._kv_width)
+            flops += 4.0 * c * (past + c / 2) * self._query
+            nbytes += 2.0 * (2 * c * self._query + 2 * (c + past) * self._key)
+        if self._expanded:
+            flops += sum(past for _, past in chunks) * self._expanded
         if s.on_chip:
             nbytes = 0.0
         flops, nbytes = flops * s.layers, nbytes * s.layers
@@ -181,7 +286,10 @@ class StageLaw:
         compute, memory, launch, communication, flops, nbytes, wire = base
         if decoding:
             penalty = self.shape.mixed_penalty if chunks else 1.0
-            memory += context * self.decode_slope * penalty
+            if self.decode_computes:
+                compute += context * self.decode_slope * penalty
+            else:
+                memory += context * self.decode_slope * penalty
             launch += self.decode_launch * penalty
             flops += context * self.decode_flops
             nbytes += context * self.decode_bytes
@@ -204,14 +312,17 @@ class StageLaw:
         rows = np.array([self.base(*batch) for batch in passes.batches])[passes.which]
         pieces = passes.piece > 0
         penalty = np.where(pieces, s.mixed_penalty, 1.0)
-        rows[:, 1] += context * self.decode_slope * penalty
+        rows[:, 0 if self.decode_computes else 1] += context * self.decode_slope * penalty
         rows[:, 2] += np.where(passes.decoding > 0, self.decode_launch * penalty, 0.0)
         rows[:, 4] += context * self.decode_flops
         rows[:, 5] += context * self.decode_bytes
         if pieces.any():
             c, past = passes.piece[pieces], passes.past[pieces]
-            flops = 4.0 * c * (past + c / 2) * self._heads_width * s.layers
-            nbytes = 2.0 * (2 * c * self._heads_width + 2 * (c + past) * self._kv_width) * s.layers
+            flops = 4.0 * c * (past + c / 2) * self._query
+            if self._expanded:
+                flops = flops + past * self._expanded
+            flops = flops * s.layers
+            nbytes = 2.0 * (2 * c * self._query + 2 * (c + past) * self._key) * s.layers
             if s.on_chip:
                 nbytes = np.zeros(len(c))
             tc, tm = flops / r.prefill, nbytes / r.prefill_memory

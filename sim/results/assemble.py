@@ -30,6 +30,7 @@ from sim.results.schema import (
 )
 from sim.results.training import priced, step_times, training_metrics, window_of
 from sim.results.verdict import disrupted, state_of, training_warnings, verdict_of, warnings_of
+from sim.spec.plan import ServingPlan
 from sim.spec.scenario import ServingJob
 from sim.spec.training import TrainingPlan
 from sim.units import format_bandwidth
@@ -56,7 +57,7 @@ def job_results(recording: Recording, devices: list[DeviceClass]) -> tuple[list[
         state = state_of(table, window, spec.load.closed_loop is not None, _idle(mine, recording.end))
         results.append(JobResult(
             name=spec.name, kind="serving", model=job.job.model.id, stack=job.job.stack.id,
-            plan=_plan_text(plan.tp, plan.pp, plan.dp), gpus=gpus,
+            plan=_plan_text(plan), gpus=gpus,
             state=disrupted(state, told, metrics, window),
             metrics=metrics, cost=cost_of(recording, job, metrics.output_tokens_per_s, devices), window=window,
             objectives=[
@@ -111,9 +112,9 @@ def _served_error(recording: Recording, job: ServingRecording) -> ExpectedError 
     across = any(
         len({graph[gpu].node for stage in stages for gpu in stage.gpus}) > 1 for stages in job.layout.replicas
     )
-    return expected_error(
-        _types(recording, job.gpus), job.job.stack.id, serving_kind(job.job.spec.plan), across=across
-    )
+    plan, model = job.job.spec.plan, job.job.model
+    never = across or model.latent or plan.ep > 1  # no such serving is in the measured tables
+    return expected_error(_types(recording, job.gpus), job.job.stack.id, serving_kind(plan, model), never=never)
 
 
 def _types(recording: Recording, gpus: Sequence[int]) -> list[str]:
@@ -144,9 +145,10 @@ def _idle(devices: list[DeviceClass], end: float) -> float:
     return sum(d.ledger["waiting for work"] for d in devices) / seconds if seconds else 0.0
 
 
-def _plan_text(tp: int, pp: int, dp: int) -> str:
-    parts = [f"{name}{n}" for name, n in (("tp", tp), ("pp", pp), ("dp", dp)) if n > 1]
-    return " ".join(parts) or "1 GPU"
+def _plan_text(plan: ServingPlan) -> str:
+    degrees = (("tp", plan.tp), ("pp", plan.pp), ("dp", plan.dp), ("ep", plan.ep))
+    parts = [f"{name}{n}" for name, n in degrees if n > 1]
+    return " ".join([*parts, *(["data attention"] if plan.attention == "data" else [])]) or "1 GPU"
 
 
 def _pools_text(spec: ServingJob) -> str:
@@ -166,7 +168,7 @@ def headline(recording: Recording) -> str:
         precision = spec.precision
         kv = "" if precision.kv == precision.weights else f"/kv {precision.kv}"
         text = f"{job.job.model.id} {precision.weights}{kv}"
-        plan = _plan_text(spec.plan.tp, spec.plan.pp, spec.plan.dp) + _pools_text(spec)
+        plan = _plan_text(spec.plan) + _pools_text(spec)
         parts.append(f"{text}, {plan}, stack {job.job.stack.id}")
     network = recording.resolved.scenario.cluster.network.bandwidth
     changed = f" at {format_bandwidth(network, bits=True)}" if network else ""

@@ -120,9 +120,12 @@ def assumptions_of(recording: Recording) -> list[Assumption]:
         )  # fmt: skip
     for any_job in recording.jobs:
         m = any_job.job.model
-        shape = f"{m.parameters / 1e9:.2f} B, {m.layers} layers, {m.heads} heads, {m.kv_heads} KV heads"
+        cache = f"latents of {m.cached_elements}" if m.latent else f"{m.kv_heads} KV heads"
+        shape = f"{m.parameters / 1e9:.2f} B, {m.layers} layers, {m.heads} heads, {cache}"
         if m.experts:
-            shape += f", {m.experts} experts of which a token meets {m.experts_per_token + m.shared_experts}"
+            shared = f" and {m.shared_experts} shared" if m.shared_experts else ""
+            shape += f", {m.experts} experts{shared} of which a token meets {m.experts_per_token + m.shared_experts}"
+            shape += f" ({m.active_parameters / 1e9:.2f} B)"
         rows.append(Assumption(name=f"model {m.id}", value=shape, origin="published", source=m.source))
     cost = resolved.scenario.cost
     if cost is not None and cost.prices_as_of:

@@ -1,11 +1,12 @@
 """How far off a job's speed may be: the measured error of the nearest group that was validated.
 
 A group is a GPU, a stack and a kind: of training how much of the model is trained, of serving the plan (one GPU, tensor
-ranks, stages) at full load. A job whose own group has at least ``LEAST`` measured rows has its error; any other is
-*unvalidated*, and the nearest group is named: first the same stack on the same GPU, then the same GPU, then the same
-stack, then the same kind, each time the one with most rows. The groups' errors are those of ``sim validate`` on all
-measured tables (catalogue, ``validation_errors.csv``). A job on several kinds of GPUs goes by the kind with most of
-them; a replica that spans nodes is never validated: no such serving was measured.
+ranks, stages) at full load, and whether the model has experts. A job whose own group has at least ``LEAST`` measured
+rows has its error; any other is *unvalidated*, and the nearest group is named, with experts or without as the job's:
+first the same stack on the same GPU, then the same GPU, then the same stack, then the same kind, each time the one with
+most rows. The groups' errors are those of ``sim validate`` on all measured tables (catalogue,
+``validation_errors.csv``). A job on several kinds of GPUs goes by the kind with most of them. Never validated are
+replicas that span nodes, latent attention and experts that are spread: no such serving was measured.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from sim.spec.transformer import Transformer
 LEAST: Final = 3
 #: What a serving group measures, of whole servings: more rows decide among them.
 SERVED: Final = ("offline", "static batch", "closed loop", "one stream, decode")
+#: What ends the kinds of serving groups whose models have experts.
+EXPERTS: Final = ", experts"
 #: How much of a model a training group trains.
 TRAINED: Final = ("pretrain", "pretrain-moe", "sft", "lora", "qlora")
 
@@ -37,9 +40,10 @@ class Measured(NamedTuple):
     error: ExpectedError
 
 
-def serving_kind(plan: ServingPlan) -> str:
+def serving_kind(plan: ServingPlan, model: Transformer) -> str:
     """The kind of a serving plan."""
-    return "pp" if plan.pp > 1 else "tp" if plan.tp > 1 else "one GPU"
+    degree = "pp" if plan.pp > 1 else "tp" if plan.tp > 1 else "one GPU"
+    return degree + EXPERTS if model.experts else degree
 
 
 def training_kind(job: TrainingJob, model: Transformer) -> str:
@@ -49,15 +53,17 @@ def training_kind(job: TrainingJob, model: Transformer) -> str:
     return "qlora" if job.finetune.base in ("nf4", "int8") else "lora"
 
 
-def expected_error(gpus: Iterable[str], stack: str, kind: str, *, across: bool = False) -> ExpectedError | None:
+def expected_error(gpus: Iterable[str], stack: str, kind: str, *, never: bool = False) -> ExpectedError | None:
     """The error to expect of a job on these GPUs; None where nothing at all was validated.
 
-    ``across``: a serving replica spans nodes."""
+    ``never``: nothing of its kind was measured."""
     types = list(gpus)
     gpu = max(dict.fromkeys(types), key=types.count)
     found = [group for group in _groups() if (group.kind in TRAINED) == (kind in TRAINED)]
+    alike = [group for group in found if group.kind.endswith(EXPERTS) == kind.endswith(EXPERTS)]
+    found = alike or found
     same = [group for group in found if (group.gpu, group.stack, group.kind) == (gpu, stack, kind)]
-    if same and not across:
+    if same and not never:
         return same[0].error
     nearest = (
         [g for g in found if (g.gpu, g.stack) == (gpu, stack)],
@@ -93,6 +99,9 @@ def _groups() -> list[Measured]:
 
 def _served(name: str) -> str | None:
     """The plan's kind of a group of whole servings; None of any other."""
+    if name.endswith(EXPERTS):
+        kind = _served(name.removesuffix(EXPERTS))
+        return None if kind is None else kind + EXPERTS
     for degree in ("tp", "pp"):
         if name.endswith(f", {degree}"):
             return degree if name.removesuffix(f", {degree}") in SERVED else None

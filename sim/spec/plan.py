@@ -36,6 +36,10 @@ class ServingPrecision(Spec):
 class ServingPlan(Spec):
     """Degrees of one serving job; it takes ``tp * pp * dp`` GPUs.
 
+    A tensor group slices a mixture's experts (``ep`` 1), or spreads them whole over its ranks (``ep`` as ``tp``), the
+    fullest of which has ``expert_imbalance`` times the mean tokens. With ``attention`` ``data`` each rank has sequences
+    of its own, and all weights whole but those of the routed experts.
+
     ``layers`` gives the layers of each pipeline stage, or how to find them: ``even`` (a remainder goes to
     the first stages), or ``balanced`` (by each stage's speed, within its memory). ``placement`` lists the
     GPUs by their number in the topology, tensor ranks innermost, then stages, then replicas.
@@ -45,9 +49,17 @@ class ServingPlan(Spec):
     tp: Count = 1
     pp: Count = 1
     dp: Count = 1
+    ep: Count = 1
+    attention: Literal["tensor", "data"] = "tensor"
+    expert_imbalance: Annotated[float, Field(ge=1, le=1000)] = 1.0
     micro_batches: Annotated[int, Field(ge=1, le=1024, strict=True)] | None = None
     layers: Literal["even", "balanced"] | tuple[Annotated[int, Field(ge=1, le=2000)], ...] = "even"
     placement: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+
+    @property
+    def slices(self) -> int:
+        """Ranks over which attention, plain MLPs, token table and output head are sliced."""
+        return 1 if self.attention == "data" else self.tp
 
     @property
     def gpus(self) -> int:
@@ -58,6 +70,14 @@ class ServingPlan(Spec):
     def _consistent(self) -> ServingPlan:
         if not isinstance(self.layers, str) and len(self.layers) != self.pp:
             raise ValueError(f"layers lists {len(self.layers)} stages, pp is {self.pp}")
+        if self.ep not in (1, self.tp):
+            raise ValueError(f"ep spreads experts over all ranks of a tensor group: it is {self.tp} (tp) or 1")
+        if self.attention == "data" and self.ep == 1:
+            raise ValueError("attention: data needs experts that are spread: ep as tp, above 1 (else take dp)")
+        if self.expert_imbalance > 1 and self.ep == 1:
+            raise ValueError("expert_imbalance tells of ranks that hold different experts: it needs ep as tp, above 1")
+        if self.expert_imbalance > self.ep:
+            raise ValueError(f"expert_imbalance is at most {self.ep} (ep): one rank has all tokens then")
         if self.micro_batches is not None and self.pp == 1 and self.micro_batches > 1:
             raise ValueError("micro_batches needs a pipeline: pp is 1")
         if self.placement is not None:

@@ -3,6 +3,10 @@
 ``kv_heads`` is the true count (multi-head, grouped-query or multi-query attention): it scales the KV cache
 by up to ``heads``. ``gated`` MLPs (SwiGLU) have three matrices, plain ones two. In a mixture of ``experts`` each token
 meets ``experts_per_token`` of them and all ``shared_experts``; they are ``expert_intermediate`` wide.
+
+Latent attention (MLA) caches one latent of ``kv_lora_rank`` elements and one rotary key of ``qk_rope_head_dim`` for all
+heads; a head's keys are ``qk_nope_head_dim`` + ``qk_rope_head_dim`` wide, its values ``v_head_dim``, and queries come
+from a latent of ``q_lora_rank`` where that is stated. The names are those of the models' configuration files.
 """
 
 from __future__ import annotations
@@ -14,6 +18,8 @@ from pydantic import Field, model_validator
 from sim.spec.base import Name, Prose, Spec
 
 Width = Annotated[int, Field(ge=1, le=10_000_000, strict=True)]
+#: Widths that latent attention has, all of them.
+LATENT = ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
 
 
 class Transformer(Spec):
@@ -37,6 +43,11 @@ class Transformer(Spec):
     shared_experts: Annotated[int, Field(ge=0, le=64, strict=True)] = 0
     expert_intermediate: Width | None = None
     dense_layers: Annotated[int, Field(ge=0, le=2000, strict=True)] = 0
+    kv_lora_rank: Width | None = None
+    q_lora_rank: Width | None = None
+    qk_nope_head_dim: Width | None = None
+    qk_rope_head_dim: Width | None = None
+    v_head_dim: Width | None = None
     source: Prose
     notes: Prose = ""
 
@@ -52,9 +63,38 @@ class Transformer(Spec):
             raise ValueError("dense_layers counts the layers of a mixture of experts that have a plain MLP")
         return self
 
+    @model_validator(mode="after")
+    def _latent_whole(self) -> Transformer:
+        widths = {name: getattr(self, name) for name in LATENT}
+        missing = [name for name, width in widths.items() if width is None]
+        stated = len(missing) < len(LATENT) or self.q_lora_rank is not None
+        if stated and missing:
+            raise ValueError(f"latent attention (MLA) needs {', '.join(missing)} too")
+        if stated and self.kv_heads != self.heads:
+            raise ValueError("with latent attention (MLA) kv_heads is heads: each has keys and values of its own")
+        return self
+
+    @property
+    def latent(self) -> bool:
+        """Whether attention caches latents (MLA), not keys and values."""
+        return self.kv_lora_rank is not None
+
+    @property
+    def cached_elements(self) -> int:
+        """Elements of KV cache a token takes in one layer."""
+        if self.latent:
+            return (self.kv_lora_rank or 0) + (self.qk_rope_head_dim or 0)
+        return 2 * self.kv_heads * self.head_dim
+
     @property
     def attention_parameters(self) -> int:
-        """Weights of one layer's attention: Q, K, V and the output projection."""
+        """Weights of one layer's attention: Q, K, V (with latents, the ways down and up) and the output projection."""
+        if self.latent:
+            latent, plain, rotary, value = (getattr(self, name) or 0 for name in LATENT)
+            queries = self.heads * (plain + rotary)
+            asks = self.q_lora_rank * (self.hidden + queries) if self.q_lora_rank else self.hidden * queries
+            ways = self.hidden * (latent + rotary) + latent * self.heads * (plain + value)
+            return asks + ways + self.heads * value * self.hidden
         q = self.heads * self.head_dim
         return self.hidden * (q + 2 * self.kv_heads * self.head_dim) + q * self.hidden
 

@@ -198,24 +198,30 @@ def _stage_steps(
     kernels = outcome.recording.resolved.kernels(gpu)
     n = max(1, round(b))
     cost = law.cost(n, round(n * context), ())
-    weights = shape.layers * shape.weight_bytes * law.layer_weights
-    kv = n * context * law.decode_bytes
+    weights = law.weights_read(n)
+    experts = ", as many experts as a pass meets" if shape.mixture else ""
+    seconds, latent = n * context * law.decode_bytes / rates.decode, ""
+    if shape.model.latent:
+        seconds = n * context * law.decode_slope
+        latent = f", or {format_flops(law.decode_flops).removesuffix('/s')} / {format_flops(rates.prefill)}"
     name = f"stage {stage.track.stage}, " if len(job.replicas[0].stages) > 1 else ""
     share = rates.weights / rates.bandwidth
     found = [
-        Step(f"{name}weights", f"{format_bytes(weights)} / ({format_bandwidth(rates.bandwidth)} x {share:.3g})",
+        Step(f"{name}weights{experts}",
+             f"{format_bytes(weights)} / ({format_bandwidth(rates.bandwidth)} x {share:.3g})",
              format_seconds(weights / rates.weights), f"{gpu.id}: {gpu.sources.get('memory_bandwidth', gpu.source)}; "
              f"kernels: {kernels.source}"),
         Step(f"{name}KV cache", f"{n} x {format_count(context)} tokens x {format_bytes(law.decode_bytes)} / "
-             f"{format_bandwidth(rates.decode)}", format_seconds(kv / rates.decode), f"kernels: {kernels.source}"),
+             f"{format_bandwidth(rates.decode)}{latent}", format_seconds(seconds), f"kernels: {kernels.source}"),
         Step(f"{name}arithmetic", f"{format_flops(cost.flops).removesuffix('/s')} / {format_flops(rates.matmul)}",
              format_seconds(cost.flops / rates.matmul), "beside the reads: the roofline's knee rounds both"),
         Step(f"{name}launches and host", f"{shape.layers} layers of kernels, the engine's step",
              format_seconds(cost.launch), f"stack {job.job.stack.id}: {job.job.stack.source}"),
     ]  # fmt: skip
     if cost.communication:
+        each = "2 all-to-alls a layer of experts" if shape.exchanges else "2 all-reduces a layer"
         found.append(Step(
-            f"{name}collectives", f"2 all-reduces a layer, {format_bytes(cost.wire)} in all over {stage.link}",
+            f"{name}collectives", f"{each}, {format_bytes(cost.wire)} in all over {stage.link}",
             format_seconds(cost.communication), "docs/model.md: collectives",
         ))  # fmt: skip
     return [*found, Step(f"{name}pass", "kernels, host and collectives", format_seconds(cost.total))]

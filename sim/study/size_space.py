@@ -22,6 +22,7 @@ from sim.adapters.resolve import Resolved, ResolvedServing, with_spec
 from sim.adapters.yaml_source import KeyPath, Source
 from sim.errors import InputError, Problem
 from sim.laws.pricing import Counts, PowerDraw, hourly_cost
+from sim.spec.plan import ServingPlan
 from sim.spec.scenario import ClusterSpec, ServingJob
 from sim.spec.sizing import SizeSpec
 from sim.spec.training import TrainingJob
@@ -155,7 +156,7 @@ def _planned(job: ServingJob | TrainingJob, design: Design, units: int) -> Servi
         layers = job.plan.layers if isinstance(job.plan.layers, str) else "even"
         plan = job.plan.model_copy(update={
             "tp": design.tp, "pp": design.pp, "dp": design.copies * units, "placement": None, "layers": layers,
-            "micro_batches": job.plan.micro_batches if design.pp > 1 else None,
+            "micro_batches": job.plan.micro_batches if design.pp > 1 else None, **_spread(job.plan, design.tp),
         })  # fmt: skip
         return job.model_copy(update={"plan": plan})
     extra = dict(design.training)
@@ -168,6 +169,14 @@ def _planned(job: ServingJob | TrainingJob, design: Design, units: int) -> Servi
     })  # fmt: skip
     batch = job.batch.model_copy(update={"micro": extra.get(MICRO_BATCH, job.batch.micro)})
     return job.model_copy(update={"plan": planned, "batch": batch, "slow": ()})
+
+
+def _spread(plan: ServingPlan, tp: int) -> dict[str, Any]:
+    """Experts that the scenario spreads are spread over the design's tensor ranks."""
+    if plan.ep == 1:
+        return {}
+    attention = plan.attention if tp > 1 else "tensor"
+    return {"ep": tp, "attention": attention, "expert_imbalance": min(plan.expert_imbalance, float(tp))}
 
 
 # -- enumeration --------------------------------------------------------------------------------------------

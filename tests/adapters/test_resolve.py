@@ -253,3 +253,32 @@ def test_a_price_by_the_gpu_hour(write):
 def test_a_topology_inline(write):
     inline = "{name: x, nodes: [{name: a, gpus: [{type: a10}]}]}"
     assert list(resolve_file(write(("hardware/desk.yaml", inline))).gpus) == ["a10"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("jobs.0.plan={tp: 2, ep: 2}",), "jobs.0.plan.ep: llama-2-7b has no experts to spread"),
+        (("jobs.0.model=mixtral-8x7b", "jobs.0.plan={tp: 2, ep: 2, attention: data}",
+          "assume.tp_overlap=double_buffer"), "jobs.0.plan.attention: ranks with sequences of their own"),
+        (("define.models.small={like: deepseek-v3, qk_rope_head_dim: null}", "jobs.0.model=small"),
+         "latent attention (MLA) needs qk_rope_head_dim too"),
+        (("define.models.small={like: deepseek-v3, kv_heads: 8}", "jobs.0.model=small"),
+         "with latent attention (MLA) kv_heads is heads"),
+    ],
+)  # fmt: skip
+def test_what_experts_and_latents_need(write, overrides, message):
+    with pytest.raises(InputError) as caught:
+        resolve_file(write(), overrides=overrides)
+    assert message in str(caught.value)
+
+
+def test_latents_are_served_and_not_trained(write):
+    training = (
+        "jobs.0={name: t, kind: training, model: deepseek-v3, stack: generic, batch: {global: 1, micro: 1, "
+        "sequence: 8}, run: {steps: 1}}"
+    )
+    with pytest.raises(InputError) as caught:
+        resolve_file(write(), overrides=(training,))
+    assert "deepseek-v3 has latent attention (MLA), which training jobs do not model" in str(caught.value)
+    assert resolve_file(write(), overrides=("jobs.0.model=deepseek-v3",)).jobs[0].model.latent

@@ -22,6 +22,8 @@ PUBLISHED = {
     "gpt-2-xl": 1.558,
     "gpt-3-175b": 175.0,
     "mixtral-8x7b": 46.7,
+    "deepseek-v3": 671.0,
+    "qwen3-235b-a22b": 235.0,
     "llama-2-7b": 6.74,
     "llama-2-13b": 13.02,
     "llama-2-70b": 68.98,
@@ -41,9 +43,10 @@ PUBLISHED = {
     "tinyllama-1.1b": 1.1,
 }
 FULL_ATTENTION = {
-    "bloom-176b", "gpt-2-xl", "gpt-3-175b", "llama-2-7b", "llama-2-13b", "mpt-7b", "mpt-30b", "mpt-70b", "opt-175b",
+    "bloom-176b", "deepseek-v3", "gpt-2-xl", "gpt-3-175b", "llama-2-7b", "llama-2-13b", "mpt-7b", "mpt-30b", "mpt-70b",
+    "opt-175b",
 }  # fmt: skip
-KV_HEADS = {"qwen2.5-7b": 4, "tinyllama-1.1b": 4}  # 8 for all others that share heads
+KV_HEADS = {"qwen2.5-7b": 4, "qwen3-235b-a22b": 4, "tinyllama-1.1b": 4}  # 8 for all others that share heads
 
 
 def entries(*kinds):
@@ -271,7 +274,8 @@ def test_attention_has_its_true_kv_heads(name):
     wanted = model.heads if name in FULL_ATTENTION else KV_HEADS.get(name, 8)
     assert model.kv_heads == wanted
     assert model.heads * model.head_dim >= model.hidden
-    assert model.gated == (name.split("-")[0] in ("llama", "mistral", "mixtral", "qwen2.5", "qwen3", "tinyllama"))
+    gated = ("deepseek", "llama", "mistral", "mixtral", "qwen2.5", "qwen3", "tinyllama")
+    assert model.gated == (name.split("-")[0] in gated)
 
 
 # ---- Stacks, lengths, prices

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from sim.adapters.lookup import Library
 from sim.errors import InfeasibleError
-from sim.laws.layout import Layout, budget_rows, lay_out, place
+from sim.laws.layout import Layout, budget_rows, lay_out, mixture_layers, place
 from sim.laws.roofline import kernel_rates
 from sim.laws.step import StageLaw, StageShape
 from sim.spec.hardware import Gpu
@@ -221,3 +222,60 @@ def test_budget_rows_name_every_gpu_type_of_a_stage() -> None:
     assert [row[:3] for row in rows[1:]] == [
         ("0", "rtx4090", "40"), ("0", "rtx3090", "40"), ("1", "rtx4090", "40"), ("1", "rtx3090", "40"),
     ]  # fmt: skip
+
+
+# ---- mixtures of experts
+
+
+DEEPSEEK = LIBRARY.model("deepseek-v3")
+
+
+def test_the_first_layers_are_the_plain_ones_wherever_they_lie() -> None:
+    assert mixture_layers(DEEPSEEK, (61,)) == (58,)
+    assert mixture_layers(DEEPSEEK, (31, 30)) == (28, 30)
+    assert mixture_layers(DEEPSEEK, (2, 2, 57)) == (0, 1, 57)
+    assert mixture_layers(LLAMA, (40, 40)) == (0, 0)
+
+
+@pytest.mark.parametrize("pp", [1, 2, 4, 8])
+def test_stages_of_a_mixture_hold_the_whole_model(pp: int) -> None:
+    found = laid({"tp": 8, "pp": pp}, "h200-sxm", "bf16" if pp > 1 else "fp8", model=DEEPSEEK).replicas[0]
+    assert sum(stage.mixture for stage in found) == 58
+    held = sum(8 * (m.weights + m.embeddings) for stage in found for m in stage.memory.values())
+    repeated = 7 * 61 * 7168 * (1536 + 512 + 64)  # the ways down to latents, and the routers, are on every rank
+    bytes_each = 2 if pp > 1 else 1
+    tables = 2 * DEEPSEEK.embedding_parameters
+    routers = 58 * 7168 * 256
+    expected = bytes_each * (DEEPSEEK.parameters - tables - routers + repeated) + 2 * tables + 2 * 8 * routers
+    assert held == pytest.approx(expected, rel=1e-9)
+
+
+def test_balanced_counts_plain_layers_as_what_they_are_worth() -> None:
+    """Three layers of 0.58 GB weigh as much as one twentieth of a layer of 11.5 GB each: the first stage has more."""
+    found = laid({"tp": 8, "pp": 2, "layers": "balanced"}, "h200-sxm", "fp8", model=DEEPSEEK).replicas[0]
+    assert [stage.layers for stage in found] == [32, 29]
+    assert abs(found[0].mixture - found[1].mixture) <= 1
+    with_all = laid({"pp": 2, "tp": 2, "layers": "balanced"}, "h100-sxm", model=LIBRARY.model("mixtral-8x7b"))
+    assert layers(with_all) == [16, 16]
+
+
+def test_ranks_must_have_as_many_experts() -> None:
+    assert "ep 3 does not divide the 8 experts of mixtral-8x7b; the nearest below that does is 2" in str(
+        refusal({"tp": 3, "ep": 3, "attention": "data"}, "h100-sxm", model=LIBRARY.model("mixtral-8x7b"))
+    )
+    assert "tp 3 does not divide the 128 attention heads" in str(refusal({"tp": 3}, "h100-sxm", model=DEEPSEEK))
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        ({"tp": 8, "ep": 4}, "it is 8 (tp) or 1"),
+        ({"tp": 8, "attention": "data"}, "attention: data needs experts that are spread"),
+        ({"tp": 8, "expert_imbalance": 1.2}, "it needs ep as tp, above 1"),
+        ({"tp": 2, "ep": 2, "expert_imbalance": 3}, "expert_imbalance is at most 2 (ep)"),
+    ],
+)
+def test_plans_of_experts_that_contradict_themselves(plan: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        ServingPlan.model_validate(plan)
+    assert message in str(caught.value)

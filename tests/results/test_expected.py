@@ -47,7 +47,7 @@ def test_the_kind_of_most_gpus_decides_and_spanning_nodes_is_never_validated() -
     mixed = expected_error(["rtx4090", "h100-sxm", "h100-sxm"], "trtllm", "tp")
     assert mixed is not None
     assert mixed.group.startswith("h100-sxm / ")
-    across = expected_error(["h100-sxm"] * 16, "trtllm", "tp", across=True)
+    across = expected_error(["h100-sxm"] * 16, "trtllm", "tp", never=True)
     assert across is not None
     assert not across.validated
 

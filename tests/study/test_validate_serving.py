@@ -15,7 +15,7 @@ from sim.adapters.yaml_source import Source
 from sim.jobs.play import play
 from sim.laws.step import Chunk
 from sim.study.validate.agreement import told
-from sim.study.validate.cases import DECODE, LOADED, PREFILL, SATURATED, Case
+from sim.study.validate.cases import DECODE, LOADED, PREFILL, SATURATED, SERVED_MIXTURES, Case
 from sim.study.validate.formats import read_tables
 from sim.study.validate.predict import predict_capacity, predict_serving
 from sim.study.validate.runner import compare
@@ -155,7 +155,8 @@ def test_limits_left_out_are_those_of_the_benchmark() -> None:
         (STATIC | {"engine": "JetStream"}, "no serving stack stands for JetStream"),
         (STATIC | {"engine": "vLLM + MTP n=3 speculative", "version": ""}, "speculative decoding is not modelled"),
         (STATIC | {"weights": "EXL2 3.0bpw"}, "weights in 'EXL2 3.0bpw' are no format here"),
-        (STATIC | {"model": "deepseek-r1"}, "DeepSeek-R1: latent attention is not modelled"),
+        (MLPERF | {"model": "deepseek-r1"},
+         "whether attention is sliced or data-parallel is not stated, which decides with latents"),
         (STATIC | {"model": "Jamba"}, "the shape of Jamba is not known here"),
         (STATIC | {"batch": "n/a"}, "the batch is not stated"),
         (STATIC | {"batch": "0"}, "the batch is not stated"),
@@ -172,16 +173,16 @@ def test_limits_left_out_are_those_of_the_benchmark() -> None:
         (LOOP | {"metric": "mem"}, "the KV pool is allocated beforehand, at a size that is not stated"),
         (MLPERF | {"notes": "SLO TTFT<=2s TPOT<=200ms"}, "the lengths of the data set's requests are not known here"),
     ],
-)
+)  # fmt: skip
 def test_rows_that_have_no_scenario_say_why(cells: dict[str, str], expected: str) -> None:
     assert case(cells).reason == expected
 
 
-def test_a_mixture_of_experts_is_refused_by_the_simulator_by_name() -> None:
-    found = compare([mapped(STATIC, model="Mixtral 8x7B")])
-    (row,) = found.rows
-    assert (row.mapped, row.mixture) == (False, True)
-    assert (row.reason or "").startswith("Mixtral-8x7B is a mixture of experts")
+def test_a_mixture_of_experts_is_a_family_and_a_group_of_its_own() -> None:
+    found = compare([mapped(STATIC, model="Mixtral 8x7B"), mapped(STATIC)])
+    assert [(row.mapped, row.mixture) for row in found.rows] == [(True, True), (True, False)]
+    assert [(group.name, group.n) for group in found.families] == [(DECODE, 1), (SERVED_MIXTURES, 1)]
+    assert found.rows[0].group == f"{found.rows[1].group}, experts"
 
 
 # -- predictions --------------------------------------------------------------------------------------------

@@ -88,45 +88,57 @@ def bounds_of(
     largest = max(chunk, limits.max_tokens)
     rates = [1 / (tokens / _tokens_per_s(s, largest) + _slope(s) * held) for s in stages]
     rates += [s.hop.cap / (s.hop.bytes_per_token * tokens) for s in stages if s.hop and s.hop.bytes_per_token]
-    tpot = _cycle(stages, 1, 0.0, 0.0)
+    tpot = _cycle(stages, 1, 0.0, 0.0, largest)
     if passes:
         if limits.blocks < UNBOUNDED // limits.block_tokens:
             rates.append(limits.blocks * limits.block_tokens / (tpot * held))
         beside = 0.0 if static else (tokens - passes) / passes
-        batch = _largest_batch(stages, most, context, beside, job.spec.objectives.tpot_p99)
-        rates.append(limits.slots * batch / _cycle(stages, batch, context, beside) / passes if batch else 0.0)
+        batch = _largest_batch(stages, most, context, beside, largest, job.spec.objectives.tpot_p99)
+        cycle = _cycle(stages, batch, context, beside, largest) if batch else 1.0
+        rates.append(limits.slots * batch / cycle / passes)
     generated = min(_tokens_per_s(s, largest) for s in stages)
-    alone = _largest_batch(stages, most, 0.0, 0.0, job.spec.objectives.tpot_p99)
-    generated = min(generated, limits.slots * alone / _cycle(stages, alone, 0.0, 0.0)) if alone else 0.0
+    alone = _largest_batch(stages, most, 0.0, 0.0, largest, job.spec.objectives.tpot_p99)
+    generated = min(generated, limits.slots * alone / _cycle(stages, alone, 0.0, 0.0, largest)) if alone else 0.0
     return Bounds(min(rates), generated, tpot, stages, max(1, chunk))
 
 
-def _cycle(stages: Sequence[Stage], sequences: int, context: float, beside: float) -> float:
+def _cycle(stages: Sequence[Stage], sequences: int, context: float, beside: float, largest: int) -> float:
     """Seconds in which so many sequences of a batch, of a mean context, have their next token, with ``beside`` tokens
-    of prompts in the passes for each of them.
+    of prompts in the passes for each of them; no pass has more than the ``largest``'s tokens.
 
     Kernels' time is convex in a pass's tokens, so that no other spread of the prompts takes less; what collectives take
-    for the prompts is left out.
+    for the prompts is left out. With experts it is not (a second prompt meets experts that the first one met): there a
+    token takes as long as in the largest pass, which is the least that a token can take.
     """
     tokens, time = sequences + int(beside * sequences), 0.0
     for stage in stages:
         alone = _pass(stage, sequences, sequences)
-        time += max(alone, _pass(stage, tokens, sequences, collectives=False))
+        if stage.law.shape.mixture:
+            more = tokens / largest * _pass(stage, largest, collectives=False)
+        else:
+            more = _pass(stage, tokens, sequences, collectives=False)
+        time += max(alone, more)
         time += _slope(stage) * sequences * context
     return time + sum(_hop(s.hop, tokens) for s in stages if s.hop is not None)
 
 
-def _largest_batch(stages: Sequence[Stage], most: int, context: float, beside: float, limit: float | None) -> int:
+def _largest_batch(
+    stages: Sequence[Stage], most: int, context: float, beside: float, largest: int, limit: float | None
+) -> int:
     """Sequences of the largest batch whose tokens come within the limit; 0 if there is none."""
     if limit is None:
         return most
-    return bisect_right(range(1, most + 1), limit, key=lambda b: _cycle(stages, b, context, beside))
+    return bisect_right(range(1, most + 1), limit, key=lambda b: _cycle(stages, b, context, beside, largest))
 
 
 def _pass(stage: Stage, tokens: int, sequences: int = 0, *, collectives: bool = True) -> float:
     """Seconds of a pass of the stage's slowest GPUs, without attention; where halves of a batch hide each other's
-    collectives, of the longer of kernels and collectives."""
+    collectives, of the longer of kernels and collectives; where ranks have sequences of their own, of as many as leave
+    no rank fuller than others."""
     times = []
+    shape = stage.law.shape
+    if shape.data:
+        tokens, sequences = max(1, tokens // shape.tp * shape.tp), sequences // shape.tp * shape.tp
     for law in (member.law for member in stage.members):
         base = law.base(tokens, sequences)
         if not collectives:

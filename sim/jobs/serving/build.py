@@ -18,11 +18,14 @@ from sim.jobs.serving.replica import Hop, Member, Replica, Stage, Tally
 from sim.jobs.serving.requests import Feed, RequestTable
 from sim.laws.arrange import parameter_scale
 from sim.laws.collective import CollectiveParameters, collective_parameters, pieces, wire_bytes
+from sim.laws.experts import dispatched
 from sim.laws.layout import Layout, StageLayout
 from sim.laws.roofline import kernel_rates
-from sim.laws.step import StageLaw, StageShape
+from sim.laws.step import Exchange, StageLaw, StageShape
+from sim.laws.step_data import DataLaw
 from sim.laws.step_halves import HalvedLaw
 from sim.laws.topology import Topology
+from sim.laws.topology_parts import merged
 from sim.spec.plan import KV_BYTES, WEIGHT_BYTES
 
 TOKEN_ID_BYTES = 4.0
@@ -55,18 +58,20 @@ class ReplicaBuilder:
         self._capacities = topology.capacities()
 
     def limits(self, layout: Layout, number: int) -> Limits:
-        """Bounds of replica ``number``, by what its KV cache holds: the scenario's, or else the stack's."""
+        """Bounds of replica ``number``, by what its KV cache holds: the scenario's, or else the stack's. Each rank with
+        sequences of its own has an engine's bounds to itself."""
         job, stack = self.job.spec, self.job.stack
         tokens, stages = layout.tokens[number], layout.replicas[number]
         b, slots = job.batching, job.plan.micro_batches or job.plan.pp
         if self.assume.kv_capacity == "unchecked":
             tokens = UNBOUNDED
         blocks = tokens // stack.memory.block_tokens
-        max_tokens = b.max_batched_tokens or stack.max_batched_tokens
+        ranks = job.plan.tp // job.plan.slices
+        max_tokens = (b.max_batched_tokens or stack.max_batched_tokens) * ranks
         return Limits(
             max_tokens=max_tokens,
-            prefill_chunk=b.prefill_chunk or max_tokens,
-            max_sequences=b.max_sequences or stack.max_sequences,
+            prefill_chunk=b.prefill_chunk * ranks if b.prefill_chunk else max_tokens,
+            max_sequences=(b.max_sequences or stack.max_sequences) * ranks,
             batch_size=b.batch_size or 1,
             slots=slots,
             reserve=(b.admission or stack.admission) == "reserve" or b.policy == "static",
@@ -133,10 +138,10 @@ class ReplicaBuilder:
             for gpu, gpus in types.items()
         )  # fmt: skip
         link, channel = "", None
-        if parameters is not None:
+        shape = members[0].law.shape
+        if parameters is not None and (shape.pieces or shape.exchanges):
             link = self._link(stage.gpus)
-            cap = max(rate for _, rate in self._rates(parameters))
-            load = self._capped(parameters.link_load, cap)
+            load = self._capped(self._load(stage.gpus, parameters, shape), rate_at_most(shape))
             channel = ChannelTrack(f"{name} collectives", link, load, charts=self.charts)
         hop = None if following is None else self._hop(name, stage, following)
         across = len({self.topology.gpus[g].node for g in stage.gpus}) > 1
@@ -159,12 +164,8 @@ class ReplicaBuilder:
             datasheet=self.job.stack.links == "datasheet",
             one_copy=self.assume.tp_volume == "one_copy",
             latency=self.assume.tp_latency,
+            exchange_cap=self.topology.exchange_cap(gpus) if self.job.spec.plan.ep > 1 else None,
         )
-
-    def _rates(self, p: CollectiveParameters) -> list[tuple[float, float]]:
-        """(fixed seconds, wire bytes/s) of each branch of the group's all-reduce."""
-        wire = self._wire(p)
-        return [(fixed, wire / slope) for fixed, slope in pieces("all_reduce", p)]
 
     def _wire(self, p: CollectiveParameters) -> float:
         return 1.0 if self.assume.tp_volume == "one_copy" else wire_bytes("all_reduce", p.n, 1.0)
@@ -180,7 +181,8 @@ class ReplicaBuilder:
             flops=assume.gpu.flops if assume.gpu else None,
             memory_bandwidth=assume.gpu.memory_bandwidth if assume.gpu else None,
         )
-        pipelined = job.spec.plan.pp > 1
+        plan = job.spec.plan
+        data, pipelined = plan.attention == "data", plan.pp > 1
         shape = StageShape(
             model=job.model,
             rates=rates,
@@ -189,8 +191,8 @@ class ReplicaBuilder:
             head=stage.last,
             weight_bytes=WEIGHT_BYTES[job.spec.precision.weights],
             kv_bytes=KV_BYTES[job.spec.precision.kv],
-            pieces=tuple(pieces("all_reduce", p)) if p else (),
-            wire_per_byte=self._wire(p) if p else 0.0,
+            pieces=tuple(pieces("all_reduce", p)) if p and not data else (),
+            wire_per_byte=self._wire(p) if p and not data else 0.0,
             host_per_pass=stack.host_per_step + (stack.host_per_pipeline_pass if pipelined else 0.0),
             host_per_sequence=stack.host_per_sequence,
             host_per_layer=stack.host_per_layer,
@@ -198,9 +200,40 @@ class ReplicaBuilder:
             on_chip=stack.activations == "on_chip",
             kv_reads_free=assume.kv_reads == "free",
             scale=self.scale,
+            mixture=stage.mixture,
+            ep=plan.ep,
+            expert_load=plan.expert_imbalance,
+            exchanges=self._exchanges(stage, p) if p and plan.ep > 1 and stage.mixture else (),
+            data=data,
         )
-        law = HalvedLaw if assume.tp_overlap == "double_buffer" else StageLaw
+        law = HalvedLaw if assume.tp_overlap == "double_buffer" else DataLaw if data else StageLaw
         return self._laws.setdefault(shape, law(shape))
+
+    def _exchanges(self, stage: StageLayout, p: CollectiveParameters) -> tuple[Exchange, ...]:
+        """Collectives of layers whose experts are spread: each rank sends its share of the tokens to their experts and
+        has the answers back. Where attention is sliced, its all-reduce is cut in two, with these between the halves."""
+        model, plan = self.job.model, self.job.spec.plan
+        there, back = dispatched(model, plan.ep, plan.expert_imbalance, self.job.spec.precision.weights)
+        kinds = [("all_to_all", there), ("all_to_all", back)]
+        if plan.attention == "tensor":
+            kinds += [("reduce_scatter", 2.0 * model.hidden), ("all_gather", 2.0 * model.hidden)]
+        return tuple(
+            Exchange(float(stage.mixture), size, wire_bytes(op, p.n, 1.0), tuple(pieces(op, p)), op != "all_to_all")
+            for op, size in kinds
+        )
+
+    def _load(self, gpus: Sequence[int], p: CollectiveParameters, shape: StageShape) -> Loads:
+        """Crossings of links for a byte that each rank of a group sends: of rings, and of all to all as far as it has
+        a part in a pass's bytes."""
+        if not shape.exchanges:
+            return p.link_load
+        sizes = {rings: sum(kind.number * kind.per_token * kind.wire_per_byte for kind in shape.exchanges
+                            if kind.rings == rings) for rings in (True, False)}  # fmt: skip
+        reduced = 4.0 * shape.model.hidden * (shape.layers - shape.mixture) * shape.wire_per_byte
+        part = sizes[False] / (sizes[False] + sizes[True] + reduced)
+        pairs = [(link, weight * part / (len(gpus) - 1)) for a in gpus for b in gpus if a != b
+                 for link, weight in self.topology.route(a, b).links]  # fmt: skip
+        return merged((*((link, weight * (1.0 - part)) for link, weight in p.link_load if part < 1.0), *pairs))
 
     def _hop(self, name: str, stage: StageLayout, following: StageLayout) -> Hop:
         """The coupled flow from one stage's ranks to the next one's: each sends its share of the activations.
@@ -216,7 +249,8 @@ class ReplicaBuilder:
         per_token = 2.0 * self.job.model.hidden
         ids_only = back and self.assume.pp_return_hop == "token_ids"
         gather: tuple[tuple[float, float], ...] = ()
-        if len(pairs) > 1 and (p := self._collectives(following.gpus)) is not None:
+        sliced = self.job.spec.plan.slices > 1
+        if len(pairs) > 1 and sliced and (p := self._collectives(following.gpus)) is not None:
             gather = tuple(pieces("all_gather", p))
         target, capped = "back" if back else f"s{stage.number + 1}", self._capped(tuple(flow.load.items()), flow.cap)
         return Hop(
@@ -251,14 +285,18 @@ class ReplicaBuilder:
         return tuple((link, min(weight, self._capacities[link] / cap)) for link, weight in load)
 
 
+def rate_at_most(shape: StageShape) -> float:
+    """The most bytes a second each rank of a stage's group sends in its collectives."""
+    kinds = ((shape.wire_per_byte, shape.pieces), *((kind.wire_per_byte, kind.pieces) for kind in shape.exchanges))
+    return max(wire / slope for wire, found in kinds for _, slope in found)
+
+
 def flows_of(replica: Replica) -> list[Flow]:
     """The most each of a replica's channels can ask of the network."""
     flows = []
     for stage in replica.stages:
-        if stage.collectives is not None and stage.law.shape.pieces:
-            shape = stage.law.shape
-            cap = max(shape.wire_per_byte / slope for _, slope in shape.pieces)
-            flows.append(Flow(stage.collectives.links, cap, None))
+        if stage.collectives is not None:
+            flows.append(Flow(stage.collectives.links, rate_at_most(stage.law.shape), None))
         if stage.hop is not None:
             flows.append(Flow(stage.hop.track.links, stage.hop.cap, stage.hop.queue))
     return flows

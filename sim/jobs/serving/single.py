@@ -279,12 +279,14 @@ class _Book:
         pairs = k * (k - 1) / 2
         contexts = np.where(linear, k * levels + rises * pairs, 0.0)
         passes = np.where(linear, k, 0.0)
-        memory = k * memory + contexts * law.decode_slope
+        reads = contexts * law.decode_slope
+        compute = k * compute + (reads if law.decode_computes else 0.0)
+        memory = k * memory + (0.0 if law.decode_computes else reads)
         launch = k * launch + passes * law.decode_launch
         flops = k * flops + contexts * law.decode_flops
         nbytes = k * nbytes + contexts * law.decode_bytes
         track, tally = self.stage.track, self.replica.tally
-        sums = (k * compute, memory, launch, k * comm, flops, nbytes)
+        sums = (compute, memory, launch, k * comm, flops, nbytes)
         track.work(Pass._make([*(float(x.sum()) for x in sums), 0.0]), 1, self.stage.link)
         track.passes += int(k.sum()) - 1
         seconds = ends - starts
@@ -292,7 +294,7 @@ class _Book:
         gaps = first + np.array(lates)
         self.replica.scheduler.gaps.add_runs(gaps, growth, k.astype(np.int64), decoding.astype(np.int64))
         track.bins.add_many(starts, ends, seconds)
-        busy = k * compute + memory + launch
+        busy = compute + memory + launch
         for number in np.unique(kinds).astype(int).tolist():
             mine = kinds == number
             tally.phase(KINDS[number], *(float(x[mine].sum()) for x in (flops, nbytes, busy)))

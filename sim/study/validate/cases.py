@@ -22,6 +22,8 @@ GEMM_8: Final = "matrix products in 8 bits"
 DECODE_ATTENTION: Final = "decode attention"
 PREFILL_ATTENTION: Final = "prefill attention"
 COLLECTIVES: Final = "collectives"
+#: Serving of models with experts, which the families of serving leave out.
+SERVED_MIXTURES: Final = "serving of mixtures of experts"
 FAMILIES: Final = (
     TRAINING, DECODE, SATURATED, LOADED, PREFILL, SERVED_MEMORY, GEMM, GEMM_8, DECODE_ATTENTION, PREFILL_ATTENTION,
     COLLECTIVES,

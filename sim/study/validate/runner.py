@@ -18,7 +18,7 @@ from sim.adapters.resolve import resolve
 from sim.adapters.yaml_source import Source
 from sim.errors import SimError
 from sim.study.validate.agreement import Run, directions, summary, told
-from sim.study.validate.cases import FAMILIES, TRAINING, Case
+from sim.study.validate.cases import FAMILIES, SERVED_MIXTURES, TRAINING, Case
 from sim.study.validate.predict import PREDICTORS, Predict, Prediction
 from sim.study.validate.schema import Group, Row, Table, Validation
 
@@ -157,12 +157,14 @@ def _table(name: str, rows: Sequence[Row], runs: Sequence[Run]) -> Table:
 
 
 def _families(rows: Sequence[Row]) -> tuple[Group, ...]:
-    """Families that have errors: of training also its specified rows, of all others those without experts."""
+    """Families that have errors: of training also its specified rows, of all others those without experts, which are
+    one more."""
     trained = [row for row in rows if row.family == TRAINING]
     members = {SPECIFIED: [row for row in trained if row.specified], TRAINING: trained} | {
         name: [row for row in rows if row.family == name and not row.mixture] for name in FAMILIES if name != TRAINING
     }
-    return _named(members)
+    mixtures = {SERVED_MIXTURES: [row for row in rows if row.mixture and row.family != TRAINING]}
+    return _named(members | mixtures)
 
 
 def _groups(rows: Sequence[Row]) -> tuple[Group, ...]:

@@ -127,7 +127,7 @@ class _Mapping:
         return replace(
             bare,
             quality=row.quality or ("B" if row.source.startswith("MLPerf") else "A"),
-            group=f"{gpu} / {stack.id} / {measure.kind}{_shape_of(plan)}",
+            group=f"{gpu} / {stack.id} / {measure.kind}{_shape_of(plan)}{', experts' if bare.mixture else ''}",
             metric=measure.metric, unit=measure.unit + (" per GPU" if row.scope == "per_gpu" else ""), measured=value,
             scenario=scenario, play="capacity" if measure.kind in ("server", "interactive") else "serving",
             scale=copies / (gpus if row.scope == "per_gpu" else 1) if measure.unit == _RATE else 1.0,
@@ -303,6 +303,8 @@ class _Mapping:
         if row.model not in names.MODELS:
             raise NoPrediction("the plan is not stated")
         model = catalogue().model(names.MODELS[row.model])
+        if model.latent:
+            raise NoPrediction("whether attention is sliced or data-parallel is not stated, which decides with latents")
         room = SHARE * catalogue().gpu(gpu).usable_memory
         weights = model.parameters * WEIGHT_BYTES[precision["weights"]]
         fits = [tp for tp in (1, 2, 4, 8) if row.n_gpus % tp == 0 and weights / tp <= room]

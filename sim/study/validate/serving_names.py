@@ -67,6 +67,9 @@ WITHOUT_GPU: Final = ("Raspberry Pi", "(CPU)")
 
 #: Models as tables call them -> catalogue id.
 MODELS: Final = {
+    "DeepSeek R1 671b": "deepseek-v3",
+    "DeepSeek-V3.1 671B": "deepseek-v3",
+    "DeepSeek-V3/R1 671B": "deepseek-v3",
     "LLaMA 13B": "llama-2-13b",
     "LLaMA 70B": "llama-2-70b",
     "LLaMA 7B": "llama-2-7b",
@@ -95,6 +98,7 @@ MODELS: Final = {
     "Mistral 7B": "mistral-7b",
     "Mixtral 8x7B": "mixtral-8x7b",
     "TinyLlama 1.1B": "tinyllama-1.1b",
+    "deepseek-r1": "deepseek-v3",
     "llama2-13b": "llama-2-13b",
     "llama2-7b": "llama-2-7b",
     "llama3.1-405b": "llama-3.1-405b",
@@ -133,12 +137,7 @@ SHAPES: Final[dict[str, dict[str, Any]]] = {
 
 #: Starts of the names of models that cannot be described here -> why.
 UNMODELLED: Final = {
-    "DeepSeek-V3": "DeepSeek-V3: latent attention is not modelled",
-    "DeepSeek R1 671b": "DeepSeek-R1: latent attention is not modelled",
-    "DeepSeek V3": "DeepSeek-V3: latent attention is not modelled",
-    "deepseek-r1": "DeepSeek-R1: latent attention is not modelled",
     "Gemma3": "Gemma 3: layers that look at a window of the context are not modelled",
-    "Kimi K2": "Kimi K2: latent attention is not modelled",
     "Nemotron-3": "Nemotron 3: state-space layers are not modelled",
     "Qwen3-235B": "its quantisation is not stated",
     "Qwen3.": "Qwen 3.5 and 3.6: linear attention is not modelled",
