@@ -7,6 +7,8 @@ MONEY: dict[str, str] = {
     "fixed_usd_per_hour": "what runs on without work: everything but the electricity above idle power",
     "committed_usd": "rent of what is reserved over its whole term, used or not",
     "billed_fraction": "share of machine time that is paid for: spot machines are not while they are gone",
+    "api_usd_per_million_tokens": "what an API asks for a million generated tokens (cost.api_price)",
+    "api_price_ratio": "that over USD per million tokens: above one, the cluster is cheaper",
 }
 
 METRICS: dict[str, str] = {
