@@ -267,6 +267,7 @@ INPUTS: dict[str, dict[str, type[BaseModel]]] = {
         "jobs.disaggregate": scenario.Disaggregation,
         "Length models": workload.LengthModel,
         "lognormal": workload.Lognormal,
+        "exponential": workload.Exponential,
         "empirical": workload.Empirical,
         "jobs.objectives": workload.Objectives,
         "jobs (training)": training.TrainingJob,
