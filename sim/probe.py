@@ -113,7 +113,13 @@ def _network_override(r: Resolved, field: str, factor: float) -> Resolved:
 
 def _network_doubled(r: Resolved) -> Resolved:
     r = _network_override(r, "bandwidth", 2)
-    return _links(NETWORK_KINDS, lambda k: k.model_copy(update={"bandwidth": 2 * k.bandwidth}))(r)
+    return _links(NETWORK_KINDS, _wider)(r)
+
+
+def _wider(link: LinkType) -> LinkType:
+    """Twice the rate, both ways."""
+    rates = {"bandwidth": link.bandwidth, "download": link.download}
+    return link.model_copy(update={name: 2 * rate for name, rate in rates.items() if rate is not None})
 
 
 def _network_nearer(r: Resolved) -> Resolved:
@@ -154,8 +160,7 @@ def improvements(recording: Recording) -> Iterator[Improvement]:
         yield Improvement("network latency", "halved", _network_nearer)
     for kind in ("nvlink", "pcie"):
         if kind in used:
-            yield Improvement(f"{kind} bandwidth", "x2", _links(
-                (kind,), lambda k: k.model_copy(update={"bandwidth": 2 * k.bandwidth})))  # fmt: skip
+            yield Improvement(f"{kind} bandwidth", "x2", _links((kind,), _wider))
     if any(job.life is not None and job.life.stops for job in recording.training):
         faults = recording.resolved.scenario.faults
         if faults is not None and faults.trace is None:

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from functools import cache, partial
 
+from sim.adapters.lookup import Library
 from sim.jobs.serving.replica import Stage
 from sim.results.schema import Cost, ServingMetrics
+from sim.spec.hardware import Gpu
 from sim.study.compare import Options, compare
 from sim.study.executors import open_executor
 
@@ -34,16 +36,22 @@ FULL_PIPELINE = ("jobs.0.plan.micro_batches=12", f"{CLIENTS}3960", "jobs.0.load.
 STATIC = "jobs.0.batching={policy: static, batch_size: 590}"
 UNEVEN, LONGEST = "jobs.0.load.output_tokens={empirical: {values: [1, 511]}}", "jobs.0.load.output_tokens=511"
 GPUS_4090 = "cost.capital=[{what: RTX 4090, per: gpu, unit_price: 1600 USD}]"
-GPUS_H100 = "cost.capital=[{what: H100, per: gpu, unit_price: 30000 USD}]"
 #: 400 W a GPU and 2 kW of server, as the article counts it, and not 5 kW in one.
 PARTS = ("cost.power=null", "define.gpus={rtx4090: {like: rtx4090, tdp: 400 W}}")
 #: The home build's 20,000 USD and 1.5 USD an hour.
 HOME_PRICE = (
     "cost={capital: 20000 USD, amortisation: 3 years, electricity: 0.1 USD/kWh, power: {idle: 5 kW, busy: 5 kW}, "
-    "hosting: 0.24 USD/h}"
+    "hosting: {price: hosting-miner-2023}}"
 )
-API = 2.0
-"""USD a million tokens: 0.002 USD for a thousand."""
+PORTS = "cost.capital=[{what: port of a 20-port switch, per: port, unit_price: 75 USD}]"
+API = "cost.api_price=2 USD/Mtok"
+"""0.002 USD for a thousand tokens."""
+GIGABIT = "cluster.network.bandwidth=1.024 Gbps"
+"""128 MB/s, as the article counts it."""
+SIXTY = (GIGABIT, "jobs.0.plan.micro_batches=8", f"{CLIENTS}480", f"{SEQUENCES}480", "jobs.0.load.requests=1920")
+TCP = "cluster.network={bandwidth: 1 Gbps, latency: 0.25 ms}"
+FREE = "cluster.network={bandwidth: 1e9 Gbps, latency: 0 s}"
+LIBRARY = Library()
 
 
 # ---- reading runs
@@ -128,6 +136,18 @@ def hourly(name: str, what: str, *overrides: str) -> float:
     return cost(name, *overrides).breakdown_usd_per_hour[what]
 
 
+def items(name: str) -> dict[str, float]:
+    """What was paid for each thing."""
+    return cost(name).capital_items_usd
+
+
+def times_an_api(name: str, *overrides: str) -> float:
+    """How many times its cost GPT-3.5 asks for a token."""
+    found = cost(name, *overrides).api_price_ratio
+    assert found is not None
+    return found
+
+
 def kilowatts(name: str, *overrides: str) -> float:
     """Power of the cluster."""
     found = cost(name, *overrides).power_w
@@ -142,6 +162,23 @@ def kilowatts_for_as_much(of: str, against: str) -> float:
     options = Options(seeds=1, at_equal="budget", curve=False)
     found = compare(scenarios, options, partial(open_executor, "serial", 1, ()))
     return found.scenarios[1].metrics["power_w"].mean / 1e3
+
+
+def gpu(name: str) -> Gpu:
+    """A GPU of the catalogue."""
+    return LIBRARY.gpu(name)
+
+
+def tera(name: str, key: str = "fp16") -> float:
+    """A dense peak in TFLOPS."""
+    return float(getattr(gpu(name).flops, key)) / 1e12
+
+
+def usd(price: str) -> float:
+    """A price of the catalogue."""
+    found = LIBRARY.price(price).usd
+    assert found is not None
+    return found
 
 
 def at_a_share(share: float) -> float:
@@ -167,6 +204,7 @@ IDEAL: dict[str, Figure] = {
     "TPI-15": lambda: kernels_ms(H100, 295, *ALONE_H100),
     "TPI-16": lambda: token_ms(H100, *ALONE_H100),
     "TPI-17": lambda: speed(H100, *ALONE_H100),
+    "TPI-18": lambda: transfers_ms(SERVER, 330, *ALONE) / token_ms(H100, *ALONE_H100),
     # what the 4090 server costs
     "CST-10": lambda: rate(SERVER),
     "CST-11": lambda: capital(SERVER, GPUS_4090),
@@ -178,7 +216,8 @@ IDEAL: dict[str, Figure] = {
     "CST-17": lambda: cost(SERVER).usd_per_hour,
     "CST-18": lambda: rate(SERVER) * 3600 / 1e6,
     "CST-19": lambda: tokens_per_usd(SERVER),
-    "CST-21": lambda: API * tokens_per_usd(SERVER),
+    "CST-20": lambda: 1 / (cost(SERVER).api_usd_per_million_tokens or 0.0),
+    "CST-21": lambda: times_an_api(SERVER),
     # what the H100 server costs
     "CST-22": lambda: hourly(H100, "capital"),
     "CST-23": lambda: hourly(H100, "electricity"),
@@ -198,11 +237,13 @@ IDEAL: dict[str, Figure] = {
     "HOM-02": lambda: hop_ms(PIPELINE),
     "HOM-04": lambda: token_ms(PIPELINE),
     "HOM-05": lambda: rate(PIPELINE, *FULL_PIPELINE),
+    "HOM-06": lambda: capital(PIPELINE, PORTS),
     "HOM-07": lambda: capital(PIPELINE),
     "HOM-08": lambda: transfers_ms(ROCE, 330) / 160,
     "HOM-09": lambda: transfers_ms(ROCE, 330),
     "HOM-10": lambda: token_ms(ROCE),
     "HOM-11": lambda: speed(ROCE),
+    "HOM-12": lambda: items(ROCE)["eight ports"],
     "HOM-13": lambda: capital(ROCE),
     "HOM-14": lambda: 2 * transfers_ms(PAIR, 330),
     "HOM-15": lambda: hop_ms(PAIR),
@@ -211,11 +252,34 @@ IDEAL: dict[str, Figure] = {
     "HOM-18": lambda: speed(PAIR),
     "HOM-19": lambda: capital(PAIR),
     "HOM-20": lambda: hourly(SERVER, "capital", HOME_PRICE),
+    "HOM-21": lambda: hourly(SERVER, "hosting", HOME_PRICE),
     "HOM-22": lambda: tokens_per_usd(SERVER, HOME_PRICE),
     "HOM-24": lambda: kilowatts_for_as_much(PIPELINE, H100),
-    "HOM-25": lambda: 1 - capital(H100, GPUS_H100) / capital(H100),
+    "HOM-25": lambda: 1 - items(H100)["H100"] / capital(H100),
     "HOM-26": lambda: 1 - capital(SERVER, GPUS_4090) / capital(SERVER, HOME_PRICE),
     "HOM-27": lambda: tokens_per_usd(SERVER, HOME_PRICE) / tokens_per_usd(H100),
+    # over one gigabit
+    "NET-09": lambda: token_ms(HOME, TCP) - token_ms(HOME, FREE),
+    "NET-11": lambda: hop_ms(PIPELINE, GIGABIT),
+    "NET-12": lambda: 8e-3 * hop_ms(PIPELINE, GIGABIT),
+    "NET-13": lambda: speed(PIPELINE, GIGABIT),
+    "NET-18": lambda: rate(PIPELINE, *SIXTY),
+    "NET-19": lambda: rate(PIPELINE, *SIXTY) * 2 * 70e9 / (8 * 330e12),
+    # hardware, from the catalogue
+    "HW-01": lambda: tera("h100-sxm"),
+    "HW-02": lambda: tera("rtx4090", "fp16_fp16acc"),
+    "HW-05": lambda: tera("h100-sxm") / tera("rtx4090", "fp16_fp16acc"),
+    "HW-06": lambda: gpu("h100-sxm").memory_bandwidth / gpu("rtx4090").memory_bandwidth,
+    "HW-07": lambda: tera("rtx4090", "fp16_fp16acc") / tera("a100-sxm-80gb"),
+    "HW-08": lambda: gpu("rtx4090").memory_bandwidth / gpu("a100-sxm-80gb").memory_bandwidth,
+    "HW-09": lambda: gpu("a100-sxm-80gb").memory / gpu("rtx4090").memory,
+    "HW-10": lambda: tera("rtx4090", "tf32") / tera("a100-sxm-80gb", "tf32"),
+    "HW-11": lambda: LIBRARY.link("pcie4-x16").bandwidth / 1e9,
+    "HW-12": lambda: LIBRARY.link("nvlink4").bandwidth / 1e9,
+    "HW-13": lambda: LIBRARY.link("nvlink4-h800").bandwidth / LIBRARY.link("nvlink4").bandwidth,
+    "HW-14": lambda: tera("gh200-96gb") / tera("h100-sxm"),
+    "HW-15": lambda: 2 * LIBRARY.link("nvlink3-bridge").bandwidth / 1e9,
+    "CST-32": lambda: usd("h100-sxm") / usd("rtx4090"),
 }
 
 MEASURED: dict[str, Figure] = {
@@ -228,7 +292,7 @@ MEASURED: dict[str, Figure] = {
     "CST-10": lambda: rate(REAL_SERVER),
     "CST-18": lambda: rate(REAL_SERVER) * 3600 / 1e6,
     "CST-19": lambda: tokens_per_usd(REAL_SERVER),
-    "CST-21": lambda: API * tokens_per_usd(REAL_SERVER),
+    "CST-21": lambda: times_an_api(REAL_SERVER, API),
     "CST-26": lambda: rate(REAL_H100),
     "CST-27": lambda: rate(REAL_H100) * 3600 / 1e6,
     "CST-28": lambda: tokens_per_usd(REAL_H100),
@@ -246,4 +310,7 @@ MEASURED: dict[str, Figure] = {
     "HOM-22": lambda: tokens_per_usd(REAL_PIPELINE),
     "HOM-24": lambda: kilowatts_for_as_much(REAL_PIPELINE, REAL_H100),
     "HOM-27": lambda: tokens_per_usd(REAL_PIPELINE) / tokens_per_usd(REAL_H100),
+    "HW-02": lambda: tera("rtx4090"),
+    "HW-05": lambda: tera("h100-sxm") / tera("rtx4090"),
+    "HW-07": lambda: tera("rtx4090") / tera("a100-sxm-80gb"),
 }

@@ -20,7 +20,9 @@ from .article_page import PAGE, TOLERANCE, says_what_runs_say, shows, table
 from .article_serving import (
     ALONE,
     ALONE_H100,
+    CLIENTS,
     H100,
+    HOME,
     HOME_PRICE,
     IDEAL,
     MEASURED,
@@ -32,6 +34,7 @@ from .article_serving import (
     ROCE,
     SEQUENCES,
     SERVER,
+    cost,
     kilowatts_for_as_much,
     rate,
     token_ms,
@@ -71,6 +74,23 @@ def test_double_buffering_hides_the_shorter_of_two() -> None:
     assert rate(SERVER) / rate(SERVER, *ALONE) == pytest.approx(44.5336 / 27.0336, rel=1e-3)
     assert any("COLLECTIVES HIDE" in line for line in run(SERVER).result.banners)
     assert not any("COLLECTIVES HIDE" in line for line in run(SERVER, *ALONE).result.banners)
+
+
+def test_a_lone_users_messages_come_in_bursts() -> None:
+    """NET-10: 16 KB in every token's time, once up and once down each of eight cards; no latency, a gigabit."""
+    network = "cluster.network={bandwidth: 1 Gbps, latency: 0 s}"
+    played = run(HOME, network, f"{CLIENTS}1", "jobs.0.load.requests=4")
+    card = next(link for link in played.result.links if "network card" in link.name)
+    seconds = 16_384 / 125e6
+    assert card.utilisation_mean == pytest.approx(seconds / (token_ms(HOME, network, f"{CLIENTS}1") / 1e3), rel=0.01)
+    assert 1 / card.utilisation_mean == pytest.approx(1076, rel=0.01)
+
+
+def test_a_token_takes_more_energy_on_4090s() -> None:
+    """HOM-24: 2.3 times an H100's, on paper."""
+    energy = [cost(SERVER, HOME_PRICE).kwh_per_million_tokens, cost(H100).kwh_per_million_tokens]
+    assert energy == pytest.approx([0.114, 0.049], rel=0.01)
+    assert energy[0] / energy[1] == pytest.approx(45 / 1.94 / 10, rel=0.01)
 
 
 def test_double_buffering_is_told_alike_in_full_detail() -> None:

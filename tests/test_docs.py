@@ -268,6 +268,7 @@ INPUTS: dict[str, dict[str, type[BaseModel]]] = {
         "jobs.autoscale": scenario.Autoscale,
         "Length models": workload.LengthModel,
         "lognormal": workload.Lognormal,
+        "exponential": workload.Exponential,
         "empirical": workload.Empirical,
         "jobs.objectives": workload.Objectives,
         "jobs (training)": training.TrainingJob,

@@ -26,7 +26,7 @@ from sim.spec.stack import Stack
 from sim.spec.training_stack import TrainingStack
 from sim.spec.transformer import Transformer
 from sim.spec.workload import LengthDistribution
-from sim.units import BYTES, UnitError, parse
+from sim.units import BYTES, FLOP_RATE, UnitError, parse
 
 Value = TypeVar("Value", bound=Spec)
 
@@ -38,6 +38,9 @@ FIELDS = {
 }  # fmt: skip
 #: What a user calls each kind.
 WORDS = {"lengths": "length distribution", "training-stack": "training stack", "failure": "fault preset"}
+
+#: Rates that differ by less are one.
+SAME = 0.002
 
 
 class Library:
@@ -153,6 +156,8 @@ class Library:
         data = dict(self._own(kind)[name])
         like = data.pop("like", None)
         if like is None:
+            if kind == "gpu" and name in catalog.names(kind):
+                self._refuse_sparse(name, catalog.raw(kind, name))
             return {**data, "id": name}
         if not isinstance(like, str):
             raise self._problem(path, "must name another entry")
@@ -163,9 +168,29 @@ class Library:
         else:
             close = self._near(kind, like)
             raise self._problem(path, f"there is no {WORDS.get(kind, kind)} '{like}'", close)
+        if kind == "gpu":
+            self._refuse_sparse(name, base)
         if kind == "gpu" and _is_size(data.get("memory")):  # what the driver shows of the old size is void
             base = {**base, "usable_memory": data["memory"]}
         return {**_deep(base, data), "id": name}
+
+    def _refuse_sparse(self, name: str, base: Mapping[str, Any]) -> None:
+        """Raise InputError for a peak that is twice the known one: datasheets print it for weights half of which are
+        zero in a fixed pattern. Twice the rate of summing in 32 bits may be that of summing in 16."""
+        own, known = self._own("gpu")[name].get("flops"), base.get("flops")
+        if not isinstance(own, Mapping) or not isinstance(known, Mapping):
+            return
+        other = _rate(known.get("fp16_fp16acc"))
+        for key, value in own.items():
+            rate, dense = _rate(value), _rate(known.get(key))
+            if rate is None or dense is None or (other is not None and abs(rate / other - 1) < SAME):
+                continue
+            if abs(rate / (2 * dense) - 1) < SAME:
+                raise self._problem(
+                    ("define", "gpus", name, "flops", key),
+                    f"{value} is twice the dense rate, as datasheets advertise it with structured sparsity, which is "
+                    f"not used: it is {known[key]}. What if it were twice as fast? Say so under assume: gpu",
+                )
 
     def _near(self, kind: str, word: str) -> str | None:
         """The entry most likely meant by an unknown name."""
@@ -184,6 +209,14 @@ def _deep(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
         old = merged.get(key)
         merged[key] = _deep(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return merged
+
+
+def _rate(value: object) -> float | None:
+    """FLOP/s, where ``value`` is a rate; if it is none, its own error says so, once."""
+    try:
+        return parse(value, FLOP_RATE) or None if isinstance(value, str) else None
+    except UnitError:
+        return None
 
 
 def _is_size(value: object) -> bool:

@@ -56,7 +56,7 @@ class Offer:
         """What it costs, on the terms of ``base``: its electricity, interest, years, and hosting by kW or rack."""
         machine = self.machine
         if machine.rental is not None:
-            return CostSpec(rental=machine.rental, prices_as_of=machine.as_of)
+            return CostSpec(rental=machine.rental, api_price=base.api_price, prices_as_of=machine.as_of)
         pieces = (*(machine.capital or ()), *(self.network.capital if self.network else ()))
         hosting = base.hosting if isinstance(base.hosting, Hosting) else machine.hosting or 0.0
         update = {
@@ -138,6 +138,8 @@ class _Finder:
                 prices |= self._price(where, piece.price, "piece")
         if machine.rental is not None and machine.rental.price is not None:
             prices |= self._price(where, machine.rental.price, "GPU-hour")
+        if machine.hosting is not None and machine.hosting.price is not None:
+            prices |= self._price(where, machine.hosting.price, "kilowatt and month")
         return Offer(machine, network, gpus, links, prices)
 
     def _price(self, where: KeyPath, name: str, unit: PricedBy) -> dict[str, Price]:

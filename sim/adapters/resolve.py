@@ -17,7 +17,7 @@ from sim.adapters.lookup import Library
 from sim.adapters.validation import validate
 from sim.adapters.yaml_source import KeyPath, Source, apply_overrides, load_yaml
 from sim.errors import InputError, Problem, did_you_mean
-from sim.spec.economics import Price
+from sim.spec.economics import Hosting, Price
 from sim.spec.hardware import Fabric, Gpu, KernelConstants, LinkType
 from sim.spec.reliability import Checkpoint, FaultClass, FaultPreset, RecordedFault
 from sim.spec.scenario import Scenario, ServingJob
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from sim.adapters.traces import RequestTrace
 
 T = TypeVar("T")
-PricedBy = Literal["piece", "GPU-hour"]
+PricedBy = Literal["piece", "GPU-hour", "kilowatt and month"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -419,6 +419,8 @@ class _Resolver:
                 named.append((("cost", "rental", *((i,) if several else ()), "price"), rent.price, "GPU-hour"))
         if cost.demand is not None and cost.demand.burst is not None and cost.demand.burst.price:
             named.append((("cost", "demand", "burst", "price"), cost.demand.burst.price, "GPU-hour"))
+        if isinstance(cost.hosting, Hosting) and cost.hosting.price:
+            named.append((("cost", "hosting", "price"), cost.hosting.price, "kilowatt and month"))
         items = cost.capital if isinstance(cost.capital, tuple) else ()
         named += [(("cost", "capital", i, "price"), item.price, "piece") for i, item in enumerate(items) if item.price]
         for where, name, unit in named:
@@ -431,13 +433,13 @@ class _Resolver:
         return found
 
 
-#: Units of catalogue prices of things that can be bought.
-_PIECES = ("USD/unit", "USD/GPU", "USD/rack")
+#: Units of catalogue prices of things that can be bought, and of places in a data centre.
+_PIECES, _KILOWATT = ("USD/unit", "USD/GPU", "USD/rack"), ("USD/kW-month",)
 
 
 def not_priced_by(price: Price, unit: PricedBy) -> str | None:
     """What is wrong with a price that is to be paid by the ``unit``; None if it can be."""
-    fits = "GPU-h" in price.unit if unit == "GPU-hour" else price.unit in _PIECES
+    fits = "GPU-h" in price.unit if unit == "GPU-hour" else price.unit in (_PIECES if unit == "piece" else _KILOWATT)
     return None if fits and price.usd is not None else f"{price.id} is priced in {price.unit}, not by the {unit}"
 
 

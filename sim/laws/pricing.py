@@ -15,7 +15,7 @@ Utilisation is the share of time a GPU computes or communicates; nameplate power
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
 from typing import NamedTuple, Protocol
 
@@ -23,6 +23,7 @@ from sim.spec.economics import CapitalItem, CostSpec, Hosting, Price, Rental
 
 HOUR = 3600.0
 YEAR = 365 * 24 * HOUR
+HOURS_A_MONTH = 730.0
 
 
 class Span(NamedTuple):
@@ -63,8 +64,9 @@ class PowerDraw:
 class HourlyCost:
     """USD an hour by part, and the electrical power behind it (W); ``span``: the total within the bounds of prices.
 
-    ``committed``: USD that will be paid for what is reserved, used or not. ``billed``: share of rented time that was
-    paid for, None where nothing is on the spot market and nothing was handed back.
+    ``items``: what the purchase is made of, USD; empty where it is one sum, or rented. ``committed``: USD that will be
+    paid for what is reserved, used or not. ``billed``: share of rented time that was paid for, None where nothing is on
+    the spot market and nothing was handed back.
     """
 
     parts: dict[str, float]
@@ -73,6 +75,7 @@ class HourlyCost:
     span: Span
     committed: float | None = None
     billed: float | None = None
+    items: dict[str, float] = field(default_factory=dict)
 
     @property
     def total(self) -> float:
@@ -96,8 +99,22 @@ def capital_of(spec: CostSpec, counts: Counts, prices: Mapping[str, Price]) -> S
         return None
     if not isinstance(spec.capital, tuple):
         return Span(spec.capital, spec.capital, spec.capital)
-    items = [(item.count * _number(item, counts), _unit_price(item, prices)) for item in spec.capital]
-    return Span(*(sum(count * price[end] for count, price in items) for end in range(3)))
+    paid = [_paid(item, counts, prices) for item in spec.capital]
+    return Span(*(sum(price[end] for price in paid) for end in range(3)))
+
+
+def items_of(spec: CostSpec, counts: Counts, prices: Mapping[str, Price]) -> dict[str, float]:
+    """USD paid for each thing that is listed, in order; {} where the purchase is one sum, or the cluster rented."""
+    found: dict[str, float] = {}
+    for item in spec.capital if isinstance(spec.capital, tuple) else ():
+        found[item.what] = found.get(item.what, 0.0) + _paid(item, counts, prices).mid
+    return found
+
+
+def _paid(item: CapitalItem, counts: Counts, prices: Mapping[str, Price]) -> Span:
+    """USD for all of an item."""
+    number = item.count * _number(item, counts)
+    return Span(*(number * end for end in _unit_price(item, prices)))
 
 
 def _number(item: CapitalItem, counts: Counts) -> int:
@@ -176,9 +193,11 @@ def hourly_cost(
         energy = stated(spec.electricity or 0.0)
         parts["electricity"] = power / 1000 * energy.mid
         span = [part + power / 1000 * price for part, price in zip(span, energy, strict=True)]
-    if (hosting := _hosting(spec, draws, counts)) > 0.0:
-        parts["hosting"] = hosting
-    return HourlyCost(parts, power, capital.mid, Span(*(part + hosting for part in span)))
+    hosting = _hosting(spec, draws, counts, prices)
+    if hosting.mid > 0.0:
+        parts["hosting"] = hosting.mid
+    total = Span(*(part + place for part, place in zip(span, hosting, strict=True)))
+    return HourlyCost(parts, power, capital.mid, total, items=items_of(spec, counts, prices))
 
 
 def _rented(
@@ -218,17 +237,19 @@ def rent_of(rental: Rental, counts: Counts, prices: Mapping[str, Price]) -> Span
     return Span(*(end * counts.gpus for end in each))
 
 
-def _hosting(spec: CostSpec, draws: Sequence[PowerDraw], counts: Counts) -> float:
+def _hosting(spec: CostSpec, draws: Sequence[PowerDraw], counts: Counts, prices: Mapping[str, Price]) -> Span:
     """USD an hour of the place that the machines stand in."""
     hosting = spec.hosting
     if not isinstance(hosting, Hosting):
-        return hosting
+        return stated(hosting)
     if hosting.per_rack is not None:
         assert hosting.nodes_per_rack is not None
-        return hosting.per_rack * ceil(counts.nodes / hosting.nodes_per_rack)
-    assert hosting.per_kw is not None
-    most = spec.power.busy if spec.power is not None else sum(d.count * d.busy for d in draws)
-    return hosting.per_kw * most / 1000
+        return stated(hosting.per_rack * ceil(counts.nodes / hosting.nodes_per_rack))
+    most = (spec.power.busy if spec.power is not None else sum(d.count * d.busy for d in draws)) / 1000
+    if hosting.per_kw is not None:
+        return stated(hosting.per_kw * most)
+    assert hosting.price is not None
+    return Span(*(month / HOURS_A_MONTH * most for month in span_of(prices[hosting.price])))
 
 
 def usd_per_million_tokens(usd_per_hour: float, tokens_per_s: float) -> float | None:

@@ -49,14 +49,15 @@ class Book:
     datasheet: bool = False
     changes: LinkChanges | None = None
 
-    def raw(self, link_id: str) -> Rate:
-        """The rate of a catalogue link type as the catalogue has it."""
+    def raw(self, link_id: str, down: bool = False) -> Rate:
+        """The rate of a catalogue link type as the catalogue has it; ``down``: from a switch to a node."""
         found = self.link(link_id)
-        return Rate(found.kind, found.bandwidth, found.efficiency, found.latency, found.message_overhead)
+        bandwidth = found.download if down and found.download is not None else found.bandwidth
+        return Rate(found.kind, bandwidth, found.efficiency, found.latency, found.message_overhead)
 
-    def rate(self, link_id: str) -> Rate:
+    def rate(self, link_id: str, down: bool = False) -> Rate:
         """The rate of a catalogue link type under ``datasheet`` and ``changes``."""
-        return self.adjusted(self.raw(link_id))
+        return self.adjusted(self.raw(link_id, down))
 
     def adjusted(self, rate: Rate, share: float = 1.0) -> Rate:
         """The rate under ``datasheet`` and ``changes``; it takes the ``share`` of a changed latency."""
@@ -218,10 +219,15 @@ def _add_cards(
         else:
             block.edge(vertex, home, "pcie", None)
             block.edge(home, vertex, "pcie", None)
-        rate = book.rate(link)
-        half = rate._replace(latency=rate.latency / 2)
-        out = block.link("network card", vertex, "", half)
-        block.ports.append(Port(vertex, out, block.link("network card", "", vertex, half), rate.kind in RDMA))
+        up, down = (_halfway(book.rate(link, direction)) for direction in (False, True))
+        out = block.link("network card", vertex, "", up)
+        role = "network card" if up == down else "network card, down"
+        block.ports.append(Port(vertex, out, block.link(role, "", vertex, down), up.kind in RDMA))
+
+
+def _halfway(rate: Rate) -> Rate:
+    """A node's end of a cable to a switch, with half of the latency from host to host."""
+    return rate._replace(latency=rate.latency / 2)
 
 
 def _add_nvme(nvme: NvmeSpec, block: Block, sockets: list[str]) -> None:
@@ -356,8 +362,22 @@ def _place_gpu(vertex: VertexSpec, node: int, block: Block, book: Book) -> None:
 
 def _add_edge(edge: EdgeSpec, kinds: dict[str, VertexSpec], block: Block, book: Book) -> None:
     ends = (kinds[edge.source].kind, kinds[edge.target].kind)
+    there, back = (_edge_rate(edge, way, book) for way in (ends, ends[::-1]))
+    role = f"{edge.link or there.kind} {ends[0]}-{ends[1]}"
+    if "memory" in ends:
+        a, memory = (edge.source, edge.target) if ends[1] == "memory" else (edge.target, edge.source)
+        block.shared(role, a, memory, there)
+        return
+    block.link(role, edge.source, edge.target, there)
+    if edge.both:
+        block.link(role if back == there else f"{role}, back", edge.target, edge.source, back)
+
+
+def _edge_rate(edge: EdgeSpec, ends: tuple[str, str], book: Book) -> Rate:
+    """The rate of one direction of an edge between vertices of these kinds."""
     share = (1.0, 0.5, 0.0)[ends.count("switch")]
-    found = book.raw(edge.link) if edge.link is not None else Rate(edge.kind or "pcie", edge.bandwidth or 0.0)
+    down = ends[0] == "switch" != ends[1]
+    found = book.raw(edge.link, down) if edge.link is not None else Rate(edge.kind or "pcie", edge.bandwidth or 0.0)
     if found.kind in NETWORK:
         found = found._replace(latency=found.latency * share)
     stated: dict[str, Any] = {
@@ -367,12 +387,4 @@ def _add_edge(edge: EdgeSpec, kinds: dict[str, VertexSpec], block: Block, book: 
         "overhead": edge.message_overhead,
     }
     found = found._replace(**{key: value for key, value in stated.items() if value is not None})
-    rate = book.adjusted(found, share)
-    role = f"{edge.link or rate.kind} {ends[0]}-{ends[1]}"
-    if "memory" in ends:
-        a, memory = (edge.source, edge.target) if ends[1] == "memory" else (edge.target, edge.source)
-        block.shared(role, a, memory, rate)
-    elif edge.both:
-        block.both(role, edge.source, edge.target, rate)
-    else:
-        block.link(role, edge.source, edge.target, rate)
+    return book.adjusted(found, share)

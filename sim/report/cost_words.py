@@ -24,7 +24,25 @@ def cost_facts(cost: Cost, which: str) -> list[str]:
     parts = [f"{name} {format_percent(part)}" for name, part in visible(cost.breakdown_usd_per_hour)]
     if parts:
         facts[-1] += f" ({', '.join(parts)})"
-    return [*facts, *contract_facts(cost)]
+    return [*facts, *api_facts(cost), *purchase_facts(cost), *contract_facts(cost)]
+
+
+def api_facts(cost: Cost) -> list[str]:
+    """What an API asks for a token, against what it costs here."""
+    if cost.api_usd_per_million_tokens is None:
+        return []
+    asked = f"an API asks {write(USD, cost.api_usd_per_million_tokens)}"
+    if cost.api_price_ratio is None:
+        return [asked]
+    return [f"{asked} ({cost.api_price_ratio:.3g} times the cost at this load)"]
+
+
+def purchase_facts(cost: Cost) -> list[str]:
+    """What the purchase is made of, where that is listed."""
+    if len(cost.capital_items_usd) < 2:
+        return []
+    parts = [f"{what} {format_percent(share)}" for what, share in visible(cost.capital_items_usd)]
+    return [f"purchase {write('capital_usd', cost.capital_usd)} ({', '.join(parts)})"]
 
 
 def bounds(ends: list[float] | None) -> str:

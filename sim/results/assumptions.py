@@ -224,7 +224,7 @@ def _links(recording: Recording) -> list[Assumption]:
             f"{format_bandwidth(info.bandwidth)} a direction, {info.efficiency:.0%} usable, "
             f"latency {format_seconds(info.latency)}, {format_seconds(info.overhead)} a message"
         )
-        known = [x for x in recording.resolved.links.values() if (x.kind, x.bandwidth) == (info.kind, info.bandwidth)]
+        known = [x for x in recording.resolved.links.values() if x.kind == info.kind and info.bandwidth in x.rates]
         origin, source = (known[0].origin, known[0].source) if known else ("topology", "the topology file")
         seen.setdefault(
             info.equivalence,

@@ -30,7 +30,9 @@ DAY: Final = 86_400.0
 """Seconds."""
 MOST_PLANS: Final = 100
 """Ways to meet a demand that are told."""
-NOT_NUMBERS: Final = {"breakdown_usd_per_hour", "usd_per_million_tokens_range", "saturation", "curve", "swing"}
+NOT_NUMBERS: Final = {
+    "breakdown_usd_per_hour", "capital_items_usd", "usd_per_million_tokens_range", "saturation", "curve", "swing",
+}  # fmt: skip
 """Keys of a cost that hold bounds or tables, or nothing."""
 
 
@@ -47,6 +49,7 @@ def cost_of(
     tokens = tokens_per_s
     usd = usd_per_million_tokens(per_hour, tokens)
     power = hour.power * share
+    asked = spec.api_price if isinstance(job, ServingRecording) else None
     kept = kept_of(recording)
     worked = fixed * min(1.0, _at_work(job, devices) / kept) + per_hour - fixed if kept else per_hour
     return Cost(
@@ -57,11 +60,14 @@ def cost_of(
         fixed_usd_per_hour=fixed,
         breakdown_usd_per_hour={part: value * share for part, value in hour.parts.items()},
         capital_usd=None if hour.capital is None else hour.capital * share,
+        capital_items_usd={what: usd * share for what, usd in hour.items.items()},
         committed_usd=None if hour.committed is None else hour.committed * share,
         billed_fraction=hour.billed,
         power_w=power,
         kwh_per_million_tokens=power / tokens / 3600 / 1000 * 1e6 if tokens else None,
         usd_per_million_tokens_range=_range(hour.span, share, tokens),
+        api_usd_per_million_tokens=asked,
+        api_price_ratio=asked / usd if asked is not None and usd else None,
     )
 
 

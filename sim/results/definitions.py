@@ -8,6 +8,8 @@ MONEY: dict[str, str] = {
     "committed_usd": "rent of what is reserved over its whole term, used or not",
     "billed_fraction": "share of machine time that is paid for: spot machines are not while they are gone, nor those "
     "that are not reserved while they are handed back",
+    "api_usd_per_million_tokens": "what an API asks for a million generated tokens (cost.api_price)",
+    "api_price_ratio": "that over USD per million tokens: above one, the cluster is cheaper",
 }
 
 METRICS: dict[str, str] = {

@@ -187,6 +187,7 @@ class Cost(Part):
 
     ``usd_per_million_tokens`` is paid for a cluster that is reserved, ``..._by_use`` if it were paid only while there
     is work. ``fixed_usd_per_hour`` runs on without work. ``curve``: over the share of saturation that is asked for.
+    ``api_price_ratio``: what an API asks for a token over what it costs here.
     """
 
     usd_per_hour: float
@@ -196,11 +197,14 @@ class Cost(Part):
     fixed_usd_per_hour: float | None = None
     breakdown_usd_per_hour: dict[str, float]
     capital_usd: float | None
+    capital_items_usd: dict[str, float] = {}
     committed_usd: float | None = None
     billed_fraction: float | None = None
     power_w: float | None
     kwh_per_million_tokens: float | None
     usd_per_million_tokens_range: list[float] | None = None
+    api_usd_per_million_tokens: float | None = None
+    api_price_ratio: float | None = None
     saturation: Saturation | None = None
     curve: list[UsePoint] = []
     swing: Swing | None = None

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from sim.spec.base import Count, Name, Prose, Spec
 from sim.spec.workload import Rate
-from sim.units import Fraction, PerSecond, Seconds, Usd, UsdPerHour, UsdPerKwh, Watts
+from sim.units import Fraction, PerSecond, Seconds, Usd, UsdPerHour, UsdPerKwh, UsdPerMillionTokens, Watts
 
 
 class Price(Spec):
@@ -94,18 +94,19 @@ class CapitalItem(Spec):
 
 
 class Hosting(Spec):
-    """A place in a data centre, by the kilowatt that the machines draw at most, or by the rack. Where power is in the
-    price (``power_included``), electricity is not paid for."""
+    """A place in a data centre, by the kilowatt that the machines draw at most (stated, or a catalogue price), or by
+    the rack. Where power is in the price (``power_included``), electricity is not paid for."""
 
     per_kw: UsdPerHour | None = None
+    price: Name | None = None
     per_rack: UsdPerHour | None = None
     nodes_per_rack: Count | None = None
     power_included: bool = False
 
     @model_validator(mode="after")
     def _one(self) -> Hosting:
-        if (self.per_kw is None) == (self.per_rack is None):
-            raise ValueError("give either per_kw or per_rack")
+        if sum(x is not None for x in (self.per_kw, self.price, self.per_rack)) != 1:
+            raise ValueError("give exactly one of per_kw, price (a catalogue id), per_rack")
         if (self.per_rack is None) != (self.nodes_per_rack is None):
             raise ValueError("nodes_per_rack belongs to per_rack, which needs it")
         return self
@@ -184,6 +185,7 @@ class CostSpec(Spec):
     Power is idle + (busy - idle) * utilisation for each GPU, plus each host's own, times ``pue``.
     With ``rental`` nothing else is charged: electricity and hosting are the landlord's. Several rents, each with its
     ``share``, make up one cluster. ``demand``: what a day of peak and valley costs; left out, that of a diurnal load.
+    ``api_price``: what somebody else asks for generated tokens, to compare with.
     """
 
     capital: Usd | Annotated[tuple[CapitalItem, ...], Field(min_length=1)] | None = None
@@ -196,6 +198,7 @@ class CostSpec(Spec):
     hosting: UsdPerHour | Hosting = 0.0
     rental: Rental | Annotated[tuple[Rental, ...], Field(min_length=2, max_length=20)] | None = None
     demand: Demand | None = None
+    api_price: Annotated[UsdPerMillionTokens, Field(gt=0)] | None = None
     prices_as_of: Prose = ""
 
     @property

@@ -100,17 +100,24 @@ class LinkType(Spec):
 
     ``bandwidth`` is the raw rate of one direction; ``efficiency`` the share a large message gets;
     ``latency`` one way; ``message_overhead`` the software time per message, which blocks the sender.
+    ``download``: the rate from a switch to the node, where a line to the internet has another than up.
     """
 
     id: Name
     kind: LinkKind
     bandwidth: Annotated[Bandwidth, Field(gt=0)]
+    download: Annotated[Bandwidth, Field(gt=0)] | None = None
     efficiency: SomeShare = 1.0
     latency: Seconds = 0.0
     message_overhead: Seconds = 0.0
     source: Prose
     origin: Origin = "datasheet"
     notes: Prose = ""
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """Its raw rates: one, or that up and that down."""
+        return (self.bandwidth,) if self.download is None else (self.bandwidth, self.download)
 
 
 FabricKind = Literal["nvlink", "pcie", "staged", "network"]

@@ -28,6 +28,13 @@ class Lognormal(Spec):
         return self
 
 
+class Exponential(Spec):
+    """Memoryless lengths of one token or more: whole exponential draws, which is a geometric law of this mean."""
+
+    mean: Annotated[Tokens, Field(ge=1)]
+    max: Tokens = 1_000_000
+
+
 class Empirical(Spec):
     """Lengths drawn from a quantile table: ``values[i]`` is the quantile i/(n-1), linear in between."""
 
@@ -44,12 +51,13 @@ class LengthModel(Spec):
     """One of the ways to draw lengths."""
 
     lognormal: Lognormal | None = None
+    exponential: Exponential | None = None
     empirical: Empirical | None = None
 
     @model_validator(mode="after")
     def _one(self) -> LengthModel:
-        if (self.lognormal is None) == (self.empirical is None):
-            raise ValueError("give exactly one of lognormal, empirical")
+        if sum(law is not None for law in (self.lognormal, self.exponential, self.empirical)) != 1:
+            raise ValueError("give exactly one of lognormal, exponential, empirical")
         return self
 
 

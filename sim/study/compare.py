@@ -57,6 +57,7 @@ def compare(
     Seeds count from the first scenario's. Raises InputError if the scenarios cannot be compared or scaled,
     InfeasibleError if none can be, RunError if all fail otherwise.
     """
+    options = replace(options, api_price=_api_price(scenarios, options))
     _check(scenarios, options)
     seed = scenarios[0].scenario.seed
     with open_executor() as (executor, slots):
@@ -112,6 +113,18 @@ def _check(scenarios: Sequence[Resolved], options: Options) -> None:
     if options.at_equal == "throughput" and len({*kinds[0]}) > 1:
         message = "--at-equal throughput: tokens that are served and trained on do not add up; take budget, power, gpus"
         raise InputError([_problem(message)])
+
+
+def _api_price(scenarios: Sequence[Resolved], options: Options) -> float | None:
+    """The API's price that is asked for, or the one that the scenarios state (``cost.api_price``)."""
+    if options.api_price is not None:
+        return options.api_price
+    costs = [r.scenario.cost for r in scenarios]
+    stated = {cost.api_price for cost in costs if cost is not None and cost.api_price is not None}
+    if len(stated) > 1:
+        raise InputError([_problem("the scenarios state different cost.api_price: say which with --api-price")])
+    serves = all([job.spec.kind for job in r.jobs] == ["serving"] for r in scenarios)
+    return stated.pop() if stated and serves and options.curve and None not in costs else None
 
 
 def _jobs(kinds: Sequence[str]) -> str:

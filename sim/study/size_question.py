@@ -92,7 +92,7 @@ def _check(base: Resolved, spec: SizeSpec, source: Source) -> None:
         text = "hardware is bought and runs on power: say what that costs (cost: capital, electricity, amortisation)"
         problems.append(source.problem((), text))
     elif not isinstance(paid.hosting, Hosting) and paid.hosting > 0.0:
-        text = "a sum for one cluster says nothing of another: give per_kw or per_rack, or leave it to the machines"
+        text = "a sum for one cluster says nothing of another: give per_kw, price or per_rack, or leave it to machines"
         problems.append(source.problem(("cost", "hosting"), text))
     if isinstance(job, ServingJob):
         problems += _check_serving(base, job, spec, source)

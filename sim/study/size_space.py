@@ -100,7 +100,8 @@ class Space:
 
     def _hour(self, design: Design, units: int) -> tuple[float, float | None]:
         offer = self.offers[design.offer]
-        base = self.variants[design.variant].resolved.scenario.cost
+        resolved = self.variants[design.variant].resolved
+        base = resolved.scenario.cost
         assert base is not None
         cluster = offer.cluster(design.nodes * units)
         draws = [
@@ -110,7 +111,7 @@ class Space:
         host = cluster.total_host_power
         draws.append(PowerDraw("hosts", 1, host.idle, host.busy, 0.0))
         counts = Counts(cluster.gpus, cluster.node_count, cluster.switch_count)
-        found = hourly_cost(offer.cost(base), draws, counts, offer.prices)
+        found = hourly_cost(offer.cost(base), draws, counts, {**resolved.prices, **offer.prices})
         return found.total, found.capital
 
     def spot(self, design: Design) -> bool:

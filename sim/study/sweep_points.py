@@ -36,7 +36,7 @@ from sim.results.assemble import job_results
 from sim.results.collect import device_classes
 from sim.results.cost import NOT_NUMBERS
 from sim.results.schema import JobResult
-from sim.spec.economics import CostSpec
+from sim.spec.economics import CostSpec, Hosting
 from sim.spec.scenario import Scenario
 
 FORMAT: Final = 2
@@ -123,10 +123,12 @@ def _names_in(scenario: Scenario) -> str:
 
 
 def _priced_by_name(cost: CostSpec) -> dict[str, Any]:
-    """The catalogue's prices that a purchase and its demand name."""
+    """The catalogue's prices that a purchase, its place and its demand name."""
     items = cost.capital if isinstance(cost.capital, tuple) else ()
     burst = None if cost.demand is None else cost.demand.burst
-    return {"capital": [item.price for item in items], "burst": None if burst is None else burst.price}
+    place = cost.hosting.price if isinstance(cost.hosting, Hosting) else None
+    rent = None if burst is None else burst.price
+    return {"capital": [item.price for item in items], "hosting": place, "burst": rent}
 
 
 def _behind_names(resolved: Resolved) -> dict[str, Any]:

@@ -301,7 +301,7 @@ def test_admission_follows_the_engine():
 
 def test_prices_keep_date_and_source_and_are_positive():
     prices = [LIBRARY.price(name) for name in catalog.names("price")]
-    assert len(prices) == 114
+    assert len(prices) == 116
     for price in prices:
         assert price.as_of
         assert all(value is None or value > 0 for value in (price.usd, price.usd_low, price.usd_high))

@@ -4,6 +4,7 @@ import pytest
 
 from sim.adapters.resolve import resolve
 from sim.adapters.yaml_source import parse_yaml
+from sim.errors import InputError
 from sim.run import run
 
 BASE = """\
@@ -51,6 +52,23 @@ def test_a_gpu_of_ones_own(result):
     base, mine = result(), result(GPU="mine", DEFINE=define)
     assert {device.gpu for device in mine.devices} == {"mine"}
     assert 1.5 < mine.metrics.output_tokens_per_s / base.metrics.output_tokens_per_s < 2
+
+
+@pytest.mark.parametrize("key", ["fp16", "fp8"])
+@pytest.mark.parametrize("name", ["mine", "h100-sxm"])
+def test_a_rate_with_structured_sparsity_is_refused(result, name, key):
+    """The H100's datasheet prints 1,979 TFLOPS in 16 bits and 3,958 in 8, for weights of which half are zero."""
+    advertised = {"fp16": 1979, "fp8": 3958}[key]
+    define = f"{{gpus: {{{name}: {{like: h100-sxm, flops: {{{key}: {advertised} TFLOPS}}}}}}}}"
+    with pytest.raises(InputError, match=f"flops.{key}: {advertised} TFLOPS is twice the dense rate"):
+        result(GPU=name, DEFINE=define)
+
+
+@pytest.mark.parametrize("rate", [330, 1979])
+def test_other_rates_are_taken_as_they_are(result, rate):
+    """Twice a GeForce's rate is that of summing in 16 bits; what is not twice the dense rate is no sparse one."""
+    define = f"{{gpus: {{mine: {{like: rtx4090, flops: {{fp16: {rate} TFLOPS}}}}}}}}"
+    assert result(GPU="mine", DEFINE=define).metrics.output_tokens_per_s > 0
 
 
 def test_a_link_of_ones_own(result):

@@ -180,6 +180,24 @@ def test_lognormal_lengths_are_clipped():
     assert (drawn.min(), drawn.max()) == (100, 2000)
 
 
+def test_exponential_lengths_forget_how_long_they_are():
+    """Mean m, variance m^2 - m, and of those over a as large a part is over a + b as of all over b."""
+    m = 200
+    drawn = np.array(draw(output_tokens={"exponential": {"mean": m}}, prompt_tokens=1, all_at_once=True).output)
+    assert drawn.min() == 1
+    assert drawn.mean() == pytest.approx(m, abs=4 * m / N**0.5)
+    assert drawn.var() == pytest.approx(m * m - m, rel=4 * (8 / N) ** 0.5)
+    over = drawn[drawn > 150]
+    assert (over > 250).mean() == pytest.approx((drawn > 100).mean(), abs=4 * 0.5 / len(over) ** 0.5)
+
+
+def test_exponential_lengths_have_a_floor_and_a_ceiling():
+    short = draw(output_tokens={"exponential": {"mean": 1}}, prompt_tokens=1, all_at_once=True).output
+    assert set(short) == {1}
+    law = {"exponential": {"mean": 200, "max": 300}}
+    assert max(draw(output_tokens=law, prompt_tokens=1, all_at_once=True).output) == 300
+
+
 def test_a_table_of_ones_own():
     drawn = np.array(draw(prompt_tokens={"empirical": {"values": [10, 20, 100]}}, all_at_once=True).prompt)
     assert (drawn.min(), drawn.max()) == (10, 100)

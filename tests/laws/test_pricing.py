@@ -108,16 +108,42 @@ def test_a_place_is_paid_by_the_kilowatt_or_the_rack(hosting: dict[str, Any], pe
     assert list(hourly_cost(paid, [gpus(0.0)], counts, {}).parts) == ["capital", "hosting"]
 
 
+def test_a_place_at_a_price_of_the_catalogue_has_its_bounds() -> None:
+    """73 USD a kilowatt and month (730 h) are a tenth of a dollar an hour; of eight GPUs that draw 3.6 kW at most."""
+    place = Price(
+        id="place", item="place", kind="opex", unit="USD/kW-month", usd=73, usd_low=36.5, usd_high=146, as_of="2026",
+        source="test",
+    )  # fmt: skip
+    hour = hourly_cost(bought(hosting={"price": "place"}), [gpus(0.0)], BOX, {"place": place})
+    assert hour.parts["hosting"] == pytest.approx(0.36)
+    assert hour.span.mid - hour.span.low == pytest.approx(0.18)
+    assert hour.span.high - hour.span.mid == pytest.approx(0.36)
+
+
+def test_a_purchase_is_told_item_by_item() -> None:
+    capital = [
+        {"what": "card", "per": "gpu", "unit_price": {"low": "100 USD", "high": "300 USD"}},
+        {"what": "case", "per": "node", "unit_price": "50 USD"},
+        {"what": "card", "count": 2, "unit_price": "25 USD"},
+    ]
+    hour = hourly_cost(bought(capital=capital), [gpus(0.0)], BOX, {})
+    assert hour.items == {"card": 8 * 200 + 50, "case": 50}
+    assert sum(hour.items.values()) == hour.capital
+    assert hourly_cost(bought(), [gpus(0.0)], BOX, {}).items == {}
+
+
 @pytest.mark.parametrize(
     ("keys", "says"),
     [
+        ({"api_price": "0 USD/Mtok"}, "greater than 0"),
+        ({"hosting": {"price": "colo-us", "per_kw": "1 USD/h"}}, "give exactly one of per_kw, price"),
         ({"capital": [{"what": "x"}]}, "give either unit_price or price"),
         ({"capital": [{"what": "x", "unit_price": {"low": "2 USD", "high": "1 USD"}}]}, "low is above high"),
         ({"capital": [{"what": "x", "per": "rack", "unit_price": "1 USD"}]}, "nodes_per_rack belongs to per: rack"),
         ({"electricity": {"low": "0.2 USD/kWh", "high": "0.1 USD/kWh"}}, "low is above high"),
         ({"demand": {"peak": "1 req/s", "valley": "2 req/s"}}, "valley rate is above the peak"),
         ({"hosting": {"per_rack": "1 USD/h"}}, "nodes_per_rack belongs to per_rack"),
-        ({"hosting": {}}, "give either per_kw or per_rack"),
+        ({"hosting": {}}, "give exactly one of per_kw, price"),
         ({"hosting": {"per_kw": "1 USD/h", "power_included": True}}, "leave electricity out"),
         ({"resale": "100%"}, "less than 1"),
     ],

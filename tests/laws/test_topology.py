@@ -38,6 +38,9 @@ LINKS = {
             source="test",
         ),
         LinkType(id="eth-slow", kind="ethernet", bandwidth="1 Gbps", latency="100 us", source="test"),
+        LinkType(
+            id="line", kind="internet", bandwidth="40 Mbps", download="100 Mbps", latency="20 ms", source="test"
+        ),
         LinkType(id="ib", kind="infiniband", bandwidth="50 GB/s", latency="2 us", source="test"),
     )
 }
@@ -294,6 +297,20 @@ def test_changes_to_the_network_win_over_the_ideal_and_leave_the_node_alone() ->
     assert all(link.latency == 0.0 for link in topology.links if link.kind == "pcie")
 
 
+def test_a_line_with_another_rate_down_than_up_binds_each_way_by_its_own() -> None:
+    """Between a line of 40 up and 100 down and a cable of 1,000: 40 from the line, 100 to it."""
+    homes = [desktops(1, name="home", nics=[{"link": "line"}]), desktops(1, nics=[{"link": "eth-slow"}])]
+    topology = build(homes)
+    assert [8e-6 * topology.route(*way).cap for way in ((0, 1), (1, 0))] == pytest.approx([40, 100])
+    assert topology.route(0, 1).latency == pytest.approx(topology.route(1, 0).latency)
+    classes = {link.equivalence: link.bandwidth for link in topology.links if link.kind == "internet"}
+    assert [8e-6 * rate for rate in classes.values()] == pytest.approx([40, 100])  # two kinds of links in reports
+    changed = build(homes, changes=Changes(bandwidth=GB))
+    assert changed.route(0, 1).cap == changed.route(1, 0).cap == GB
+    cable = build([desktops(2)], {"cables": [["desktop.0", "desktop.1", "line"]]})
+    assert 8e-6 * cable.route(0, 1).cap == 8e-6 * cable.route(1, 0).cap == pytest.approx(40)
+
+
 def test_datasheet_links_have_raw_rates_and_no_latency() -> None:
     topology = build([server(8, **DUAL)], ideal=True)
     assert all(link.capacity == link.bandwidth and link.latency == 0.0 for link in topology.links)
@@ -333,6 +350,18 @@ def test_an_explicit_graph_gives_the_routes_of_its_short_form() -> None:
     left, right = explicit.site([0, 1]), short.site([0, 1])
     assert (left.kind, left.nodes, left.ring_cap) == (right.kind, right.nodes, right.ring_cap)
     assert explicit.gpus[1].node_name == "b"
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_line_of_an_explicit_graph_has_its_download_from_the_switch(turned: bool) -> None:
+    """Whichever end of the edge is written first."""
+    described = pair()
+    line = described["edges"][-1]
+    line["link"] = "line"
+    if turned:
+        line["from"], line["to"] = line["to"], line["from"]
+    topology = build(**described)
+    assert [8e-6 * topology.route(*way).cap for way in ((1, 0), (0, 1))] == pytest.approx([40, 100])
 
 
 def test_stated_numbers_of_an_edge_win() -> None:

@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
+from sim.adapters.lookup import Library
 from sim.errors import InputError
+from sim.report.figures import figures_of
 from sim.report.terminal import render_text
 from sim.run import run_recorded
+from sim.units import format_percent
 
 from ..helpers import only, played, resolved, shipped, simulate, topology, toy
 
@@ -44,6 +47,51 @@ def test_geforce_in_a_data_centre_is_noted(hosting: str, warned: bool):
     described |= {"cluster": topology("desktop_1x4090"), "model": "tinyllama-1.1b", "stack": "vllm"}
     found = [line for line in simulate(described).result.verdict.warnings if "data centres" in line]
     assert len(found) == warned
+
+
+def test_an_api_is_told_beside_the_cost_of_a_token():
+    cost = only(simulate(priced()).result).cost
+    assert (cost.api_usd_per_million_tokens, cost.api_price_ratio) == (None, None)
+    asked = 3 * cost.usd_per_million_tokens
+    result = run_recorded(resolved(priced(api_price=f"{asked!r} USD/Mtok"))).result
+    found = only(result).cost
+    assert found.api_price_ratio == pytest.approx(3)
+    assert "(3 times the cost at this load)" in " ".join(render_text(result).split())
+    use = found.saturation.usd_per_million_tokens / asked  # electricity is free: half the use, twice the cost
+    figure = next(f for f in figures_of(result)["cost"] if f.id == "cost-use")
+    assert f"dearer from {format_percent(use)} of saturation on" in figure.takeaway
+    line = next(trace for trace in figure.traces if trace["name"] == "API")
+    assert line["y"] == [asked, asked]
+    cheap = run_recorded(resolved(priced(api_price="0.000001 USD/Mtok"))).result
+    figure = next(f for f in figures_of(cheap)["cost"] if f.id == "cost-use")
+    assert "no dearer even than a full cluster" in figure.takeaway
+
+
+def test_what_a_purchase_is_made_of_is_told_and_drawn():
+    items = [{"what": "card", "per": "gpu", "unit_price": "600 USD"}, {"what": "case", "unit_price": "400 USD"}]
+    result = simulate(priced(capital=items)).result
+    assert only(result).cost.capital_items_usd == {"card": 600, "case": 400}
+    assert "purchase 1,000 USD (card 60%, case 40%)" in " ".join(render_text(result).split())
+    figure = next(f for f in figures_of(result)["cost"] if f.id == "purchase")
+    assert figure.traces[0]["x"] == [600, 400]
+    assert figure.takeaway == "Card is 60% of 1,000 USD, all else 40%."
+    assert all(f.id != "purchase" for f in figures_of(simulate(priced()).result)["cost"])
+
+
+@pytest.mark.parametrize("price", ["colo-us", "hosting-rack-2023", "hosting-miner-2023"])
+def test_a_place_at_a_price_of_the_catalogue(price: str):
+    """Of whatever the machine draws at most; a price by something else is refused."""
+    bill = only(simulate(priced(hosting={"price": price})).result).cost.breakdown_usd_per_hour
+    most = 0.100 + 0.120  # the toy GPU's and a desktop's kilowatts
+    assert bill["hosting"] == pytest.approx(catalog_price(price) / 730 * most)
+    with pytest.raises(InputError, match="priced in USD/kWh, not by the kilowatt and month"):
+        simulate(priced(hosting={"price": "reference-elec"}))
+
+
+def catalog_price(name: str) -> float:
+    usd = Library().price(name).usd
+    assert usd is not None
+    return usd
 
 
 # ---- over its use

@@ -194,6 +194,18 @@ def point(speed: float, usd: float) -> CurvePoint:
     )
 
 
+def test_an_apis_price_is_the_scenarios_unless_another_is_asked_for() -> None:
+    stated, other = made(cost=COST | {"api_price": "5 USD/Mtok"}), made(cost=TWICE | {"api_price": "6 USD/Mtok"})
+    plain = made(name="plain")
+    curved = Options(seeds=1)
+    assert compared(stated, plain, options=curved).api_usd_per_million_tokens == 5
+    assert compared(stated, plain, options=Options(seeds=1, api_price=7.0)).api_usd_per_million_tokens == 7
+    assert compared(stated, plain, options=Options(seeds=1, curve=False)).api_usd_per_million_tokens is None
+    assert compared(plain, made(name="too"), options=curved).api_usd_per_million_tokens is None
+    with pytest.raises(InputError, match="say which with --api-price"):
+        compared(stated, other, options=curved)
+
+
 def test_the_cheapest_by_speed_changes_where_lines_cross() -> None:
     slow, fast = [point(10, 1.0), point(20, 3.0)], [point(15, 2.5), point(40, 5.0)]
     # slow: 1 + (v - 10) / 5; fast: 2.5 + (v - 15) / 10, which is half dearer at 15 and gains a tenth with each step.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import log, pi, sin
+from math import log, log1p, pi, sin
 from statistics import NormalDist
 
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sim.adapters.traces import RequestTrace
 from sim.jobs.serving.prefix_cache import Path
 from sim.jobs.serving.prompts import Prompts, conversations, hashed, sampled
-from sim.spec.workload import RATED, Diurnal, LengthDistribution, LengthModel, Load
+from sim.spec.workload import RATED, Diurnal, Exponential, LengthDistribution, LengthModel, Load
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -133,11 +133,21 @@ def _table(values: tuple[int, ...], z: Floats) -> Ints:
     return rounded
 
 
+def _geometric(law: Exponential, z: Floats) -> Ints:
+    """Exponential draws rounded up: a geometric law, whose mean is exact for p = 1 - exp(-1/scale) = 1/mean."""
+    scale = -1.0 / log1p(-1.0 / law.mean) if law.mean > 1 else 0.0
+    survives = np.fromiter((NormalDist().cdf(-x) for x in z), dtype=float, count=len(z))
+    drawn: Ints = np.clip(np.ceil(-scale * np.log(survives)), 1, law.max).astype(np.int64)
+    return drawn
+
+
 def _marginal(model: int | LengthModel, z: Floats) -> Ints:
     if isinstance(model, int):
         return np.full(len(z), model, dtype=np.int64)
     if model.empirical is not None:
         return _table(model.empirical.values, z)
+    if model.exponential is not None:
+        return _geometric(model.exponential, z)
     law = model.lognormal
     assert law is not None
     sigma = log(law.p90 / law.median) / _Z90

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sim.report.figures.common import Figure
-from sim.report.figures.cost import cost_figure, effects_figure
+from sim.report.figures.cost import cost_figure, effects_figure, purchase_figure
 from sim.report.figures.gantt import gantt_figure
 from sim.report.figures.latency import latency_figures
 from sim.report.figures.ledger import ledger_figure
@@ -28,7 +28,8 @@ def figures_of(result: Result) -> dict[str, list[Figure]]:
         "roofline": [roofline_figure(result)],
         "latency": [*latency_figures(result)],
         "cost": [
-            cost_figure(result), use_figure(result), day_figure(result), mix_figure(result), effects_figure(result),
+            cost_figure(result), purchase_figure(result), use_figure(result), day_figure(result), mix_figure(result),
+            effects_figure(result),
         ],
     }
     return {section: [figure for figure in figures if figure] for section, figures in made.items()}

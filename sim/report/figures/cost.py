@@ -75,6 +75,39 @@ def cost_figure(result: Result) -> Figure | None:
     )
 
 
+def purchase_figure(result: Result) -> Figure | None:
+    """USD of the purchase by what was bought, a bar an item."""
+    jobs = [job for job in result.jobs if job.cost is not None and len(job.cost.capital_items_usd) > 1]
+    if not jobs:
+        return None
+    items: dict[str, float] = {}
+    for job in jobs:
+        assert job.cost is not None
+        for what, usd in job.cost.capital_items_usd.items():
+            items[what] = items.get(what, 0.0) + usd
+    names, parts = Names(), shares(items)
+    first, share = next(iter(parts.items()))
+    rest = format_percent(1.0 - share)
+    takeaway = f"{sentence(first)} is {format_percent(share)} of {format_usd(sum(items.values()))}, all else {rest}."
+    return Figure(
+        id="purchase",
+        title="What the purchase is made of",
+        takeaway=takeaway,
+        alt="Bars of what was paid for each item. " + takeaway,
+        traces=[
+            {
+                "type": "bar", "orientation": "h", "y": [names(what) for what in parts],
+                "x": [items[what] for what in parts], "marker": fill(0),
+                "hovertemplate": "%{y}: %{x:,.0f} USD<extra></extra>",
+            }
+        ],
+        layout=layout(xaxis=axis("USD", rangemode="tozero"), yaxis=categories(), showlegend=False),
+        columns=("item", "USD", "share"),
+        rows=table((what, format_usd(items[what]), format_percent(part)) for what, part in parts.items()),
+        height=rows_height(len(parts), 34, 90),
+    )  # fmt: skip
+
+
 def _cost_takeaway(result: Result) -> str:
     sentences = []
     for job in result.jobs:

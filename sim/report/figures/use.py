@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from sim.report.cost_words import USD, bounds, day_usd, plan_words, swing_range
@@ -56,7 +56,14 @@ def use_figure(result: Result) -> Figure | None:
             (job.name, format_percent(p.utilisation), write(USD, p.usd_per_million_tokens), full, _ends(p.low, p.high))
             for p in job.cost.curve
         ]
-    takeaway = " ".join(_takeaway(job, single) for job in jobs)
+    apis = _apis(jobs)
+    traces += [
+        {"type": "scatter", "mode": "lines", "name": "API", "x": [0.0, 1.0], "y": [usd, usd],
+         "line": {"color": GREY, "dash": "dot", "width": 3}, "hovertemplate": "API: %{y:.3g} USD/Mtok<extra></extra>"}
+        for usd in apis
+    ]  # fmt: skip
+    rows += [("API", "any", write(USD, usd), "–", "–") for usd in apis]
+    takeaway = " ".join([*(_takeaway(job, single) for job in jobs), *_against_api(jobs, single)])
     return Figure(
         id="cost-use",
         title="Cost of a token over utilisation",
@@ -74,6 +81,29 @@ def use_figure(result: Result) -> Figure | None:
         note=ABOVE if _above(jobs) else "",
         height=380,
     )
+
+
+def _apis(jobs: Sequence[JobResult]) -> list[float]:
+    """What an API asks, where that is stated."""
+    stated = [job.cost.api_usd_per_million_tokens for job in jobs if job.cost is not None]
+    return list(dict.fromkeys(usd for usd in stated if usd is not None))
+
+
+def _against_api(jobs: Sequence[JobResult], single: bool) -> Iterator[str]:
+    """From which use on each job's cluster is no dearer than the API."""
+    for job in jobs:
+        cost = job.cost
+        if cost is None or cost.api_usd_per_million_tokens is None:
+            continue
+        asked = cost.api_usd_per_million_tokens
+        first, full = cost.curve[0], cost.curve[-1].usd_per_million_tokens
+        standing = (first.usd_per_million_tokens - full) / (1.0 / first.utilisation - 1.0)  # cost = used + standing / u
+        asks = f"{'An API' if single else f'{job.name}: an API'} at {write(USD, asked)} is"
+        if asked <= full:
+            yield f"{asks} no dearer even than a full cluster."
+        else:
+            use = standing / (asked - full + standing)
+            yield f"{asks} dearer from {format_percent(use)} of saturation on."
 
 
 def _ends(low: float, high: float) -> str:
