@@ -42,6 +42,7 @@ EXPECTED = {
     "cloud_4090_autoscale": ("stable", "HBM bandwidth"),
     "deepseek_v3_8xh200": ("stable", "HBM bandwidth"),
     "gh200_fp8": ("stable", "HBM bandwidth"),
+    "gh200_host_tier": ("stable", "HBM bandwidth"),
     "gpt3_175b_1024_a100": ("stable", "GPU arithmetic"),
     "h100_conversations": ("stable", "HBM bandwidth"),
     "h100_disaggregated": ("saturated", "HBM bandwidth"),
