@@ -140,7 +140,7 @@ def collective_parameters(
         found = _on_node(site, fabrics, libraries, datasheet)
     else:
         found = _on_node(site.inner, fabrics, libraries, datasheet)
-        found = replace(found, inter=_between_nodes(site, _pick(site, fabrics, libraries), datasheet))
+        found = replace(found, inter=_between_nodes(site, fabric_for(site, fabrics, libraries), datasheet))
     if latency is not None:
         found = replace(found, alpha=latency, bulk_alpha=latency, step=0.0, bulk_step=0.0)
         if found.inter is not None:
@@ -159,7 +159,7 @@ def _on_node(
     if datasheet:
         rate = min(site.member_bandwidth, site.ring_cap)
         return CollectiveParameters(site.n, 0.0, 0.0, rate, 0.0, 0.0, rate)
-    fabric = _pick(site, fabrics, libraries)
+    fabric = fabric_for(site, fabrics, libraries)
     if fabric is None:
         raise InputError([_no_fabric(site, libraries)])
     in_switch = None
@@ -197,7 +197,7 @@ def _between_nodes(site: GroupSite, fabric: Fabric | None, datasheet: bool) -> I
     return InterNode(rings, fabric.alpha, step, min(share, site.ring_cap))
 
 
-def _pick(site: GroupSite, fabrics: Sequence[Fabric], libraries: Sequence[str]) -> Fabric | None:
+def fabric_for(site: GroupSite, fabrics: Sequence[Fabric], libraries: Sequence[str]) -> Fabric | None:
     """The fabric of the group's kind: its architecture's before one for all, in the order of libraries."""
     for architecture in dict.fromkeys((site.architecture, None)):
         for library in libraries:

@@ -28,7 +28,8 @@ class KernelConstants(Spec):
 
     Symbols of docs/model.md: ec (16/8/4 bit), em, t0 for matrix products; ema, t0a for decode
     attention; ecp, t0p, x for prefill attention (x lumps softmax and rescaling work and may exceed 1).
-    Elementwise kernels (norms, rotary, activation) were measured at 0.8 of bandwidth and 2 us each.
+    Elementwise kernels (norms, rotary, activation) were measured at 0.8 of bandwidth and 2 us each; ``quantise_launch``
+    is the launch of a kernel that only rounds activations to 8 bits, as tables of products time it (engines fuse it).
     """
 
     gemm_compute_16: SomeShare
@@ -43,6 +44,7 @@ class KernelConstants(Spec):
     prefill_memory: Positive
     elementwise_memory: SomeShare = 0.8
     elementwise_launch: Seconds = 2e-6
+    quantise_launch: Seconds = 2e-6
     origin: Origin
     source: Prose
     fitted_error: Prose | None = None

@@ -11,7 +11,7 @@ import pytest
 
 from sim.catalog import validation_folder
 from sim.errors import InputError
-from sim.study.validate.cases import DECODE_ATTENTION, FAMILIES, GEMM, PREFILL, TRAINING
+from sim.study.validate.cases import COPIES, DECODE_ATTENTION, FAMILIES, GEMM, PREFILL, TRAINING
 from sim.study.validate.causes import why
 from sim.study.validate.formats import read_tables
 from sim.study.validate.schema import Row
@@ -74,7 +74,7 @@ def test_shipped_tables_are_a_few_hundred_mapped_rows_of_every_family() -> None:
     cases = read_tables([validation_folder()])
     assert 500 <= len(cases) <= 1500
     families = Counter(case.family for case in cases if case.reason is None)
-    assert set(families) == set(FAMILIES)
+    assert set(families) == set(FAMILIES) - {COPIES}  # measured on the card at hand, by sim calibrate --gpu
     assert sum(case.reason is not None for case in cases) <= 0.05 * len(cases)
     assert len({case.id for case in cases}) == len(cases)
 

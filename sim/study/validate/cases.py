@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from sim.study.validate.kernel_laws import Kernel
+
 #: Families of measurements, in the order in which they are told.
 TRAINING: Final = "training"
 DECODE: Final = "decode and static batches"
@@ -21,12 +23,13 @@ GEMM: Final = "matrix products"
 GEMM_8: Final = "matrix products in 8 bits"
 DECODE_ATTENTION: Final = "decode attention"
 PREFILL_ATTENTION: Final = "prefill attention"
+COPIES: Final = "copies in memory"
 COLLECTIVES: Final = "collectives"
 #: Serving of models with experts, which the families of serving leave out.
 SERVED_MIXTURES: Final = "serving of mixtures of experts"
 FAMILIES: Final = (
     TRAINING, DECODE, SATURATED, LOADED, PREFILL, SERVED_MEMORY, GEMM, GEMM_8, DECODE_ATTENTION, PREFILL_ATTENTION,
-    COLLECTIVES,
+    COPIES, COLLECTIVES,
 )  # fmt: skip
 
 #: Units whose values are times: more is slower.
@@ -54,7 +57,8 @@ class Case:
     a ``reason`` why it is neither.
 
     What ``metric`` names was ``measured`` in ``unit``; of a played scenario the prediction is that of its ``metric``
-    times ``scale``. ``assumptions`` are what the table does not say.
+    times ``scale``. ``assumptions`` are what the table does not say. ``gpus`` and ``nodes`` are those that it was
+    measured on, where that is known; ``kernel`` is a kernel's shape, which has its own law.
     """
 
     table: str
@@ -75,3 +79,6 @@ class Case:
     assumptions: tuple[str, ...] = ()
     reason: str | None = None
     knobs: Knobs | None = None
+    gpus: int = 1
+    nodes: int = 1
+    kernel: Kernel | None = None

@@ -32,6 +32,7 @@ FORMATS: Final[tuple[tuple[tuple[str, ...], Reader], ...]] = (
     (VTRAIN_COLUMNS, each(lambda table, n, cells: training_case(vtrain_row(table, n, cells)), first=1)),
     (SERVING_COLUMNS, each(lambda _, __, cells: serving_case(served_row(cells)))),
     (("gpu", "m", "n", "k", "latency_us"), each(kernels.gemm_case)),
+    (("gpu", "copied_bytes", "latency_us"), each(kernels.copy_case)),
     (("gpu", "op", "batch_size", "s", "num_heads", "kv", "latency_us"), each(kernels.attention_case)),
     (("gpu", "nccl", "op_name", "num_gpus", "bytes", "latency"), each(kernels.nccl_case)),
     (("gpu", "src", "num_gpus", "message_size", "latency"), kernels.engine_cases),
@@ -49,13 +50,18 @@ ATTENTION_COLUMNS: Final = ("gpu", "batch_size", "s", "num_heads", "kv", "latenc
 
 def read_tables(paths: Iterable[Path]) -> list[Case]:
     """The cases of every table. InputError for a file that cannot be read or is in no documented format."""
-    found: list[Case] = []
+    return [case for _, cases in read_files(paths) for case in cases]
+
+
+def read_files(paths: Iterable[Path]) -> list[tuple[Path, list[Case]]]:
+    """Every table's file with its cases; InputError as from `read_tables`."""
+    found: list[tuple[Path, list[Case]]] = []
     for path in paths:
         files = sorted(file for file in path.iterdir() if file.name.endswith(SUFFIXES)) if path.is_dir() else [path]
-        cases = [case for file in files for case in _read(file, optional=path.is_dir())]
-        if path.is_dir() and not cases:
+        read = [(file, _read(file, optional=path.is_dir())) for file in files]
+        if path.is_dir() and not any(cases for _, cases in read):
             raise _bad(path, None, "holds no table in a documented format (docs/validation.md)")
-        found += cases
+        found += read
     return found
 
 

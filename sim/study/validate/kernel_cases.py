@@ -2,8 +2,7 @@
 
 Formats, by their columns (docs/validation.md): matrix products, decode and prefill attention (head width 128, 16-bit KV
 cache, one layer), collectives of NCCL and engines' own all-reduce within a node, nccl-tests, and Vidur's collectives.
-Kernels have the GPU's own constants, without any engine's factors (stack ``generic``); collectives those of their
-library's fabric.
+Kernels have the GPU's own constants, without any engine's factors; collectives those of their library's fabric.
 
 A model streams the weights and the KV cache of all its layers, so the laws know no cache: rows whose operand stays in
 the second-level cache between repetitions of a benchmark are set aside, with that reason.
@@ -13,22 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
 from math import inf
-from typing import Any, Final
+from typing import Final
 
-from sim.laws.collective import CollectiveParameters, collective_parameters, collective_seconds
-from sim.laws.roofline import KernelRates, kernel_rates
-from sim.laws.step import Chunk, StageLaw, StageShape
-from sim.laws.topology import build_topology
-from sim.spec.topology import TopologySpec
-from sim.spec.transformer import Transformer
-from sim.study.validate.cases import COLLECTIVES, DECODE_ATTENTION, GEMM, GEMM_8, PREFILL_ATTENTION, Case
+from sim.study.validate.cases import COLLECTIVES, COPIES, DECODE_ATTENTION, GEMM, GEMM_8, PREFILL_ATTENTION, Case
 from sim.study.validate.cells import Cells, each, number, whole
-from sim.study.validate.common import NVLINKS, SERVER, NoPrediction, catalogue
+from sim.study.validate.common import NoPrediction, catalogue
+from sim.study.validate.kernel_laws import Attention, Copy, Exchange, Kernel, Product
 
 MICRO: Final = 1e6
-HEAD: Final = 128
 #: GPUs as kernel tables call them -> catalogue id.
 GPUS: Final = {
     "a100": "a100-sxm-80gb", "a100_sxm": "a100-sxm-80gb", "a40": "a40", "b200_sxm": "b200-sxm", "gb200": "gb200",
@@ -42,52 +34,42 @@ CACHES: Final = {
 }  # fmt: skip
 #: A KV cache this many times the second-level cache comes from memory.
 COLD: Final = 1.5
-#: Tables of 8-bit products time the quantising of the activations with them: a pass that finds the largest value reads
-#: 16 bits each, another reads them again and writes 8. (Engines fuse it with the work before.)
-QUANTISE_PASSES: Final = 2
-QUANTISE_BYTES: Final = 5.0
 FORMATS: Final = {"bfloat16": "bf16", "float16": "fp16", "fp8": "fp8", "": "bf16"}
 OPERATIONS: Final = {"alltoall": "all_to_all"}
-#: PCIe of servers without NVLink: P2P across two sockets.
-PCIE: Final = {"l40s": "pcie4-x16", "rtxpro6000": "pcie5-x16"}
-#: PCIe servers whose measured groups span both sockets (the catalogue's fabric says so of its source).
-SPANNING: Final = ("rtxpro6000",)
 #: GPUs that tables measured and that are refused, with the reason.
 UNKNOWN_WIRING: Final = {"v100": "NVLink of V100 servers is a mesh without a switch, and its wiring is not stated"}
 
-#: A row's group, and its measured and predicted seconds.
-Tell = Callable[[Cells], tuple[str, float, float]]
+#: A row's group, its measured seconds, and the kernel.
+Tell = Callable[[Cells], tuple[str, float, Kernel]]
 
 
 def _case(table: str, line: int, cells: Cells, family: str, tell: Tell) -> Case:
-    """The case of one row: ``tell`` gives its group, the measured and the predicted seconds."""
+    """The case of one row."""
     source = cells.get("framework") or cells.get("src") or cells.get("source") or ""
     bare = Case(table, f"{table}-{line}", family, source)
     try:
-        group, measured, predicted = tell(cells)
+        group, measured, kernel = tell(cells)
+        predicted = kernel.seconds()
     except NoPrediction as reason:
         return replace(bare, reason=str(reason))
     return replace(
-        bare, group=group, metric="time_us", unit="us", measured=measured * MICRO, predicted=predicted * MICRO
-    )
+        bare, group=group, metric="time_us", unit="us", measured=measured * MICRO, predicted=predicted * MICRO,
+        kernel=kernel,
+    )  # fmt: skip
 
 
 # -- kernels ------------------------------------------------------------------------------------------------
-
-
-@cache
-def _rates(gpu: str, weights: str) -> KernelRates:
-    found = catalogue().gpu(gpu)
-    return kernel_rates(found, catalogue().stack("generic"), found.kernels or catalogue().default_kernels(), weights)
 
 
 def _gpu(cells: Cells) -> str:
     name = cells.get("gpu", "")
     if name in UNKNOWN_WIRING:
         raise NoPrediction(UNKNOWN_WIRING[name])
-    if name not in GPUS:
+    if name in GPUS:
+        return GPUS[name]
+    if name not in catalogue().names("gpu"):
         raise NoPrediction(f"GPU {name or '(none stated)'} is not in the catalogue")
-    return GPUS[name]
+    return name
 
 
 def _software(cells: Cells) -> str:
@@ -95,11 +77,11 @@ def _software(cells: Cells) -> str:
 
 
 def gemm_case(table: str, line: int, cells: Cells) -> Case:
-    """A matrix product: columns gpu, m, n, k, latency_us; optional framework, dtype, cold."""
+    """A matrix product: columns gpu, m, n, k, latency_us; optional framework, dtype, cold, quantised."""
     return _case(table, line, cells, GEMM_8 if cells.get("dtype") == "fp8" else GEMM, _gemm)
 
 
-def _gemm(cells: Cells) -> tuple[str, float, float]:
+def _gemm(cells: Cells) -> tuple[str, float, Kernel]:
     gpu = _gpu(cells)
     dtype = cells.get("dtype", "")
     if dtype not in FORMATS:
@@ -109,45 +91,18 @@ def _gemm(cells: Cells) -> tuple[str, float, float]:
     m, n, k = (number(cells, name) for name in "mnk")
     weights = FORMATS[dtype]
     kind = "matrix products in 8 bits" if weights == "fp8" else "matrix products"
-    predicted = gemm(gpu, weights, m, n, k, quantised=weights == "fp8")
-    return f"{gpu} / {_software(cells)} / {kind}", number(cells, "latency_us") / MICRO, predicted
+    kernel = Product(gpu, weights, m, n, k, quantised=weights == "fp8" and cells.get("quantised") != "0")
+    return f"{gpu} / {_software(cells)} / {kind}", number(cells, "latency_us") / MICRO, kernel
 
 
-def gemm(gpu: str, weights: str, m: float, n: float, k: float, *, quantised: bool) -> float:
-    """Seconds of a product (m, k) x (k, n) with weights of a format; ``quantised``: with the passes that round its
-    activations to it."""
-    rates = _rates(gpu, weights)
-    width = 1.0 if weights == "fp8" else 2.0
-    moved = width * n * k + 2.0 * (m * k + m * n)
-    seconds = rates.matmul_launch + rates.knee(2 * m * n * k / rates.matmul, moved / rates.weights)
-    if quantised:
-        seconds += QUANTISE_PASSES * rates.elementwise_launch + QUANTISE_BYTES * m * k / rates.elementwise
-    return seconds
-
-
-@cache
-def _attention(gpu: str, heads: int, kv_heads: int) -> StageLaw:
-    """One layer with these heads, alone on a GPU."""
-    model = Transformer(
-        id="attention", name="attention", layers=1, hidden=heads * HEAD, heads=heads, kv_heads=kv_heads, head_dim=HEAD,
-        intermediate=HEAD, vocabulary=HEAD, gated=True, context=10_000_000, source="a kernel table",
-    )  # fmt: skip
-    return StageLaw(
-        StageShape(
-            model=model, rates=_rates(gpu, "bf16"), layers=1, tp=1, head=False, weight_bytes=2.0, kv_bytes=2.0,
-            pieces=(), wire_per_byte=0.0, host_per_pass=0.0, host_per_sequence=0.0, host_per_layer=0.0,
-            mixed_penalty=1.0, on_chip=False, kv_reads_free=False, scale=1.0,
-        )
-    )
-
-
-def _shape(cells: Cells) -> tuple[str, StageLaw, int, int, float]:
+def _attention(cells: Cells, *, prefill: bool) -> tuple[Attention, float]:
+    """The attention, and its measured seconds."""
     gpu = _gpu(cells)
     heads, kv_heads = whole(cells, "num_heads"), whole(cells, "kv")
     if heads % kv_heads:
         raise NoPrediction(f"{heads} heads are no multiple of {kv_heads} KV heads")
-    law = _attention(gpu, heads, kv_heads)
-    return gpu, law, whole(cells, "batch_size"), whole(cells, "s"), number(cells, "latency_us") / MICRO
+    kernel = Attention(gpu, prefill, heads, kv_heads, whole(cells, "batch_size"), whole(cells, "s"))
+    return kernel, number(cells, "latency_us") / MICRO
 
 
 def attention_case(table: str, line: int, cells: Cells) -> Case:
@@ -162,12 +117,11 @@ def decode_case(table: str, line: int, cells: Cells) -> Case:
     return _case(table, line, cells, DECODE_ATTENTION, _decode)
 
 
-def _decode(cells: Cells) -> tuple[str, float, float]:
-    gpu, law, batch, context, measured = _shape(cells)
-    if batch * context * law.decode_bytes < COLD * CACHES.get(gpu, 0.0):
+def _decode(cells: Cells) -> tuple[str, float, Kernel]:
+    kernel, measured = _attention(cells, prefill=False)
+    if kernel.cache_bytes < COLD * CACHES.get(kernel.gpu, 0.0):
         raise NoPrediction("its KV cache may stay in the second-level cache: a model reads those of every layer")
-    predicted = law.decode_launch + batch * context * law.decode_slope
-    return f"{gpu} / {_software(cells)} / decode attention", measured, predicted
+    return f"{kernel.gpu} / {_software(cells)} / decode attention", measured, kernel
 
 
 def prefill_case(table: str, line: int, cells: Cells) -> Case:
@@ -175,40 +129,22 @@ def prefill_case(table: str, line: int, cells: Cells) -> Case:
     return _case(table, line, cells, PREFILL_ATTENTION, _prefill)
 
 
-def _prefill(cells: Cells) -> tuple[str, float, float]:
-    gpu, law, batch, prompt, measured = _shape(cells)
-    compute, memory, launch, _, _ = law.prefill([Chunk(prompt, 0)] * batch)
-    return f"{gpu} / {_software(cells)} / prefill attention", measured, compute + memory + launch
+def _prefill(cells: Cells) -> tuple[str, float, Kernel]:
+    kernel, measured = _attention(cells, prefill=True)
+    return f"{kernel.gpu} / {_software(cells)} / prefill attention", measured, kernel
+
+
+def copy_case(table: str, line: int, cells: Cells) -> Case:
+    """A copy within a card's memory: columns gpu, copied_bytes, latency_us; optional framework."""
+    return _case(table, line, cells, COPIES, _copy)
+
+
+def _copy(cells: Cells) -> tuple[str, float, Kernel]:
+    kernel = Copy(_gpu(cells), number(cells, "copied_bytes"))
+    return f"{kernel.gpu} / {_software(cells)} / copies", number(cells, "latency_us") / MICRO, kernel
 
 
 # -- collectives --------------------------------------------------------------------------------------------
-
-
-@cache
-def _parameters(gpu: str, members: int, library: str) -> CollectiveParameters:
-    """A group in a server of eight GPUs, as servers of this GPU are built."""
-    node: dict[str, Any] = {"name": "server", "gpus": [{"type": gpu, "count": SERVER}]}
-    if gpu in NVLINKS:
-        node["nvlink"] = {"link": NVLINKS[gpu]}
-    elif gpu in PCIE:
-        node |= {"sockets": 2, "socket_link": "xgmi", "pcie": {"link": PCIE[gpu]}, "p2p": True}
-    else:
-        raise NoPrediction(f"how servers join {gpu} is not known")
-    spec = TopologySpec.model_validate({"name": "server", "nodes": [node]})
-    topology = build_topology(spec, gpu=catalogue().gpu, link=catalogue().link)
-    apart = SERVER // members if gpu in SPANNING else 1
-    group = list(range(0, members * apart, apart))
-    libraries = tuple(dict.fromkeys((library, "nccl")))
-    return collective_parameters(
-        topology.site(group), catalogue().fabrics(), libraries, exchange_cap=topology.exchange_cap(group)
-    )
-
-
-def collective(gpu: str, members: int, size: float, op: str = "all_reduce", library: str = "nccl") -> float:
-    """Seconds of a collective of ``size`` bytes in a server. NoPrediction for a group that is none."""
-    if not 1 < members <= SERVER:
-        raise NoPrediction(f"{members} GPUs are no group within a server of {SERVER}")
-    return collective_seconds(op, size, _parameters(gpu, members, library))
 
 
 def nccl_case(table: str, line: int, cells: Cells) -> Case:
@@ -216,10 +152,10 @@ def nccl_case(table: str, line: int, cells: Cells) -> Case:
     return _case(table, line, cells, COLLECTIVES, _nccl)
 
 
-def _nccl(cells: Cells) -> tuple[str, float, float]:
+def _nccl(cells: Cells) -> tuple[str, float, Kernel]:
     gpu, op = _gpu(cells), OPERATIONS.get(cells["op_name"], cells["op_name"])
-    predicted = collective(gpu, whole(cells, "num_gpus"), number(cells, "bytes"), op)
-    return f"{gpu} / nccl {cells['nccl']} / collectives", number(cells, "latency") * 1e-3, predicted
+    kernel = Exchange(gpu, whole(cells, "num_gpus"), number(cells, "bytes"), op)
+    return f"{gpu} / nccl {cells['nccl']} / collectives", number(cells, "latency") * 1e-3, kernel
 
 
 def engine_cases(table: str, rows: Sequence[Cells]) -> list[Case]:
@@ -245,10 +181,10 @@ def _engine_case(table: str, line: int, cells: Cells) -> Case:
     return _case(table, line, cells, COLLECTIVES, _engine)
 
 
-def _engine(cells: Cells) -> tuple[str, float, float]:
+def _engine(cells: Cells) -> tuple[str, float, Kernel]:
     gpu, engine = _gpu(cells), cells["src"].partition("/")[0]
-    predicted = collective(gpu, whole(cells, "num_gpus"), 2.0 * number(cells, "message_size"), library=engine)
-    return f"{gpu} / {cells['src']} / all-reduce", number(cells, "latency") * 1e-3, predicted
+    kernel = Exchange(gpu, whole(cells, "num_gpus"), 2.0 * number(cells, "message_size"), library=engine)
+    return f"{gpu} / {cells['src']} / all-reduce", number(cells, "latency") * 1e-3, kernel
 
 
 def nccl_tests_case(table: str, line: int, cells: Cells) -> Case:
@@ -256,10 +192,10 @@ def nccl_tests_case(table: str, line: int, cells: Cells) -> Case:
     return _case(table, line, cells, COLLECTIVES, _nccl_tests)
 
 
-def _nccl_tests(cells: Cells) -> tuple[str, float, float]:
+def _nccl_tests(cells: Cells) -> tuple[str, float, Kernel]:
     gpu = _gpu(cells)
-    predicted = collective(gpu, whole(cells, "n_gpus"), number(cells, "bytes"))
-    return f"{gpu} / nccl-tests / all-reduce", number(cells, "time_ns_in_place") * 1e-9, predicted
+    kernel = Exchange(gpu, whole(cells, "n_gpus"), number(cells, "bytes"))
+    return f"{gpu} / nccl-tests / all-reduce", number(cells, "time_ns_in_place") * 1e-9, kernel
 
 
 def vidur_case(table: str, line: int, cells: Cells) -> Case:
@@ -267,12 +203,12 @@ def vidur_case(table: str, line: int, cells: Cells) -> Case:
     return _case(table, line, cells, COLLECTIVES, _vidur)
 
 
-def _vidur(cells: Cells) -> tuple[str, float, float]:
+def _vidur(cells: Cells) -> tuple[str, float, Kernel]:
     name, each_node = cells["src"], whole(cells, "devices_per_node")
     if "pairwise" in name:
         raise NoPrediction("servers whose GPUs NVLink joins in pairs alone: which pairs a group takes is not stated")
     gpu, op = _gpu({"gpu": name.partition("_")[0]}), name.rpartition("dgx_")[2]
     if whole(cells, "num_workers") > each_node:
         raise NoPrediction("the network between nodes is not stated")
-    predicted = collective(gpu, each_node, number(cells, "size"), op)
-    return f"{gpu} / vidur / collectives", number(cells, "ms") * 1e-3, predicted
+    kernel = Exchange(gpu, each_node, number(cells, "size"), op)
+    return f"{gpu} / vidur / collectives", number(cells, "ms") * 1e-3, kernel

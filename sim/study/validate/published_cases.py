@@ -13,7 +13,7 @@ from typing import Final
 from sim.study.validate.cases import COLLECTIVES, GEMM, GEMM_8, Case
 from sim.study.validate.cells import Cells, number
 from sim.study.validate.common import NoPrediction
-from sim.study.validate.kernel_cases import collective, gemm
+from sim.study.validate.kernel_laws import Exchange, Product
 
 #: Cards as points call them -> catalogue id.
 GPUS: Final = {
@@ -52,12 +52,12 @@ def _told(cells: Cells) -> tuple[str, float]:
         if cube is None and cells["config"] != "best shape":
             raise NoPrediction(f"shape '{cells['config']}' is not clear")
         width = int(cube[1]) if cube else LARGE
-        seconds = gemm(gpu, product[1], width, width, width, quantised=False)
+        seconds = Product(gpu, product[1], width, width, width, quantised=False).seconds()
         return f"{gpu} / published / matrix products", 2.0 * width**3 / seconds / TERA
     server = _SERVER.match(cells["hw"])
     if cells["kind"] == "nccl_busbw" and server and server[2].endswith(("-SXM", "B200")):
         gpu, members = _gpu(server[2]), int(server[1])
-        seconds = collective(gpu, members, PLATEAU)
+        seconds = Exchange(gpu, members, PLATEAU).seconds()
         return f"{gpu} / published / collectives", 2 * (members - 1) / members * PLATEAU / seconds / 1e9
     raise NoPrediction("a point of a link, an engine or a machine that no law here is for")
 

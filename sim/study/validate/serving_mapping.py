@@ -132,6 +132,7 @@ class _Mapping:
             scenario=scenario, play="capacity" if measure.kind in ("server", "interactive") else "serving",
             scale=copies / (gpus if row.scope == "per_gpu" else 1) if measure.unit == _RATE else 1.0,
             assumptions=assumptions, knobs=self._knobs(gpu, stack, model, precision, plan),
+            gpus=max(gpus, row.n_gpus or 1), nodes=row.n_nodes or 1,
         )  # fmt: skip
 
     # -- what was measured ----------------------------------------------------------------------------------

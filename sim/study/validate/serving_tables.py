@@ -30,6 +30,7 @@ class ServedRow:
     kv_dtype: str = ""
     gpu: str = ""
     n_gpus: int | None = None
+    n_nodes: int | None = None
     interconnect: str = ""
     tp: int | None = None
     pp: int | None = None
