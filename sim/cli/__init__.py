@@ -25,6 +25,7 @@ VERBS = {
     "size": "Find the cheapest hardware and layout for a load, or the best for a budget.",
     "failures": "Live a training job through failures: goodput by size, MTBF, checkpoints and policy.",
     "validate": "Predict measured runs - shipped or your own - and say how far off each is.",
+    "calibrate": "Fit constants to measured tables, or measure this machine's GPU, into a catalogue entry.",
     "explain": "Derive one number of a run: formula, inputs, sources.",
     "show": "Draw the report of a result.json again.",
     "scaling": "Parameters, tokens and loss for a budget, by Kaplan, Chinchilla and 20x.",
