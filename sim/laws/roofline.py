@@ -20,6 +20,12 @@ from sim.spec.plan import HEAD_BYTES, PACKED
 from sim.spec.stack import Stack
 
 INFINITE = float("inf")
+#: Rounding an activation to 8 bits moves this many bytes: a pass that finds the largest reads 16 bits, another reads
+#: them again and writes 8.
+ROUNDED_BYTES = 5.0
+#: Outputs that a rounded activation goes into, as in a layer of an 8B model (218M weights on 26.6k inputs); of a rank of
+#: a larger model in a tensor group 5k to 16k.
+OUTPUTS = 8192.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +94,12 @@ def kernel_rates(
     *,
     flops: float | None = None,
     memory_bandwidth: float | None = None,
+    rounds: bool = True,
 ) -> KernelRates:
     """Rates of ``gpu`` under ``stack`` for ``weights``; ``flops`` and ``memory_bandwidth`` override the sheet.
 
-    ``kernels`` are the GPU's measured constants (or the median of the measured GPUs where it has none).
+    ``kernels`` are the GPU's measured constants (or the median of the measured GPUs where it has none). Where products
+    are of 8 bits, an engine ``rounds`` the activations, whose time is in the rate of the products.
     """
     bandwidth = memory_bandwidth or gpu.memory_bandwidth
     peak, width = matmul_peak(gpu, weights)
@@ -120,16 +128,19 @@ def kernel_rates(
         )
     k, on = kernels, stack.factors(gpu.id, packed=weights in PACKED)
     fraction = {"16": k.gemm_compute_16, "8": k.gemm_compute_8, "4": k.gemm_compute_4}[width]
+    matmul, elementwise = peak * fraction * on.compute, bandwidth * k.elementwise_memory
+    if width == "8" and rounds:
+        matmul = 1.0 / (1.0 / matmul + ROUNDED_BYTES / (2.0 * OUTPUTS * elementwise))
     return KernelRates(
         peak=peak,
         bandwidth=bandwidth,
-        matmul=peak * fraction * on.compute,
+        matmul=matmul,
         matmul_16=peak16 * k.gemm_compute_16,
         prefill=peak16 * k.prefill_compute * on.prefill,
         weights=bandwidth * k.gemm_memory * on.memory,
         decode=bandwidth * k.decode_memory * on.attention,
         prefill_memory=bandwidth * k.prefill_memory,
-        elementwise=bandwidth * k.elementwise_memory,
+        elementwise=elementwise,
         matmul_launch=k.gemm_launch * on.launch,
         decode_launch=k.decode_launch * on.launch,
         prefill_launch=k.prefill_launch * on.launch,

@@ -66,7 +66,8 @@ def by_hand(
     m = nd + sum(c for c, _ in pre)
     nk = h * (nh + 2 * kv) * hd + nh * hd * h + nm * h * ff / tp
     act = 2 * m * ((h + (nh + 2 * kv) * hd) + (nh * hd + h) + (h + (nm - 1) * ff / tp) + (ff / tp + h))
-    tc = 2 * m * nk / (peak * ec)
+    rounding = 5 / (2 * 8192 * k.elementwise_memory * bw) if fast else 0.0
+    tc = 2 * m * nk * (1 / (peak * ec) + rounding)
     tb = (wb * nk + act) / (bw * k.gemm_memory)
     dense = 4 * k.gemm_launch + (tc**2.5 + tb**2.5) ** 0.4
     att_d = k.decode_launch + nd * ctx * 2 * kv * hd * 2 / (k.decode_memory * bw) if nd else 0.0

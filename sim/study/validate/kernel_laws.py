@@ -11,7 +11,7 @@ from functools import cache, lru_cache
 from typing import Any, Final
 
 from sim.laws.collective import CollectiveParameters, collective_parameters, collective_seconds, fabric_for
-from sim.laws.roofline import KernelRates, kernel_rates
+from sim.laws.roofline import ROUNDED_BYTES, KernelRates, kernel_rates
 from sim.laws.step import Chunk, StageLaw, StageShape
 from sim.laws.topology import Topology, build_topology
 from sim.laws.topology_group import GroupSite
@@ -22,10 +22,8 @@ from sim.study.validate.common import NVLINKS, SERVER, NoPrediction, catalogue
 
 #: Width of the heads of measured attention.
 HEAD: Final = 128
-#: Tables of 8-bit products time the quantising of the activations with them: a pass that finds the largest value reads
-#: 16 bits each, another reads them again and writes 8. (Engines fuse it with the work before.)
+#: Tables of 8-bit products time the rounding of the activations with them, in two passes.
 QUANTISE_PASSES: Final = 2
-QUANTISE_BYTES: Final = 5.0
 #: PCIe of servers without NVLink: P2P across two sockets.
 PCIE: Final = {"l40s": "pcie4-x16", "rtxpro6000": "pcie5-x16"}
 #: PCIe servers whose measured groups span both sockets (the catalogue's fabric says so of its source).
@@ -39,7 +37,8 @@ def constants_of(gpu: str) -> KernelConstants:
 
 @lru_cache(maxsize=64)
 def _rates(gpu: str, weights: str, kernels: KernelConstants | None) -> KernelRates:
-    return kernel_rates(catalogue().gpu(gpu), catalogue().stack("generic"), kernels or constants_of(gpu), weights)
+    found, stack = catalogue().gpu(gpu), catalogue().stack("generic")
+    return kernel_rates(found, stack, kernels or constants_of(gpu), weights, rounds=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +62,7 @@ class Product:
         seconds = rates.matmul_launch + rates.knee(arithmetic / rates.matmul, moved / rates.weights)
         if self.quantised:
             launch = (kernels or constants_of(self.gpu)).quantise_launch
-            seconds += QUANTISE_PASSES * launch + QUANTISE_BYTES * self.m * self.k / rates.elementwise
+            seconds += QUANTISE_PASSES * launch + ROUNDED_BYTES * self.m * self.k / rates.elementwise
         return seconds
 
 
