@@ -23,8 +23,8 @@ INFINITE = float("inf")
 #: Rounding an activation to 8 bits moves this many bytes: a pass that finds the largest reads 16 bits, another reads
 #: them again and writes 8.
 ROUNDED_BYTES = 5.0
-#: Outputs that a rounded activation goes into, as in a layer of an 8B model (218M weights on 26.6k inputs); of a rank of
-#: a larger model in a tensor group 5k to 16k.
+#: Outputs that a rounded activation goes into, as in a layer of an 8B model (218M weights on 26.6k inputs); in a rank
+#: of a larger model in a tensor group 5k to 16k.
 OUTPUTS = 8192.0
 
 
