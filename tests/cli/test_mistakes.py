@@ -42,7 +42,8 @@ MISTAKES = {
     ),
     "policy": (
         "policy: continuous", "policy: continous", "continous",
-        "jobs.0.batching.policy: must be 'continuous', 'prefill_first', 'decode_first' or 'static', not 'continous', did you mean 'continuous'?",
+        "jobs.0.batching.policy: must be 'continuous', 'prefill_first', 'decode_first' or 'static', not 'continous', "
+        "did you mean 'continuous'?",
     ),
     "model": (
         "model: llama-2-70b", "model: llama-2-70", "llama-2-70",
