@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from sim.spec.base import Name, Prose, Spec
 from sim.spec.economics import CostSpec
+from sim.spec.extras import Adapters, Speculative
 from sim.spec.plan import ServingPlan, ServingPrecision
 from sim.spec.reliability import Failover, Faults, Recovery
 from sim.spec.sizing import SizeSpec
@@ -121,6 +122,8 @@ class ServingJob(Spec):
     precision: ServingPrecision = ServingPrecision()
     plan: ServingPlan = ServingPlan()
     batching: Batching = Batching()
+    speculative: Speculative | None = None
+    adapters: Adapters | None = None
     load: Load
     objectives: Objectives = Objectives()
     recovery: Recovery = Recovery()
