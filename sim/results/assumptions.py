@@ -24,7 +24,8 @@ NOT_MODELLED = [
     "With pipelines, host time that grows with all requests in flight of some engines.",
     "Overlap of collectives with compute: collectives are exposed.",
     "Weight-only quantisation has no penalty for unpacking beyond the bytes it reads.",
-    "Beam search. KV caches handed over leave when the prompt is done, not layer by layer; copies to and from host memory do not slow those of other replicas.",
+    "Beam search. KV caches handed over leave when the prompt is done, not layer by layer; copies to and from host "
+    "memory do not slow those of other replicas.",
 ]
 
 TRAINING_NOT_MODELLED = [
