@@ -27,7 +27,7 @@ def contradictions(
             text = "what adapters computed is theirs: no prefix_caching across them"
             yield ("batching", "prefix_caching"), text
         if spec.disaggregate is not None and spec.adapters.slots < spec.adapters.count:
-            text = "replicas that take over prompts begin none, and load no adapters: leave resident or disaggregate out"
+            text = "replicas that take prompts over load no adapters: leave resident or disaggregate out"
             yield ("adapters", "resident"), text
         if spec.adapters.targets == "all" and model.experts:
             yield ("adapters", "targets"), f"adapters of experts, which {model.id} has, are not modelled: attention"
