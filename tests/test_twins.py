@@ -172,6 +172,10 @@ CASES: dict[str, dict[str, Any]] = {
     ),
     "guesses for nothing": toy({"speculative": {"tokens": 3, "acceptance": 0.5, "draft": "ngram"},
                                 "load": closed(9, 40)}),
+    "guesses over experts that are spread": scenario(
+        DGX, {"plan": {"tp": 8, "ep": 8}, "speculative": {"tokens": 3, "acceptance": 0.6, "draft": "ngram"},
+              "load": poisson(8, 25)}, model="mixtral-8x7b",
+    ),
     "adapters": scenario(DGX, {"plan": {"tp": 2}, "adapters": {"count": 64, "skew": 1}, "load": poisson(10, 40)},
                          **SMALL),
     "adapters that come and go in a ring": toy(

@@ -76,7 +76,9 @@ class _Mapping:
 
     def mapped(self) -> Mapped:
         shape = self._model()
-        for step in (self._precision, self._plan, self._batching, self._memory, self._cache):
+        self._precision()
+        self._plan(shape)
+        for step in (self._batching, self._memory, self._cache):
             step()
         if shape is not None:
             self._longest(shape)
@@ -183,12 +185,31 @@ class _Mapping:
         elif cache is not None:
             self.leave("kv-cache-dtype", f"is none of {', '.join(KV_DTYPES)}: 16 bits are taken")
 
-    def _plan(self) -> None:
+    def _plan(self, shape: Transformer | None) -> None:
         names = {"tp": "tensor-parallel-size", "pp": "pipeline-parallel-size", "dp": "data-parallel-size"}
         plan = {key: self.count(name, f"jobs.0.plan.{key}") or 1 for key, name in names.items()}
         self.result.job["plan"] = {key: degree for key, degree in plan.items() if degree > 1 or key == "tp"}
-        if self.given.get("enable-expert-parallel"):
-            self.leave("enable-expert-parallel", "serving plans do not spread experts")
+        if (shape is not None and shape.experts) or "enable-expert-parallel" not in self.given:
+            self._experts(plan)
+        else:
+            self.leave("enable-expert-parallel", "the model has no experts to spread")
+
+    def _experts(self, plan: dict[str, int]) -> None:
+        """Experts spread over the ranks of a tensor group; of replicas with one GPU each over all of them, which then
+        have sequences of their own."""
+        if not self.flag("enable-expert-parallel"):
+            return
+        told, left, degrees = self.result.told, self.result.left, self.result.job["plan"]
+        if plan["tp"] == 1 and plan["dp"] > 1 and plan["pp"] == 1:
+            self.result.job["plan"] = {"tp": plan["dp"], "ep": plan["dp"], "attention": "data"}
+            told.append(f"--enable-expert-parallel: jobs.0.plan.ep; {plan['dp']} ranks are a group (attention: data)")
+        elif plan["tp"] > 1:
+            degrees["ep"] = plan["tp"]
+            told.append("--enable-expert-parallel: jobs.0.plan.ep")
+            if plan["dp"] > 1:
+                left.append("--enable-expert-parallel: experts are spread over tensor ranks, each replica has all of them")
+        else:
+            left.append("--enable-expert-parallel: one GPU has all experts")
 
     def _batching(self) -> None:
         batching = self.result.job.setdefault("batching", {})

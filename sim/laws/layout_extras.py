@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from sim.adapters.resolve import ResolvedServing
 from sim.errors import InfeasibleError
-from sim.laws.adapters import adapter_bytes
+from sim.laws.adapter_weights import adapter_bytes
 from sim.laws.layout import Layout, StageLayout, budget_rows
 from sim.laws.memory import StageMemory, stage_memory, tokens_that_fit
 from sim.spec.plan import KV_BYTES, WEIGHT_BYTES
@@ -91,6 +91,12 @@ def _less(memory: StageMemory, rule: StackMemory, size: float, kv_per_token: flo
 def _check(job: ResolvedServing) -> None:
     """Whether the plan and the limits go with it."""
     spec, plan = job.spec, job.spec.plan
+    if plan.attention == "data":
+        what = "adapters" if spec.speculative is None else "a draft"
+        raise InfeasibleError(
+            f"job {spec.name}: {what} beside ranks with sequences of their own (plan.attention: data) are not "
+            "modelled: slice attention"
+        )
     if spec.speculative is not None:
         if plan.pp > 1:
             raise InfeasibleError(

@@ -43,16 +43,18 @@ class SpeculativeLaw(StageLaw):
             setattr(self, name, (own + guesses * getattr(self._draft, name, 0.0)) / kept)
         flops = self._model.decode_flops * (guesses + 1)
         self.decode_flops = (flops + guesses * getattr(self._draft, "decode_flops", 0.0)) / kept
-        if (d := self._draft) is not None:
-            drafted = guesses * d.shape.layers * d.shape.weight_bytes * d.layer_weights
-            self.layer_weights += drafted / (shape.layers * shape.weight_bytes)
-        #: weights that a step reads, as so many of a layer of the model
-        self.layer_weights /= kept
 
     @property
     def draft(self) -> StageLaw | None:
         """The law of the model that guesses."""
         return self._draft
+
+    def weights_read(self, tokens: int) -> float:
+        """Bytes of the layers' weights that a step of so many sequences reads, the draft's among them."""
+        nbytes = self._model.weights_read(tokens * (self.guesses + 1))
+        if self._draft is not None:
+            nbytes += self.guesses * self._draft.weights_read(tokens)
+        return nbytes / self.kept
 
     def _base(self, tokens: int, sequences: int) -> Pass:
         """A step of ``sequences`` beside prompts of the other tokens, of which none ends: the least it can take."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sim.jobs.play import ServingRecording
+from sim.jobs.serving.recording import ServingRecording
 from sim.laws.adapters import distinct, miss_probability
 from sim.results.schema import Assumption
 from sim.units import format_bytes, format_percent

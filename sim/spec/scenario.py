@@ -133,6 +133,18 @@ class ServingJob(Spec):
     autoscale: Autoscale | None = None
 
     @model_validator(mode="after")
+    def _extras(self) -> ServingJob:
+        if self.adapters is None:
+            return self
+        if self.speculative is not None:
+            raise ValueError("a draft knows nothing of adapters: leave speculative or adapters out")
+        if self.batching.prefix_caching:
+            raise ValueError("what adapters computed is theirs: no batching.prefix_caching across them")
+        if self.disaggregate is not None and self.adapters.slots < self.adapters.count:
+            raise ValueError("replicas that take prompts over load no adapters: leave resident or disaggregate out")
+        return self
+
+    @model_validator(mode="after")
     def _scales(self) -> ServingJob:
         if self.autoscale is None:
             return self

@@ -31,7 +31,7 @@ def mapped(words: str) -> Mapped:
 
 
 def job(words: str) -> dict[str, Any]:
-    return mapped(f"llama-3.1-70b {words}").job
+    return mapped(words if "--model" in words else f"llama-3.1-70b {words}").job
 
 
 def complaints(words: str) -> list[str]:
@@ -156,6 +156,8 @@ def test_a_file_that_is_not_there_is_not_taken_for_a_command() -> None:
     ("words", "keys"),
     [
         ("-tp 4 -pp 2 -dp 3", {"plan": {"tp": 4, "pp": 2, "dp": 3}}),
+        ("--model mistralai/Mixtral-8x7B-Instruct-v0.1 -tp 8 --enable-expert-parallel", {"plan": {"tp": 8, "ep": 8}}),
+        ("--model mistralai/Mixtral-8x7B-v0.1 -dp 8 --enable-expert-parallel", {"plan": {"tp": 8, "ep": 8, "attention": "data"}}),
         ("", {"plan": {"tp": 1}, "precision": {"weights": "fp16", "kv": "fp16"}, "batching": {"policy": "continuous"}}),
         ("--quantization awq_marlin", {"precision": {"weights": "int4", "kv": "fp16"}}),
         ("--dtype bfloat16", {"precision": {"weights": "bf16", "kv": "bf16"}}),
@@ -208,6 +210,7 @@ def test_what_is_the_engines_or_the_models_becomes_a_definition() -> None:
          "drafts and adapters together are not modelled"),
         ("--enable-lora --enable-prefix-caching", "prefixes of different adapters have nothing in common"),
         ("--max-loras 4", "adapters are not enabled"),
+        ("-tp 8 --enable-expert-parallel", "the model has no experts to spread"),
         ("--enable-lora --max-loras 4 --max-cpu-loras 30", "here all 30 are on the GPUs"),
         ("--quantization compressed-tensors", "stands in the model's files"),
         ("--dtype float32", "weights take 16 bits or fewer"),

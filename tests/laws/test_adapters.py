@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.laws.adapters import AdapterLaw, adapter_bytes, beside, distinct, miss_probability, popularity
+from sim.laws.adapter_weights import adapter_bytes, beside
+from sim.laws.adapters import AdapterLaw, distinct, miss_probability, popularity
 from sim.laws.step import Chunk, Passes, StageLaw
 from sim.spec.extras import Adapters
 

@@ -46,5 +46,9 @@ def law_beside(
             pieces=shape.pieces if tp > 1 else (),
             wire_per_byte=shape.wire_per_byte if tp > 1 else 0.0,
             scale=1.0,
+            mixture=0,
+            ep=1,
+            expert_load=1.0,
+            exchanges=(),
         )
     return SpeculativeLaw(shape, guesses.tokens, guesses.kept, draft)

@@ -161,8 +161,14 @@ def test_adapters_are_told_with_what_a_batch_wants_of_them() -> None:
         ({"speculative": {"tokens": 2, "acceptance": 0.5, "draft": "ngram", "tp": 1}}, "leave tp out"),
         ({"speculative": GUESSES | {"acceptance": 1.2}}, "acceptance"),
         ({"speculative": GUESSES, "stack": "eager-2023"}, "does not decode speculatively"),
-        ({"adapters": {"count": 4}, "batching": {"prefix_caching": True}}, "no prefix_caching across them"),
+        ({"adapters": {"count": 4}, "batching": {"prefix_caching": True}}, "no batching.prefix_caching across them"),
         ({"adapters": {"count": 4, "resident": 5}}, "are more than the 4 adapters"),
+        ({"adapters": {"count": 4}, "model": "mixtral-8x7b"}, "adapters of experts, which mixtral-8x7b has"),
+        ({"adapters": {"count": 4}, "model": "deepseek-v3"}, "adapters of latent attention"),
+        ({"speculative": GUESSES | {"draft": "ngram"}, "model": "deepseek-v3"}, "to check tokens of deepseek-v3"),
+        ({"speculative": GUESSES | {"draft": "deepseek-v3"}}, "is a mixture of experts, which does not draft"),
+        ({"adapters": {"count": 4, "resident": 2}, "disaggregate": {"prefill": 1}, "plan": {"tp": 4, "dp": 2}},
+         "leave resident or disaggregate out"),
     ],
 )
 def test_contradictions_are_bad_input(keys: dict[str, Any], said: str) -> None:
@@ -175,6 +181,8 @@ def test_contradictions_are_bad_input(keys: dict[str, Any], said: str) -> None:
         ({"speculative": GUESSES, "plan": {"tp": 2, "pp": 2}}, "on one stage, the plan has pp 2"),
         ({"speculative": GUESSES | {"tp": 2}}, "whole on each GPU (tp 1) or sliced as the model (tp 4)"),
         ({"adapters": {"count": 40, "resident": 8}}, "set batching.max_sequences to 8 or less"),
+        ({"adapters": {"count": 4, "targets": "attention"}, "model": "mixtral-8x7b",
+          "plan": {"tp": 8, "ep": 8, "attention": "data"}}, "(plan.attention: data) are not modelled"),
     ],
 )
 def test_plans_that_do_not_go_with_it_are_infeasible(keys: dict[str, Any], said: str) -> None:
