@@ -6,7 +6,6 @@ What the arguments do not tell, who asks and how often guesses of a draft are ri
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from sim.adapters.lookup import Library
 from sim.adapters.vllm_arguments import Argument
 from sim.adapters.vllm_models import model_of, weights_of
 from sim.adapters.vllm_names import REASONS
+from sim.adapters.vllm_values import DTYPES, KV_DTYPES, QUANTIZATION, count, flag, modules, share
 from sim.adapters.yaml_text import comment, flow
 from sim.errors import InputError, Problem
 from sim.spec.transformer import Transformer
@@ -23,18 +23,6 @@ from sim.spec.transformer import Transformer
 #: Acceptance that a draft is given, which no argument tells.
 ACCEPTANCE: Final = 0.7
 STACK: Final = "vllm"
-#: vLLM's formats of weights.
-QUANTIZATION: Final = {
-    "awq": "int4", "awq_marlin": "int4", "gptq": "int4", "gptq_marlin": "int4", "marlin": "int4",
-    "bitsandbytes": "int4", "fp8": "fp8", "fbgemm_fp8": "fp8", "ptpc_fp8": "fp8", "modelopt": "fp8",
-    "modelopt_fp4": "fp4", "nvfp4": "fp4", "petit_nvfp4": "fp4", "experts_int8": "int8", "tpu_int8": "int8",
-}  # fmt: skip
-DTYPES: Final = {"half": "fp16", "float16": "fp16", "bfloat16": "bf16"}
-KV_DTYPES: Final = {
-    "auto": None, "float16": "fp16", "bfloat16": "bf16", "fp8": "fp8", "fp8_e4m3": "fp8", "fp8_e5m2": "fp8",
-    "int8": "int8",
-}  # fmt: skip
-_UNITS: Final = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
 @dataclass(slots=True)
@@ -114,11 +102,11 @@ class _Mapping:
             self.result.left.append(f"{argument.said}: {why}")
 
     def count(self, name: str, key: str | None = None) -> int | None:
-        found: int | None = self.take(name, _count, "must be a whole number, 1 or more", key)
+        found: int | None = self.take(name, count, "must be a whole number, 1 or more", key)
         return found
 
     def flag(self, name: str, key: str | None = None) -> bool | None:
-        found: bool | None = self.take(name, _flag, "is yes or no", key)
+        found: bool | None = self.take(name, flag, "is yes or no", key)
         return found
 
     def change_stack(self, **keys: Any) -> None:
@@ -207,7 +195,7 @@ class _Mapping:
             degrees["ep"] = plan["tp"]
             told.append("--enable-expert-parallel: jobs.0.plan.ep")
             if plan["dp"] > 1:
-                left.append("--enable-expert-parallel: experts are spread over tensor ranks, each replica has all of them")
+                left.append("--enable-expert-parallel: spread over tensor ranks; each replica has all experts")
         else:
             left.append("--enable-expert-parallel: one GPU has all experts")
 
@@ -229,7 +217,7 @@ class _Mapping:
         self.leave("swap-space", "used with preemption-mode swap only; host memory is the topology's")
 
     def _memory(self) -> None:
-        fraction = self.take("gpu-memory-utilization", _share, "must be above 0 and at most 1",
+        fraction = self.take("gpu-memory-utilization", share, "must be above 0 and at most 1",
                              "define.stacks.vllm-own.memory.fraction")  # fmt: skip
         if fraction is not None:
             self.change_stack(memory={"fraction": fraction})
@@ -276,9 +264,9 @@ class _Mapping:
             return
         slots = self.count("max-loras", "jobs.0.adapters.resident") or 1
         rank = self.count("max-lora-rank", "jobs.0.adapters.rank, which all have") or 16
-        modules = self.take("lora-modules", _modules, "names no adapter", "jobs.0.adapters.count")
+        named = self.take("lora-modules", modules, "names no adapter", "jobs.0.adapters.count")
         held = self.count("max-cpu-loras", "jobs.0.adapters.count, unless --lora-modules names them")
-        number = len(modules) if modules else max(held or 0, slots)
+        number = len(named) if named else max(held or 0, slots)
         adapters: dict[str, Any] = {"count": number, "rank": rank}
         running = self.result.job["batching"].get("max_sequences") or self.library.stack(STACK).max_sequences
         if slots < number and running <= slots:
@@ -311,7 +299,7 @@ class _Mapping:
             self.result.left.append(f"{argument.said}: {why}")
             return
         try:
-            tokens = _count(config.get("num_speculative_tokens"))
+            tokens = count(config.get("num_speculative_tokens"))
         except (ValueError, TypeError):
             self.problems.append(argument.problem(f"{argument.said}: num_speculative_tokens must be 1 or more"))
             return
@@ -365,36 +353,6 @@ class _Mapping:
             "closed_loop": {"clients": clients}, "prompt_tokens": prompt, "output_tokens": output,
             "requests": 8 * clients,
         }  # fmt: skip
-
-
-def _count(value: Any) -> int:
-    """A whole number, 1 or more, also as people write it: 8k is 8,000 and 8K 8,192."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([kKmMgG]?)", str(value).strip())
-    if found is None or isinstance(value, bool):
-        raise ValueError(value)
-    number = float(found[1]) * _UNITS.get(found[2], 1)
-    if number < 1 or number != int(number):
-        raise ValueError(value)
-    return int(number)
-
-
-def _flag(value: Any) -> bool:
-    if str(value).casefold() in ("true", "false"):
-        return str(value).casefold() == "true"
-    raise ValueError(value)
-
-
-def _share(value: Any) -> float:
-    if not 0.0 < float(value) <= 1.0:
-        raise ValueError(value)
-    return float(value)
-
-
-def _modules(value: Any) -> list[str]:
-    found = [str(module) for module in (value if isinstance(value, list) else [value]) if module]
-    if not found:
-        raise ValueError(value)
-    return found
 
 
 # ---- The file

@@ -157,7 +157,8 @@ def test_a_file_that_is_not_there_is_not_taken_for_a_command() -> None:
     [
         ("-tp 4 -pp 2 -dp 3", {"plan": {"tp": 4, "pp": 2, "dp": 3}}),
         ("--model mistralai/Mixtral-8x7B-Instruct-v0.1 -tp 8 --enable-expert-parallel", {"plan": {"tp": 8, "ep": 8}}),
-        ("--model mistralai/Mixtral-8x7B-v0.1 -dp 8 --enable-expert-parallel", {"plan": {"tp": 8, "ep": 8, "attention": "data"}}),
+        ("--model mistralai/Mixtral-8x7B-v0.1 -dp 8 --enable-expert-parallel",
+         {"plan": {"tp": 8, "ep": 8, "attention": "data"}}),
         ("", {"plan": {"tp": 1}, "precision": {"weights": "fp16", "kv": "fp16"}, "batching": {"policy": "continuous"}}),
         ("--quantization awq_marlin", {"precision": {"weights": "int4", "kv": "fp16"}}),
         ("--dtype bfloat16", {"precision": {"weights": "bf16", "kv": "bf16"}}),
