@@ -44,11 +44,6 @@ class SpeculativeLaw(StageLaw):
         flops = self._model.decode_flops * (guesses + 1)
         self.decode_flops = (flops + guesses * getattr(self._draft, "decode_flops", 0.0)) / kept
 
-    @property
-    def draft(self) -> StageLaw | None:
-        """The law of the model that guesses."""
-        return self._draft
-
     def weights_read(self, tokens: int) -> float:
         """Bytes of the layers' weights that a step of so many sequences reads, the draft's among them."""
         nbytes = self._model.weights_read(tokens * (self.guesses + 1))
