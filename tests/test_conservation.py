@@ -79,6 +79,13 @@ def check_bytes(job: ServingRecording) -> None:
             each = 2 * reduced * 2 * hidden * shape.wire_per_byte
             each += sum(kind.number * kind.per_token * kind.wire_per_byte for kind in shape.exchanges)
             carried = sum(s.collectives.bytes for s in stages if s.collectives)
+            if (guesses := job.job.spec.speculative) is not None:
+                # Each token that is generated has k + 1 checked for every E that are kept, to a token of a prompt.
+                assert guesses.tp == 1
+                answers = sum(n - 1 for n in job.table.length)
+                checked = sent + answers * ((guesses.tokens + 1) / guesses.kept - 1)
+                assert carried == pytest.approx(each * checked, rel=1e-3)
+                continue
             assert each * sent * (1 - 1e-9) <= carried <= each * (sent + cut) * (1 + 1e-9)
 
 

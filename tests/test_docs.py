@@ -35,9 +35,11 @@ from sim.laws.topology import build_topology
 from sim.results import schema
 from sim.results.assumptions import NOT_MODELLED, TRAINING_NOT_MODELLED
 from sim.results.definitions import LEDGER, METRICS, TRAINING_METRICS
+from sim.results.extras import ADAPTERS_NOT_MODELLED, SPECULATIVE_NOT_MODELLED
 from sim.results.tables import COLUMNS
 from sim.spec import (
     economics,
+    extras,
     hardware,
     plan,
     reliability,
@@ -253,6 +255,8 @@ INPUTS: dict[str, dict[str, type[BaseModel]]] = {
         "jobs.precision": plan.ServingPrecision,
         "jobs.plan": plan.ServingPlan,
         "jobs.batching": scenario.Batching,
+        "jobs.speculative": extras.Speculative,
+        "jobs.adapters": extras.Adapters,
         "jobs.load": workload.Load,
         "jobs.load.closed_loop": workload.ClosedLoop,
         "jobs.load.poisson": workload.Poisson,
@@ -495,5 +499,5 @@ def test_every_verb_option_and_exit_code_is_described() -> None:
 
 def test_what_reports_call_not_modelled_is_explained() -> None:
     page = " ".join((DOCS / "not-modelled.md").read_text(encoding="utf-8").replace("\n> ", " ").split())
-    for line in (*NOT_MODELLED, *TRAINING_NOT_MODELLED):
+    for line in (*NOT_MODELLED, *TRAINING_NOT_MODELLED, *SPECULATIVE_NOT_MODELLED, *ADAPTERS_NOT_MODELLED):
         assert line in page

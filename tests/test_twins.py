@@ -166,6 +166,22 @@ CASES: dict[str, dict[str, Any]] = {
          "load": {"diurnal": {"peak": "80 req/s", "valley": "1 req/s", "period": "3 s", "peak_at": "1.5 s"},
                   "requests": 160, **VARIED}}, gpus=4),
     "several answers": toy({"plan": {"pp": 2}, "batching": CACHING, "load": poisson(30, 60, samples=4)}, gpus=2),
+    "guesses of a draft": scenario(
+        DGX, {"plan": {"tp": 4}, "speculative": {"tokens": 4, "acceptance": 0.7, "draft": "llama-3.2-1b"},
+              "load": poisson(8, 40)}, model="llama-3.1-70b",
+    ),
+    "guesses for nothing": toy({"speculative": {"tokens": 3, "acceptance": 0.5, "draft": "ngram"},
+                                "load": closed(9, 40)}),
+    "guesses over experts that are spread": scenario(
+        DGX, {"plan": {"tp": 8, "ep": 8}, "speculative": {"tokens": 3, "acceptance": 0.6, "draft": "ngram"},
+              "load": poisson(8, 25)}, model="mixtral-8x7b",
+    ),
+    "adapters": scenario(DGX, {"plan": {"tp": 2}, "adapters": {"count": 64, "skew": 1}, "load": poisson(10, 40)},
+                         **SMALL),
+    "adapters that come and go in a ring": toy(
+        {"plan": {"pp": 4}, "batching": {"max_sequences": 6}, "adapters": {"count": 30, "resident": 8, "rank": 64},
+         "load": closed(9, 30)}, gpus=4, stack={"links": "measured"},
+    ),
 }  # fmt: skip
 
 

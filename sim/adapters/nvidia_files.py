@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import Any
-
-import yaml
 
 from sim.adapters.lookup import Library
 from sim.adapters.nvidia_topology import Described
+from sim.adapters.yaml_text import comment, flow
 
-_WIDTH = 118
 #: The starter's model is the first that fits with its weights in FP16 and a fifth of the memory left for the KV cache.
 _MODELS = ("llama-2-70b", "llama-2-13b", "llama-3-8b", "tinyllama-1.1b")
 _ROOM = 0.8
@@ -20,16 +17,16 @@ def topology_text(described: Described, origin: str) -> str:
     """The topology file. ``origin`` is what it was made from, as the user knows it."""
     lines = ["# yaml-language-server: $schema=../docs/topology.schema.json"]
     whence = f"One machine, made by sim init from {described.source} ({origin})."
-    lines += _comment(f"{whence} What that does not say is assumed:")
+    lines += comment(f"{whence} What that does not say is assumed:")
     for sentence in described.assumed:
-        lines += _comment(sentence, "# - ", "#   ")
+        lines += comment(sentence, "# - ", "#   ")
     for key, value in described.data.items():
         if isinstance(value, list) and key == "nodes":
             lines += ["nodes:", *(line for node in value for line in _node(node))]
         elif isinstance(value, list):
-            lines += [f"{key}:", *(f"  - {_flow(entry)}" for entry in value)]
+            lines += [f"{key}:", *(f"  - {flow(entry)}" for entry in value)]
         else:
-            lines.append(f"{key}: {_flow(value)}")
+            lines.append(f"{key}: {flow(value)}")
     return "\n".join(lines) + "\n"
 
 
@@ -44,9 +41,9 @@ def scenario_text(described: Described, name: str) -> str:
     gpus = f"{count} GPUs" if count > 1 else "one GPU"
     lines = ["# yaml-language-server: $schema=../docs/scenario.schema.json"]
     start = f"A start, made by sim init: a model that fits on {gpus} of ../topologies/{name}.yaml."
-    lines += _comment(f"{start} Change model, plan and load.")
+    lines += comment(f"{start} Change model, plan and load.")
     lines += [
-        f"name: {_flow(name)}",
+        f"name: {flow(name)}",
         f"about: {model} in FP16 on {gpus} of one machine.",
         f"cluster: {{topology: ../topologies/{name}.yaml}}",
         f"model: {model}",
@@ -55,31 +52,15 @@ def scenario_text(described: Described, name: str) -> str:
         "  - name: chat",
         "    kind: serving",
         "    precision: {weights: fp16, kv: fp16}",
-        f"    plan: {_flow(plan)}",
+        f"    plan: {flow(plan)}",
         "    batching: {policy: continuous}",
-        f"    load: {_flow(load)}",
+        f"    load: {flow(load)}",
         "    objectives: {ttft_p99: 5 s, tpot_p99: 100 ms}",
         "seed: 0",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _comment(text: str, first: str = "# ", rest: str = "# ") -> list[str]:
-    """A comment of whole words; a file name in it may hold anything but a line's end."""
-    plain = "".join(c if c.isprintable() else "?" for c in text)
-    return textwrap.wrap(
-        plain, _WIDTH, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
-    )
-
-
 def _node(node: dict[str, Any]) -> list[str]:
-    lines = [f"{key}: {_flow(value)}" for key, value in node.items()]
+    lines = [f"{key}: {flow(value)}" for key, value in node.items()]
     return [f"{'  - ' if n == 0 else '    '}{line}" for n, line in enumerate(lines)]
-
-
-def _flow(value: Any) -> str:
-    """A value on one line; a name that starts like a number is quoted, for it may be one in YAML."""
-    if isinstance(value, str) and value[:1].isdigit():
-        return f'"{value}"'
-    text = yaml.safe_dump(value, default_flow_style=True, width=10**9, sort_keys=False, allow_unicode=True)
-    return text.removesuffix("\n").removesuffix("\n...")

@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+from sim.adapters.extras import contradictions
 from sim.adapters.fault_traces import read_fault_trace
 from sim.adapters.lookup import Library
 from sim.adapters.validation import validate
@@ -46,6 +47,7 @@ class ResolvedServing:
     trace: RequestTrace | None
     lengths: LengthDistribution | None
     of_tenants: Mapping[str, LengthDistribution] = field(default_factory=dict)
+    draft: Transformer | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,9 +278,15 @@ class _Resolver:
         if spec.load.lengths is not None:
             lengths_name = spec.load.lengths
             lengths = self._try((*at, "load", "lengths"), lambda: self.library.lengths(lengths_name))
+        draft = None
+        if spec.speculative is not None and (guesses := spec.speculative.model) is not None:
+            drafts: KeyPath = (*at, "speculative", "draft")
+            draft = self._try(drafts, lambda: self.library.model(guesses, self._path(drafts, guesses)))
         if model is None or stack is None:
             return None
-        return ResolvedServing(spec, model, stack, trace, lengths, of_tenants)
+        for path, text in contradictions(spec, scenario.assume, model, draft, stack):
+            self.problems.append(self.source.problem((*at, *path), text))
+        return ResolvedServing(spec, model, stack, trace, lengths, of_tenants, draft)
 
     def _path(self, where: KeyPath, name: str) -> Path:
         """A path counts from the file that names it: the scenario's folder, or here if the command line does."""

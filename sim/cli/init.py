@@ -1,4 +1,5 @@
-"""``sim init``: a starter scenario, a copy of a shipped one with its topology, or one of the machine at hand."""
+"""``sim init``: a starter scenario, a copy of a shipped one with its topology, one of the machine at hand, or one of an
+engine's arguments."""
 
 from __future__ import annotations
 
@@ -28,15 +29,25 @@ STARTER = "4090_pp_home"
 @click.option("--gpu", "gpus", metavar="GPU", multiple=True,
               help="With --from-topo: the GPU in the catalogue, where FILE does not tell; repeated: one for each.")
 @click.option("--nic", metavar="LINK", help="With --from-topo: the catalogue link of its network cards.")
+@click.option("--from-vllm", "served", metavar="COMMAND",
+              help="Write a scenario of vLLM's arguments instead: a command (vllm serve MODEL --...), or a file with "
+              "it or with arguments (script, YAML, JSON, docker compose). NAME is then the name of the scenario.")
+@click.option("--topology", metavar="TOPOLOGY",
+              help="With --from-vllm: the cluster it runs on, a topology file or the name of a shipped one.")
 @click.option("--to", "folder", type=click.Path(path_type=Path, file_okay=False), default=Path(),
               help="Folder to write into (default: here); scenarios/, topologies/ and docs/ are made in it.")
 @click.option("--force", is_flag=True, help="Overwrite files that are already there.")  # fmt: skip
 def command(
-    name: str | None, listing: bool, described: str | None, gpus: tuple[str, ...], nic: str | None, folder: Path,
-    force: bool,
+    name: str | None, listing: bool, described: str | None, gpus: tuple[str, ...], nic: str | None,
+    served: str | None, topology: str | None, folder: Path, force: bool,
 ) -> None:  # fmt: skip
     """Copy out the shipped scenario NAME (default: 4090_pp_home), its topology, and their schemas for editors; or,
-    with --from-topo, write the topology of a machine and a scenario to start from."""
+    with --from-topo, write the topology of a machine and a scenario to start from; or, with --from-vllm, a scenario of
+    how vLLM serves a model."""
+    if served is not None and (described is not None or listing):
+        raise _refusal(f"--from-vllm writes a scenario: leave {'--list' if listing else '--from-topo'} out")
+    if topology is not None and served is None:
+        raise _refusal("--topology is where --from-vllm runs, which is not given")
     if described is None:
         for option, value in (("--gpu", gpus), ("--nic", nic)):
             if value:
@@ -46,14 +57,22 @@ def command(
             raise _refusal("--list lists what is shipped: leave --from-topo out")
         _list()
         return
-    copies = _shipped(name or STARTER, folder) if described is None else _machine(described, name, gpus, nic, folder)
+    left: list[str] = []
+    if served is not None:
+        copies, left = _served(served, name, topology, folder)
+    elif described is not None:
+        copies = _machine(described, name, gpus, nic, folder)
+    else:
+        copies = _shipped(name or STARTER, folder)
     # Files name their schema for editors: put it where they look.
     copies += [
         (folder / "docs" / f"{kind}.schema.json", json.dumps(schema_of(kind), indent=1) + "\n")
         for kind in ("scenario", "topology")
     ]
     _copy(copies, force)
-    click.echo(f"next: sim {'run' if described is None else 'check'} {copies[0][0]}")
+    for argument in left:
+        click.echo(f"not mapped  {argument}")
+    click.echo(f"next: sim {'run' if described is None and served is None else 'check'} {copies[0][0]}")
 
 
 def _refusal(message: str, suggestion: str | None = None) -> InputError:
@@ -104,9 +123,7 @@ def _machine(
     from sim.spec.topology import TopologySpec
 
     stem = "machine" if file == "-" else re.sub(r"[^A-Za-z0-9._+-]+", "-", Path(file).stem).lstrip("._+-")[:80]
-    name = (name or stem or "machine").removesuffix(".yaml")
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,79}", name):
-        raise _refusal(f"NAME '{name[:80]}' must be letters, digits and . _ + - (at most 80)")
+    name = _named(name or stem or "machine")
     library = Library()
     for gpu in gpus:
         library.gpu(gpu)
@@ -121,6 +138,59 @@ def _machine(
     path = folder / "topologies" / f"{name}.yaml"
     validate(TopologySpec, parse_yaml(topology, str(path)))  # what is written is what sim check would accept
     return [(folder / "scenarios" / f"{name}.yaml", scenario_text(found, name)), (path, topology)]
+
+
+def _named(name: str) -> str:
+    """A name for files."""
+    name = name.removesuffix(".yaml")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,79}", name):
+        raise _refusal(f"NAME '{name[:80]}' must be letters, digits and . _ + - (at most 80)")
+    return name
+
+
+def _served(
+    said: str, name: str | None, topology: str | None, folder: Path
+) -> tuple[list[tuple[Path, str]], list[str]]:
+    """A scenario of vLLM's arguments, and its topology if that is a shipped one, to be written; what is not mapped."""
+    from sim.adapters.resolve import resolve
+    from sim.adapters.vllm_arguments import MAX_BYTES, parse_command, read_arguments
+    from sim.adapters.vllm_scenario import map_arguments, scenario_text
+    from sim.adapters.yaml_source import parse_yaml
+    from sim.laws.arrange import layouts, topology_of
+
+    if topology is None:
+        raise _refusal("--from-vllm tells how a model is served, not where: add --topology (sim init --list has some)")
+    if said == "-":
+        text = sys.stdin.buffer.read(MAX_BYTES + 1).decode("utf-8", errors="replace")
+        arguments, origin = parse_command(text, "<standard input>"), "standard input"
+    else:
+        arguments = read_arguments(said)
+        origin = "a command" if re.search(r"\s", said) or not Path(said).exists() else Path(said).name
+    mapped = map_arguments(arguments)
+    name = _named(name or f"vllm-{re.sub(r'[^A-Za-z0-9._+-]+', '-', mapped.title)}")
+    path = folder / "scenarios" / f"{name}.yaml"
+    copies, there, written = _cluster(topology, folder)
+    # What is written is what sim check would accept.
+    resolved = resolve(parse_yaml(scenario_text(mapped, name, str(there), origin), str(path)), folder)
+    layouts(resolved, topology_of(resolved))
+    return [(path, scenario_text(mapped, name, written, origin)), *copies], mapped.left
+
+
+def _cluster(topology: str, folder: Path) -> tuple[list[tuple[Path, str]], Path, str]:
+    """A topology to be written beside a scenario, if it is a shipped one; where it is now, and its path from there."""
+    import os
+
+    file = Path(topology)
+    if file.is_file():
+        return [], file.resolve(), os.path.relpath(file.resolve(), (folder / "scenarios").resolve())
+    _, topologies = _files()
+    stem = topology.removesuffix(".yaml").removeprefix("topologies/")
+    if stem not in topologies:
+        text = f"--topology {topology} is neither a file nor a shipped topology"
+        raise _refusal(text, did_you_mean(stem, topologies))
+    source = topologies[stem]
+    copy = (folder / "topologies" / f"{stem}.yaml", source.read_text(encoding="utf-8"))
+    return [copy], source.resolve(), f"../topologies/{stem}.yaml"
 
 
 def _network_link(library: Library, nic: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sim.adapters.resolve import Resolved, ResolvedServing, ResolvedTraining
 from sim.errors import InfeasibleError
 from sim.laws.layout import Layout, lay_out, place
+from sim.laws.layout_extras import with_extras
 from sim.laws.topology import Topology, build_topology
 from sim.laws.training.layout import TrainingLayout, lay_out_training
 
@@ -52,17 +53,16 @@ def layouts(resolved: Resolved, topology: Topology) -> list[Layout | TrainingLay
         spec = job.spec
         gpus = place(spec.plan, taken, len(topology.gpus), spec.name)
         taken.update(gpus)
-        found.append(
-            lay_out(
-                spec.name,
-                job.model,
-                job.stack,
-                spec.plan,
-                spec.precision,
-                gpus,
-                lambda g: resolved.gpus[topology.gpus[g].gpu],
-                scale=parameter_scale(resolved, job),
-                unchecked=unchecked,
-            )
+        layout = lay_out(
+            spec.name,
+            job.model,
+            job.stack,
+            spec.plan,
+            spec.precision,
+            gpus,
+            lambda g: resolved.gpus[topology.gpus[g].gpu],
+            scale=parameter_scale(resolved, job),
+            unchecked=unchecked,
         )
+        found.append(with_extras(job, layout, unchecked=unchecked))
     return found

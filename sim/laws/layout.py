@@ -287,7 +287,7 @@ def budget_rows(stages: Sequence[StageLayout]) -> list[tuple[str, ...]]:
     ]
     for stage in stages:
         for gpu, m in stage.memory.items():
-            values = (m.capacity, m.weights, m.embeddings, m.reserve, m.kept_back)
+            values = (m.capacity, m.weights + m.beside, m.embeddings, m.reserve, m.kept_back)
             left = f"-{format_bytes(-m.kv_budget)}" if m.kv_budget < 0 else format_bytes(m.kv_budget)
             rows.append((str(stage.number), gpu, str(stage.layers), *map(format_bytes, values), left))
     return rows

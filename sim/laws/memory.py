@@ -23,7 +23,8 @@ from sim.spec.transformer import Transformer
 
 @dataclass(frozen=True, slots=True)
 class StageMemory:
-    """Bytes on one GPU of a stage. ``kv_per_token`` is what one token's KV takes on it."""
+    """Bytes on one GPU of a stage. ``kv_per_token`` is what one token's KV takes on it, ``beside`` what a draft or
+    adapters do (:mod:`sim.laws.layout_extras`)."""
 
     capacity: float
     weights: float
@@ -32,6 +33,7 @@ class StageMemory:
     kept_back: float
     kv_budget: float
     kv_per_token: float
+    beside: float = 0.0
 
     @property
     def tokens(self) -> int:
@@ -41,10 +43,11 @@ class StageMemory:
     def parts(self, tokens: int) -> dict[str, float]:
         """Bytes by part when every stage holds ``tokens`` of KV; the rest is unused."""
         kv = tokens * self.kv_per_token
-        used = self.weights + self.embeddings + self.reserve + self.kept_back + kv
+        used = self.weights + self.embeddings + self.beside + self.reserve + self.kept_back + kv
         return {
             "weights": self.weights,
             "embeddings and head": self.embeddings,
+            **({"draft and adapters": self.beside} if self.beside else {}),
             "KV cache": kv,
             "activations and runtime": self.reserve,
             "kept back": self.kept_back,

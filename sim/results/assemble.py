@@ -112,8 +112,9 @@ def _served_error(recording: Recording, job: ServingRecording) -> ExpectedError 
     across = any(
         len({graph[gpu].node for stage in stages for gpu in stage.gpus}) > 1 for stages in job.layout.replicas
     )
-    plan, model = job.job.spec.plan, job.job.model
-    never = across or model.latent or plan.ep > 1  # no such serving is in the measured tables
+    spec, plan, model = job.job.spec, job.job.spec.plan, job.job.model
+    beside = spec.speculative is not None or spec.adapters is not None
+    never = across or model.latent or plan.ep > 1 or beside  # no such serving is in the measured tables
     return expected_error(_types(recording, job.gpus), job.job.stack.id, serving_kind(plan, model), never=never)
 
 

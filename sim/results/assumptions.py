@@ -5,6 +5,7 @@ from __future__ import annotations
 from sim.jobs.play import Recording
 from sim.jobs.serving.recording import ServingRecording
 from sim.jobs.training.run import TrainingRecording
+from sim.results.extras import assumed_of_extras, banners_of_extras, left_out_of_extras
 from sim.results.schema import Assumption
 from sim.units import format_bandwidth, format_bytes, format_flops, format_seconds
 
@@ -23,8 +24,8 @@ NOT_MODELLED = [
     "With pipelines, host time that grows with all requests in flight of some engines.",
     "Overlap of collectives with compute: collectives are exposed.",
     "Weight-only quantisation has no penalty for unpacking beyond the bytes it reads.",
-    "Speculative decoding, adapters, beam search. KV caches handed over leave when the prompt is done, not layer by "
-    "layer; copies to and from host memory do not slow those of other replicas.",
+    "Beam search. KV caches handed over leave when the prompt is done, not layer by layer; copies to and from host "
+    "memory do not slow those of other replicas.",
 ]
 
 TRAINING_NOT_MODELLED = [
@@ -57,7 +58,8 @@ CLAIMS = {
 def not_modelled(recording: Recording) -> list[str]:
     """What the answer leaves out, for the kinds of jobs it has."""
     kinds = [(recording.serving, NOT_MODELLED), (recording.training, TRAINING_NOT_MODELLED)]
-    return list(dict.fromkeys(line for jobs, lines in kinds if jobs for line in lines))
+    found = [line for jobs, lines in kinds if jobs for line in lines]
+    return list(dict.fromkeys([*found, *left_out_of_extras(recording.serving)]))
 
 
 def banners_of(recording: Recording) -> list[str]:
@@ -75,6 +77,7 @@ def banners_of(recording: Recording) -> list[str]:
         lines.append(f"PARAMETER COUNT IS ASSUMED: {assume.parameters:.4g} weights are read in each pass")
     if assume.tp_latency is not None:
         lines.append(f"COLLECTIVE LATENCY IS ASSUMED: {format_seconds(assume.tp_latency)} each")
+    lines += banners_of_extras(recording.serving)
     if any(job.job.stack.kernels == "datasheet" for job in recording.jobs):
         lines.insert(0, "IDEAL STACK: datasheet arithmetic, no launch, no latency; nothing real is this fast")
     return lines
@@ -108,6 +111,7 @@ def assumptions_of(recording: Recording) -> list[Assumption]:
     rows += _of_faults(recording)
     for job in recording.serving:
         rows += _of_replicas(job)
+        rows += assumed_of_extras(job)
         s = job.job.stack
         host = (
             f"host {format_seconds(s.host_per_step)} a pass + {format_seconds(s.host_per_sequence)} a sequence, "

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from sim.spec.base import Name, Prose, Spec
 from sim.spec.economics import CostSpec
+from sim.spec.extras import Adapters, Speculative
 from sim.spec.plan import ServingPlan, ServingPrecision
 from sim.spec.reliability import Failover, Faults, Recovery
 from sim.spec.sizing import SizeSpec
@@ -121,6 +122,8 @@ class ServingJob(Spec):
     precision: ServingPrecision = ServingPrecision()
     plan: ServingPlan = ServingPlan()
     batching: Batching = Batching()
+    speculative: Speculative | None = None
+    adapters: Adapters | None = None
     load: Load
     objectives: Objectives = Objectives()
     recovery: Recovery = Recovery()
@@ -128,6 +131,18 @@ class ServingJob(Spec):
     router: Literal["sticky", "round_robin", "least_loaded", "kv_aware"] = "sticky"
     disaggregate: Disaggregation | None = None
     autoscale: Autoscale | None = None
+
+    @model_validator(mode="after")
+    def _extras(self) -> ServingJob:
+        if self.adapters is None:
+            return self
+        if self.speculative is not None:
+            raise ValueError("a draft knows nothing of adapters: leave speculative or adapters out")
+        if self.batching.prefix_caching:
+            raise ValueError("what adapters computed is theirs: no batching.prefix_caching across them")
+        if self.disaggregate is not None and self.adapters.slots < self.adapters.count:
+            raise ValueError("replicas that take prompts over load no adapters: leave resident or disaggregate out")
+        return self
 
     @model_validator(mode="after")
     def _scales(self) -> ServingJob:

@@ -41,7 +41,8 @@ OF_JOB: Final = {
     "precision": "precision", "plan": "plan", "batching": "plan", "load": "load", "batch": "load",
     "objectives": "objectives", "recovery": "failures", "failover": "failures", "checkpoint": "failures",
     "policy": "failures", "run": "run", "optimizer": "precision", "finetune": "precision", "data_loading": "load",
-    "slow": "hardware", "router": "plan", "disaggregate": "plan", "autoscale": "plan",
+    "slow": "hardware", "speculative": "plan", "adapters": "plan",
+    "router": "plan", "disaggregate": "plan", "autoscale": "plan",
 }  # fmt: skip
 """Group of each key of a job; None: told elsewhere."""
 WRITTEN: Final = {

@@ -146,6 +146,11 @@ def _tpot(outcome: Outcome, number: int) -> list[Step]:
     b, context = mean.sequences, mean.context
     steps = [Step("mean pass", "sequences in it, and tokens cached of each, over the run",
                   f"{b:.3g} x {format_count(context)}")]  # fmt: skip
+    if (guesses := job.job.spec.speculative) is not None:
+        steps.append(Step(
+            "tokens a pass", f"1 + a + ... + a^{guesses.tokens} with a = {guesses.acceptance:g}: below, a pass of the "
+            "model and those of its draft, divided by it", f"{guesses.kept:.3g}", "docs/model.md: speculative decoding",
+        ))  # fmt: skip
     slowest = max(replica.stages, key=lambda stage: _stage_seconds(stage, b, context))
     steps += _stage_steps(outcome, job, slowest, b, context)
     stages = sum(_stage_seconds(stage, b, context) for stage in replica.stages)

@@ -30,6 +30,7 @@ PUBLISHED = {
     "llama-3-8b": 8.03,
     "llama-3-70b": 70.55,
     "llama-3.1-8b": 8.03,
+    "llama-3.2-1b": 1.236,
     "llama-3.1-70b": 70.55,
     "llama-3.1-405b": 405.9,
     "mistral-7b": 7.24,

@@ -109,6 +109,8 @@ LOADS: list[dict[str, Any]] = [
     {"load": {"closed_loop": {"clients": 300}, "prompt_tokens": MIXED, "output_tokens": MIXED, "requests": 1200}},
     {"batching": {"policy": "static", "batch_size": 64}},
     {"precision": {"weights": "int4"}},
+    {"plan": {"pp": 1}, "speculative": {"tokens": 4, "acceptance": 1.0, "draft": "toy"}, "load": {
+        "poisson": {"rate": "2000 req/s"}, "prompt_tokens": MIXED, "output_tokens": MIXED, "requests": 1000}},
 ]
 
 

@@ -9,8 +9,9 @@ from sim.adapters.resolve import Resolved, ResolvedServing
 from sim.engine.timeline import Bins, ChannelTrack, DeviceTrack, NoBins
 from sim.jobs.serving.batching import Limits, Scheduler
 from sim.jobs.serving.coupled import coupled
+from sim.jobs.serving.extras import law_beside
 from sim.jobs.serving.handover import KvFlow, PromptScheduler, TokenScheduler
-from sim.jobs.serving.host_copies import seconds_per_token, tokens_stored
+from sim.jobs.serving.host_copies import seconds_per_token, slowest_copy, tokens_stored
 from sim.jobs.serving.policies import POLICIES
 from sim.jobs.serving.prefix_cache import PrefixCache, Store
 from sim.jobs.serving.prompts import Prompts
@@ -56,6 +57,7 @@ class ReplicaBuilder:
         self.scale = parameter_scale(resolved, job)
         self._laws: dict[StageShape, StageLaw] = {}
         self._capacities = topology.capacities()
+        self._copying = 0.0
 
     def limits(self, layout: Layout, number: int) -> Limits:
         """Bounds of replica ``number``, by what its KV cache holds: the scenario's, or else the stack's. Each rank with
@@ -108,6 +110,9 @@ class ReplicaBuilder:
     def stages(self, number: int, layout: Layout) -> tuple[Stage, ...]:
         """The stages of replica ``number``, with their hops."""
         stages = layout.replicas[number]
+        if self.job.spec.adapters is not None:  # of which each stage holds its own share
+            self._copying = slowest_copy(self.topology, stages, "host", lambda memory: memory.beside)
+            self._copying /= self.job.spec.adapters.slots
         built = []
         for i, stage in enumerate(stages):
             following = stages[(i + 1) % len(stages)] if len(stages) > 1 else None
@@ -206,6 +211,9 @@ class ReplicaBuilder:
             exchanges=self._exchanges(stage, p) if p and plan.ep > 1 and stage.mixture else (),
             data=data,
         )
+        more = law_beside(self.resolved, job, gpu, shape, self._copying)
+        if more is not None:
+            return self._laws.setdefault(shape, more)
         law = HalvedLaw if assume.tp_overlap == "double_buffer" else DataLaw if data else StageLaw
         return self._laws.setdefault(shape, law(shape))
 

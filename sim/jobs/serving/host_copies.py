@@ -1,4 +1,4 @@
-"""KV cache that leaves the GPUs for host memory or a drive and comes back: over which links, and how fast.
+"""What leaves the GPUs for host memory or a drive, or comes from there: over which links, and how fast.
 
 All GPUs of a stage copy their share at once, so that each gets
 
@@ -7,10 +7,11 @@ All GPUs of a stage copy their share at once, so that each gets
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sim.errors import InfeasibleError
 from sim.laws.layout import StageLayout
+from sim.laws.memory import StageMemory
 from sim.laws.topology import Topology
 from sim.laws.topology_parts import merged
 from sim.spec.scenario import KvOffload
@@ -23,8 +24,15 @@ HOLDS = {"host": "memory", "nvme": "storage"}
 
 
 def seconds_per_token(topology: Topology, stages: Sequence[StageLayout], tier: str) -> float:
-    """Seconds in which every stage has a token's KV back from ``tier``: those of the slowest GPU. Raises
-    InfeasibleError where a node has no such tier."""
+    """Seconds in which every stage has a token's KV back from ``tier``."""
+    return slowest_copy(topology, stages, tier, lambda memory: memory.kv_per_token)
+
+
+def slowest_copy(
+    topology: Topology, stages: Sequence[StageLayout], tier: str, size: Callable[[StageMemory], float]
+) -> float:
+    """Seconds in which every GPU has so many bytes from ``tier``: those of the slowest. Raises InfeasibleError where a
+    node has no such tier."""
     slowest = 0.0
     for stage in stages:
         nodes: dict[int, list[int]] = {}
@@ -35,7 +43,7 @@ def seconds_per_token(topology: Topology, stages: Sequence[StageLayout], tier: s
             total = dict(merged(load for way in ways.values() for load in way))
             for gpu, way in ways.items():
                 rate = min(topology.capacity(link) / total[link] for link, _ in way)
-                slowest = max(slowest, stage.memory[topology.gpus[gpu].gpu].kv_per_token / rate)
+                slowest = max(slowest, size(stage.memory[topology.gpus[gpu].gpu]) / rate)
     return slowest
 
 
