@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from queue import Queue
 
 import pytest
@@ -43,7 +44,8 @@ def test_times_are_the_clocks(port: int) -> None:
 
 
 def test_who_speaks_otherwise_is_turned_away_and_the_next_served(port: int) -> None:
-    with socket.create_connection((LOCAL, port), timeout=5) as stranger:
+    # Whoever has read enough hangs up, perhaps before the stranger has said all.
+    with socket.create_connection((LOCAL, port), timeout=5) as stranger, suppress(OSError):
         stranger.sendall(b"GET / HTTP/1.1\r\nHost: a browser\r\n\r\n")
         stranger.shutdown(socket.SHUT_WR)
     assert measure_link(LOCAL, port, seconds=0.01).bandwidth > 0
