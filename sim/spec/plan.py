@@ -8,21 +8,22 @@ from pydantic import Field, model_validator
 
 from sim.spec.base import Count, Spec
 
-WeightFormat = Literal["fp16", "bf16", "fp8", "int8", "int4", "fp4", "q4_k_m"]
+WeightFormat = Literal["fp16", "bf16", "fp8", "int8", "int4", "int3", "int2", "fp4", "q4_k_m"]
 KvFormat = Literal["fp16", "bf16", "fp8", "int8"]
 
-# Bytes a weight takes, with the scales of its group: fp4 is NVFP4 (a byte of scale per 16 weights),
-# int4 is GPTQ/AWQ with groups of 128 (an fp16 scale and a 4-bit zero point per group), q4_k_m llama.cpp's mixture of
-# 4- and 6-bit blocks: Llama 3's files of 4.58 GiB (8B) and 39.59 GiB (70B), less the token table (Q4_K) and the output
-# head (Q6_K), both come to 4.80 bits a weight.
+# Bytes a weight takes, with the scales of its group: fp4 is NVFP4 (a byte of scale per 16 weights), int4, int3 and int2
+# are GPTQ/AWQ with groups of 128 (an fp16 scale and a zero point of as many bits per group), q4_k_m is llama.cpp's
+# mixture of 4- and 6-bit blocks: Llama 3's files of 4.58 GiB (8B) and 39.59 GiB (70B), less the token table (Q4_K) and
+# the output head (Q6_K), both come to 4.80 bits a weight.
 WEIGHT_BYTES: dict[str, float] = {
-    "fp16": 2.0, "bf16": 2.0, "fp8": 1.0, "int8": 1.0, "int4": (4 + 20 / 128) / 8, "fp4": 0.5625,
+    "fp16": 2.0, "bf16": 2.0, "fp8": 1.0, "int8": 1.0, "int4": (4 + 20 / 128) / 8, "int3": (3 + 19 / 128) / 8,
+    "int2": (2 + 18 / 128) / 8, "fp4": 0.5625,
     "q4_k_m": 4.8 / 8,
 }  # fmt: skip
 #: Bytes of a weight of the output head where they are not 2 (Q6_K: 16 scales and one of 16 bits for 256 weights).
 HEAD_BYTES: dict[str, float] = {"q4_k_m": 6.5625 / 8}
 #: Formats that are unpacked to 16 bits before they are multiplied.
-PACKED = ("int4", "q4_k_m")
+PACKED = ("int4", "int3", "int2", "q4_k_m")
 KV_BYTES: dict[str, float] = {"fp16": 2.0, "bf16": 2.0, "fp8": 1.0, "int8": 1.0}
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from sim.adapters.lookup import Library
 from sim.laws.memory import StageMemory, kv_bytes_per_token, stage_memory, tokens_that_fit
+from sim.spec.plan import WEIGHT_BYTES
 from sim.spec.stack import StackMemory
 from sim.spec.transformer import Transformer
 
@@ -109,3 +110,10 @@ def test_parts_add_up_to_the_capacity(capacity: float, rule: StackMemory, share:
 @given(st.floats(10e9, 300e9), st.floats(0.0, 50e9), st.sampled_from([VLLM, TRT]))
 def test_more_memory_never_holds_fewer_tokens(capacity: float, more: float, rule: StackMemory) -> None:
     assert budget(capacity + more, rule).tokens >= budget(capacity, rule).tokens
+
+
+def test_a_bit_less_is_saved_on_every_weight_and_on_the_zero_point_of_its_group() -> None:
+    saved = [WEIGHT_BYTES[a] - WEIGHT_BYTES[b] for a, b in (("int4", "int3"), ("int3", "int2"))]
+    assert saved == pytest.approx([(1 + 1 / 128) / 8] * 2)
+    weights = [budget(25.25e9, weight_bytes=WEIGHT_BYTES[name]).weights for name in ("int4", "int3", "int2")]
+    assert weights == sorted(weights, reverse=True)
