@@ -265,3 +265,14 @@ def test_what_does_not_go_together_is_told(job: dict[str, Any], told: str) -> No
     with pytest.raises(InputError) as caught:
         resolved(toy(job | {"load": load(1)}, gpus=2))
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize("detail", ["auto", "full"])
+def test_a_batch_that_nobody_will_fill_up_starts(detail: Any) -> None:
+    """Whoever waits for more requests is told that the others went elsewhere, also where nobody knows ahead."""
+    asked = load(20, 30, conversation={"turns": 3, "think_time": "0 s"})
+    job = {"plan": {"dp": 3}, "batching": {"policy": "static", "batch_size": 8}, "router": "least_loaded"}
+    scale = {"autoscale": {"requests": 3, "every": "0.05 s", "start_up": "0.1 s", "cool_down": "0 s"}}
+    for case in (job | {"load": load(20, 30)}, job | {"load": asked}, job | {"load": asked, **scale}):
+        found = only(simulate(toy(case, gpus=3), detail=detail).result).metrics
+        assert found.completed_requests == 30

@@ -165,6 +165,22 @@ CASES: dict[str, dict[str, Any]] = {
         {"plan": {"dp": 4}, "autoscale": {"requests": 3, "every": "0.1 s", "start_up": "0.3 s", "cool_down": "0.4 s"},
          "load": {"diurnal": {"peak": "80 req/s", "valley": "1 req/s", "period": "3 s", "peak_at": "1.5 s"},
                   "requests": 160, **VARIED}}, gpus=4),
+    "batches that fill up where there is room": toy(
+        {"plan": {"dp": 3}, "batching": {"policy": "static", "batch_size": 3}, "router": "least_loaded",
+         "load": poisson(4, 20)}, gpus=3),
+    "clients who call again at once": toy(
+        {"plan": {"dp": 2}, "router": "least_loaded", "batching": {"policy": "decode_first", "max_sequences": 5},
+         "load": closed(9, 60, {"prompt_tokens": 31, "output_tokens": 40})}, gpus=2),
+    "clients who are refused": toy(
+        {"batching": {"max_sequences": 2}, "load": closed(9, 40, VARIED | {"prompt_tokens": {
+            "lognormal": {"median": 40, "p90": 900, "max": 2500}}}, ramp="0.3 s")}, model={"context": 1200}, seed=2),
+    "higher priorities pass by who has no room": toy(
+        {"batching": {"admission": "reserve", "max_batched_tokens": 256}, "load": {"requests": 60, "tenants": [
+            {"name": "long", "poisson": {"rate": "300 req/s"}, **VARIED, "prompt_tokens": 717},
+            {"name": "short", "priority": 1, "poisson": {"rate": "60 req/s"}, "prompt_tokens": 300,
+             "output_tokens": 1}]}}, gpu={"usable_memory": "0.6 GB"}),
+    "tensor groups for prompts and tokens": toy(
+        {"plan": {"dp": 2, "tp": 2}, "disaggregate": {"prefill": 1}, "load": closed(12, 40)}, gpus=4),
     "several answers": toy({"plan": {"pp": 2}, "batching": CACHING, "load": poisson(30, 60, samples=4)}, gpus=2),
     "guesses of a draft": scenario(
         DGX, {"plan": {"tp": 4}, "speculative": {"tokens": 4, "acceptance": 0.7, "draft": "llama-3.2-1b"},
@@ -222,7 +238,7 @@ def test_the_cases_are_what_they_are_called() -> None:
     in_detail = {name for name, case in CASES.items() if simulate(case).recording.detailed}
     assert in_detail == {
         "two jobs on one cable", "tensor groups on NVLink in a pipeline", "mixed cards in a tensor group",
-        "pipelines for prompts and tokens",
+        "pipelines for prompts and tokens", "tensor groups for prompts and tokens",
         "experts spread over shared links", "sequences by ranks on NVLink in a pipeline",
     }  # fmt: skip
     for name in ("swapped out", "swapped out of a ring"):

@@ -99,7 +99,7 @@ def play(
             prepared = prepare_serving(resolved, job, topology, layout, seed, clock, charts)
             jobs.append(prepared)
             serving.append(prepared)
-    asked = {job.name: [flow for r in job.replicas for flow in flows_of(r)] for job in serving}
+    asked = {job.name: [*job.handed_over, *(flow for r in job.replicas for flow in flows_of(r))] for job in serving}
     trained = [job for job in jobs if isinstance(job, TrainingRecording)]
     sharing = Sharing(resolved, topology, asked, trained, full=detail == "full")
     for recording, seed in zip(jobs, seeds, strict=True):
@@ -143,6 +143,7 @@ def _serve(
     """Start the stories of all replicas; the names of those told in detail."""
     replicas = [(job, replica) for job in jobs for replica in job.replicas]
     flows = [f for _, r in replicas for f in flows_of(r)]
+    flows += [f for job in jobs for f in job.handed_over]
     contended = contended_links([*flows, *sharing.flows], sharing.capacities)
     detailed = []
     for job, replica in replicas:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -247,3 +249,29 @@ def test_a_store_on_the_host_saves_what_a_small_cache_must_give_up() -> None:
     assert rates["host"].prefix_hit_rate > rates["none"].prefix_hit_rate + 0.2
     assert rates["host"].fetched_tokens > 0
     assert rates["host"].ttft_s.mean < rates["none"].ttft_s.mean
+
+
+def test_a_prompt_that_ends_within_a_stored_block_finds_no_more_than_that() -> None:
+    """160 tokens of text and one of its own: the last segment has no whole block, and is not there with the text."""
+    load = {"closed_loop": {"clients": 9}, "requests": 300, "prompt_tokens": 1, "output_tokens": 60,
+            "prefix": {"tokens": 160, "variants": 20}}  # fmt: skip
+    batching = {"prefix_caching": True, "kv_offload": {"capacity": "0.02 GB"}}
+    found = only(simulate(toy({"batching": batching, "load": load}, gpu={"usable_memory": "0.45 GB"})).result).metrics
+    assert found.completed_requests == 300
+    assert found.fetched_tokens > 0
+
+
+def test_prompts_of_a_trace_that_are_cut_keep_no_blocks_that_they_have_not(tmp_path: Path) -> None:
+    rows = [
+        {"timestamp": 30 * i, "input_length": n, "output_length": 40,
+         "hash_ids": [100 * (i % 3) + k for k in range(-(-n // 512))]}
+        for i, n in enumerate([600, 3000, 5000] * 20)
+    ]  # fmt: skip
+    (tmp_path / "trace.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    trace = {"file": str(tmp_path / "trace.jsonl"), "too_long": "truncate"}
+    case = toy({"batching": {"prefix_caching": True}, "load": {"trace": trace}}, model={"context": 2000})
+    job = simulate(case).recording.jobs[0]
+    # Of 1,960 tokens three whole blocks of 512 can be another prompt's, and of 600 tokens 37 blocks.
+    assert set(job.table.found.values()) == {592, 3 * 512}
+    cache = job.replicas[0].scheduler.cache
+    assert sum(held for held, _ in cache._segments.values()) == 600 // BLOCK + 2 * 3 * 512 // BLOCK

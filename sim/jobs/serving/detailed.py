@@ -103,9 +103,14 @@ class DetailedReplica:
             # Everything else of this instant comes first: a batch that returns now frees its KV blocks.
             yield clock.timeout(0.0)
             self.wake_up = clock.event()
-            if self.asleep and (scheduler.feed.told or scheduler.feed.next_time() <= clock.now + INSTANT):
+            came = scheduler.feed.told or scheduler.feed.next_time() <= clock.now + INSTANT or self._somebody_came()
+            if self.asleep and came:
                 self._rouse()
         self.replica.close(self.free, clock.now, clock.now - self.idle_since if self.idle_since is not None else 0.0)
+
+    def _somebody_came(self) -> bool:
+        """Whether a request has come right now, to this replica or another: who waits for more may wait in vain."""
+        return self.alarm is not None and self.alarm.processed and self.alarm_at >= self.clock.now - INSTANT
 
     def _die(self, outage: Outage) -> Story:
         """The replica is lost with all that it was doing, and comes back empty."""

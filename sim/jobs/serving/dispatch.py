@@ -39,7 +39,8 @@ class Dispatcher:
         self.open = 0
         self._due: list[tuple[float, int]] = []
         self._tickets, self._think = tickets, think_time
-        self._earlier: simpy.Event = clock.event()
+        #: When it looks next who has come.
+        self._next = INF
 
     def feed(self, replica: int, fits: Callable[[int], bool]) -> DispatchedFeed:
         """The feed of the next replica."""
@@ -87,8 +88,7 @@ class Dispatcher:
         self.table.arrival[r] = at
         self.open += 1
         heappush(self._due, (at, r))
-        if self._due[0][1] == r and not self._earlier.triggered:
-            self._earlier.succeed()
+        self._look(at)
 
     def call(self, at: float) -> None:
         """A client sends the next request, if there is one."""
@@ -101,21 +101,32 @@ class Dispatcher:
         """When the next request comes, as far as is known."""
         return self._due[0][0] if self._due else INF
 
-    def play(self) -> Generator[simpy.Event, object, None]:
-        """Send each request on when it comes."""
-        clock, due = self.clock, self._due
-        while self.open:
-            while due and due[0][0] <= clock.now + INSTANT:
-                _, r = heappop(due)
-                self.feeds[self.balancer.choose(r, self._open())].put(r)
-            self._earlier = clock.event()
-            if due:
-                come = clock.first(due[0][0] - clock.now)
-                yield simpy.AnyOf(clock, [come, self._earlier]) if self.told else come
-            elif self.open:
-                if not self.told:
-                    return
-                yield self._earlier
+    def _look(self, at: float) -> None:
+        """Send on who has come at ``at``, before anything else of that instant."""
+        if at < self._next:
+            self._next = at
+            come = self.clock.first(at - self.clock.now)
+            assert come.callbacks is not None
+            come.callbacks.append(self._send_on)
+
+    def _send_on(self, _come: simpy.Event) -> None:
+        """Send each request on that has come."""
+        due, reached = self._due, self.clock.now + INSTANT
+        if self._next <= reached:
+            self._next = INF
+        while due and due[0][0] <= reached:
+            _, r = heappop(due)
+            self.feeds[self.balancer.choose(r, self._open())].put(r)
+        if due:
+            self._look(due[0][0])
+        else:
+            self._nobody_else()
+
+    def _nobody_else(self) -> None:
+        """Nobody is on the way any more: who waits for a batch to fill up need not."""
+        for feed, scheduler in zip(self.feeds, self.balancer.schedulers, strict=False):
+            if scheduler.waiting and not scheduler.policy.joins:
+                feed.stir()
 
     def settle(self, r: int, now: float, *, answered: bool) -> None:
         """A request was answered, or refused with all that were to follow it."""
@@ -132,8 +143,6 @@ class Dispatcher:
         if not self.open and self._watch is not None:
             self._watch.interrupt()
         if not self.open and self.told:
-            if not self._earlier.triggered:
-                self._earlier.succeed()
             for feed in self.feeds:
                 feed.stir()
 

@@ -19,6 +19,7 @@ cache is then the same whether passes are played one by one or by the thousand.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import NamedTuple
 
 #: Segments of a prompt: (number, tokens up to its end).
@@ -129,7 +130,9 @@ class PrefixCache:
         self.asked, self.found, self.fetched = self.asked + tokens, self.found + past, self.fetched + fetched
         if fetched and self.store is not None:
             behind = [number for number, end in self.paths[r][found.segments :] if end // self._bs * self._bs <= past]
-            for number in reversed(behind):  # of a path its beginning goes last
+            # The last may end within a block that is fetched, and not be there itself.
+            there = list(takewhile(self.store.segments.__contains__, behind))
+            for number in reversed(there):  # of a path its beginning goes last
                 self.store.put(number, self.store.segments[number])
         return past, found.blocks - found.idle, fetched
 

@@ -17,6 +17,7 @@ from sim.jobs.serving.fleet import Fleet
 from sim.jobs.serving.handover import Handover
 from sim.jobs.serving.incidents import Health, Incidents
 from sim.jobs.serving.load import DrawnLoad, draw_load
+from sim.jobs.serving.prompts import cut
 from sim.jobs.serving.recording import ServingRecording
 from sim.jobs.serving.reliability import incidents_of
 from sim.jobs.serving.requests import ClosedFeed, Feed, OpenFeed, RequestTable, Tickets, TurnFeed
@@ -33,11 +34,12 @@ def prepare_serving(
     """A job that is ready to be played. Raises InfeasibleError when no request can be served."""
     context = job.model.context
     drawn = draw_load(job.spec.load, job.trace, job.lengths, context, seed, job.of_tenants)
-    table, cut = _table(job, drawn)
+    table, shorter = _table(job, drawn)
+    prompts = cut(drawn.prompts, table.prompt) if shorter and drawn.prompts is not None else drawn.prompts
     unchecked = resolved.scenario.assume.kv_capacity == "unchecked"
     shortest = min(p + o for p, o in zip(table.prompt, table.output, strict=True))
     check_shortest(job.spec.name, job.model, layout, shortest, unchecked=unchecked)
-    builder = ReplicaBuilder(resolved, job, topology, charts=charts, prompts=drawn.prompts)
+    builder = ReplicaBuilder(resolved, job, topology, charts=charts, prompts=prompts)
     incidents, handover = incidents_of(resolved, job, topology, layout, seed), None
     if (pools := job.spec.disaggregate) is not None:
         pairs = product(range(pools.prefill), range(pools.prefill, job.spec.plan.dp))
@@ -57,7 +59,7 @@ def prepare_serving(
         senders.join(replica.scheduler)
     senders.send()
     too_long = sum(p + o > context for p, o in zip(table.prompt, table.output, strict=True))
-    return ServingRecording(job, layout, table, tuple(replicas), too_long, cut, incidents, handover, senders.fleet)
+    return ServingRecording(job, layout, table, tuple(replicas), too_long, shorter, incidents, handover, senders.fleet)
 
 
 def _table(job: ResolvedServing, drawn: DrawnLoad) -> tuple[RequestTable, int]:
@@ -143,7 +145,6 @@ class _Senders:
                 self.dispatcher.call(start)
             for r in self.openings if loop is None else ():
                 self.dispatcher.send(r, self.table.arrival[r])
-            self.clock.process(self.dispatcher.play())
         if self.router is None:
             return
         if loop is None:

@@ -7,7 +7,7 @@ is all that was said before it, and its own tokens behind that.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 
 import numpy as np
@@ -40,6 +40,12 @@ def hashed(blocks: Sequence[Sequence[int]], prompt: Sequence[int], size: int) ->
         for numbers, tokens in zip(blocks, prompt, strict=True)
     ]
     return Prompts(paths, list(range(len(prompt))))
+
+
+def cut(prompts: Prompts, prompt: Sequence[int]) -> Prompts:
+    """The same of prompts that were cut to so many tokens: a block that is not whole any more is nobody else's."""
+    paths = [[step for step in path if step[1] <= tokens] for path, tokens in zip(prompts.paths, prompt, strict=True)]
+    return replace(prompts, paths=paths)
 
 
 def sampled(prompt: Ints, samples: int, prefix: SharedPrefix | None, rng: np.random.Generator) -> tuple[Ints, Prompts]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sim.adapters.resolve import ResolvedServing
 from sim.engine.timeline import ChannelTrack, DeviceTrack
+from sim.jobs.serving.build import Flow
 from sim.jobs.serving.fleet import Fleet
 from sim.jobs.serving.handover import Handover
 from sim.jobs.serving.incidents import Incidents
@@ -44,6 +45,12 @@ class ServingRecording:
         """Every class of GPUs, with its peak (FLOP/s) and memory bandwidth (B/s)."""
         members = [m for r in self.replicas for s in r.stages for m in s.members]
         return [(m.track, m.law.shape.rates.peak, m.law.shape.rates.bandwidth) for m in members]
+
+    @property
+    def handed_over(self) -> list[Flow]:
+        """What KV caches on their way to other replicas can ask of the network: any number may be on a link."""
+        flows = self.handover.flows.values() if self.handover is not None else ()
+        return [Flow(one.track.links, float("inf"), one.queue) for several in flows for one in several]
 
     @property
     def channels(self) -> list[ChannelTrack]:

@@ -173,32 +173,33 @@ class TurnFeed(Feed):
         for r in opens:
             self._send(r, table.arrival[r])
 
-    def _send(self, r: int, at: float) -> None:
-        self.table.arrival[r] = at
-        self.table.replica[r] = self.replica
-        heappush(self._due, (at, r))
+    def _send(self, r: int, at: float) -> bool:
+        """A request comes at ``at``; whether it fits. Who cannot be served is told so at that instant, however late the
+        replica looks."""
+        table = self.table
+        table.arrival[r], table.replica[r] = at, self.replica
+        if self.fits(r):
+            heappush(self._due, (at, r))
+            return True
+        for lost in (r, *rests(table.follow, r)):  # what was to follow repeats all of it
+            table.arrival[lost], table.replica[lost] = at, self.replica
+            table.rejected.append(lost)
+        return False
 
     def next_time(self) -> float:
         return self._due[0][0] if self._due else INF
 
     def take(self, now: float, waiting: deque[int]) -> None:
-        due, table = self._due, self.table
+        due = self._due
         while due and due[0][0] <= now + INSTANT:
-            _, r = heappop(due)
-            if self.fits(r):
-                waiting.append(r)
-                continue
-            for lost in (r, *rests(table.follow, r)):  # what was to follow repeats all of it
-                table.arrival[lost], table.replica[lost] = table.arrival[r], self.replica
-                table.rejected.append(lost)
-            self._over(now)
+            waiting.append(heappop(due)[1])
 
     def finished(self, request: int, now: float) -> None:
         after = self.table.follow.get(request)
-        if after is not None:
-            self._send(after[0], now + after[1])
-        else:
+        if after is None:
             self._over(now)
+        elif not self._send(after[0], now + after[1]):
+            self._over(now + after[1])
 
     def _over(self, now: float) -> None:
         """A conversation is over, or a request that was none."""
@@ -222,9 +223,8 @@ class ClosedFeed(TurnFeed):
             self._call(start)
 
     def _call(self, at: float) -> None:
-        r = self._tickets.draw()
-        if r is not None:
-            self._send(r, at)
+        while (r := self._tickets.draw()) is not None and not self._send(r, at):
+            at += self._think
 
     def _over(self, now: float) -> None:
         self._call(now + self._think)

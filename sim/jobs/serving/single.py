@@ -135,6 +135,8 @@ def _next_by_the_bell(clock: Clock, replica: Replica, book: _Book, batch: Batch 
                 yield clock.timeout(max(0.0, start + run.begun(played) - clock.now))
     book.add(start, batch, run, cost, late=late, fresh=slot.fresh)
     scheduler.advance(slot, batch, clock.now, run.passes)
+    if scheduler.feed.next_time() <= clock.now + INSTANT:  # who is answered calls again at once: that comes first
+        yield clock.timeout(0.0)
 
 
 def _next_amid_failures(clock: Clock, replica: Replica, book: _Book, batch: Batch | None) -> Story:
@@ -193,7 +195,9 @@ def _run(
     k = 1 if scheduler.pushed_out or held else slot.passes_to_next_end()
     if k > 1:
         k = scheduler.run_length(slot, k)
-        if k > 1 and not scheduler.waiting and scheduler.running < scheduler.limits.max_sequences:
+        # Nobody passes by those who wait, unless by a higher priority.
+        passable = not scheduler.waiting or scheduler.table.priority is not None
+        if k > 1 and passable and scheduler.running < scheduler.limits.max_sequences:
             until = replica.next_arrival() - now - INSTANT
             if until < k * first + growth * (k * (k - 1) / 2):
                 k = min(k, Run(first, growth, k).passes_until(until))
