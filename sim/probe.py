@@ -340,13 +340,22 @@ def _over_use(number: int, recording: Recording, full: Recording, best: JobResul
 
 
 def saturated(resolved: Resolved, recording: Recording) -> Resolved:
-    """The scenario with a closed loop of more clients than fit."""
+    """The scenario with a closed loop of more clients than fit, and all replicas on."""
     jobs: list[ResolvedJob] = []
     for job, played in zip(resolved.jobs, recording.jobs, strict=True):
         if isinstance(job, ResolvedServing) and isinstance(played, ServingRecording):
-            job = with_clients(job, most_clients(played), service_time(played))
+            job = with_clients(all_on(job), most_clients(played), service_time(played))
         jobs.append(job)
     return _undisturbed(replace(resolved, jobs=tuple(jobs)))
+
+
+def all_on(job: ResolvedServing) -> ResolvedServing:
+    """The job with replicas that do not come and go: a short run would tell of their start."""
+    spec = job.spec
+    if spec.autoscale is None:
+        return job
+    router = "least_loaded" if spec.router == "sticky" else spec.router
+    return replace(job, spec=spec.model_copy(update={"autoscale": None, "router": router}))
 
 
 def most_clients(recording: ServingRecording) -> int:

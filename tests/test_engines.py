@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sim.errors import InputError
+from sim.errors import InfeasibleError, InputError
+from sim.probe import with_saturation
+from sim.run import run_recorded
+from sim.study.capacity import with_capacity
 
-from .helpers import only, resolved, simulate, toy
+from .helpers import only, resolved, scenario, simulate, topology, toy
 
 LENGTHS = {"prompt_tokens": {"lognormal": {"median": 400, "p90": 1600, "max": 6000}},
            "output_tokens": {"lognormal": {"median": 60, "p90": 200, "max": 500}}}  # fmt: skip
@@ -276,3 +279,40 @@ def test_a_batch_that_nobody_will_fill_up_starts(detail: Any) -> None:
     for case in (job | {"load": load(20, 30)}, job | {"load": asked}, job | {"load": asked, **scale}):
         found = only(simulate(toy(case, gpus=3), detail=detail).result).metrics
         assert found.completed_requests == 30
+
+
+def test_what_scaled_replicas_could_do_is_told_of_all_of_them() -> None:
+    """Their saturation and their capacity are those of replicas that are always on, however slowly they start."""
+    rented = {"cost": {"rental": {"per_gpu": "1 USD/h"}, "prices_as_of": "2025"}}
+    kept = {"plan": {"dp": 4}, "router": "least_loaded", "objectives": {"ttft_p99": "0.5 s"}}
+    found = []
+    for scale in ({}, {"autoscale": scaled("100 s")["autoscale"]}):
+        case = resolved(toy(kept | scale | {"load": load(4, 40)}, gpus=4) | rented)
+        outcome = run_recorded(case, effects=False)
+        with_more = with_saturation(outcome.result, case, outcome.recording)
+        rate = only(with_capacity(outcome.result, case, outcome.recording)).capacity.rate
+        found.append((only(with_more).cost.saturation.output_tokens_per_s, rate))
+    assert found[0] == pytest.approx(found[1], rel=0.1)
+
+
+def test_a_tenant_whose_requests_are_refused_has_not_what_it_was_promised() -> None:
+    long = {"lognormal": {"median": 900, "p90": 4000, "max": 9000}}
+    tenants = [BULK, CHAT | {"prompt_tokens": long, "objectives": {"ttft_p99": "100 s"}}]
+    case = toy({"load": {"tenants": tenants, "requests": 200, "warm_up": 0}}, model={"context": 2000})
+    job = only(simulate(case).result)
+    refused = job.metrics.rejected_requests
+    chat = job.tenants[1]
+    assert refused > 0
+    assert chat.slo_attainment == pytest.approx(chat.measured_requests / (chat.measured_requests + refused), rel=0.1)
+
+
+def test_stores_of_a_node_have_room_beside_each_other() -> None:
+    """Two replicas on a DGX with 2 TB of host memory: 900 GB for each go, 1.1 TB for each do not."""
+    def job(capacity: str) -> Any:
+        batching = {"prefix_caching": True, "kv_offload": {"capacity": capacity}}
+        return scenario(topology("dgx_h100_8"), {"plan": {"dp": 2}, "batching": batching, "load": load(1, 3)},
+                        model="llama-3-8b")  # fmt: skip
+
+    assert only(simulate(job("900 GB")).result).metrics.completed_requests == 3
+    with pytest.raises(InfeasibleError, match=r"2\.2 TB on a node, whose memory holds 2 TB"):
+        simulate(job("1.1 TB"))

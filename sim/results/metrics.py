@@ -214,7 +214,7 @@ def tenants_of(recording: ServingRecording, table: Table, window: Window) -> lis
             name=tenant.name, priority=tenant.priority, measured_requests=int(mine.sum()),
             output_tokens_per_s=own.output_tokens(window.start_s, window.end_s) / seconds if seconds else 0.0,
             ttft_s=spreads["ttft"], tpot_s=spreads["tpot"], latency_s=spreads["latency"],
-            slo_attainment=float(ok[mine].mean()) if ok is not None and mine.any() else None,
+            slo_attainment=_attainment(recording.table, ok, mine, window, number),
             objectives=[
                 {"name": f"{tenant.name} {name}", "limit_s": limit, "measured_s": got,
                  "met": got is not None and got <= limit}
@@ -324,12 +324,15 @@ def _scaled(recording: ServingRecording) -> dict[str, Any]:
 
 
 def _attainment(
-    requests: RequestTable, ok: NDArray[np.bool_] | None, mine: NDArray[np.bool_], window: Window
-) -> float | None:
-    """Share of the window's requests that attained the objectives; one that was refused or given up did not."""
+    requests: RequestTable, ok: NDArray[np.bool_] | None, mine: NDArray[np.bool_], window: Window,
+    tenant: int | None = None,
+) -> float | None:  # fmt: skip
+    """Share of the window's requests (of a tenant's alone) that attained the objectives; one that was refused or given
+    up did not."""
     if ok is None:
         return None
-    lost = [*requests.rejected, *requests.failed]
+    lost = [r for r in (*requests.rejected, *requests.failed)
+            if tenant is None or requests.tenant is None or requests.tenant[r] == tenant]  # fmt: skip
     refused = sum(window.start_s <= requests.arrival[r] <= window.end_s for r in lost)
     asked = int(mine.sum()) + refused
     return float(ok[mine].sum()) / asked if asked else None

@@ -21,7 +21,7 @@ from sim.adapters.resolve import Resolved, ResolvedServing
 from sim.errors import InputError, Problem
 from sim.jobs.play import Recording
 from sim.jobs.serving.load import requests_per_arrival
-from sim.probe import answers, saturated, shortened
+from sim.probe import all_on, answers, saturated, shortened
 from sim.results.schema import Capacity, JobResult, Result, ServingMetrics, Tried
 from sim.spec.workload import ARRIVALS, Load, Poisson, Tenant
 from sim.units import format_count, format_seconds, format_usd
@@ -141,10 +141,11 @@ def requests_at(resolved: Resolved, number: int, rate: float) -> int:
 
 
 def at_rate(resolved: Resolved, number: int, rate: float, requests: int) -> Resolved:
-    """The scenario with so many requests of one job, at a mean ``rate`` (req/s)."""
+    """The scenario with so many requests of one job, at a mean ``rate`` (req/s), and all its replicas on."""
     jobs = list(resolved.jobs)
-    job = jobs[number]
-    assert isinstance(job, ResolvedServing)
+    asked_of = jobs[number]
+    assert isinstance(asked_of, ResolvedServing)
+    job = all_on(asked_of)
     load = job.spec.load
     if job.trace is not None and load.trace is not None:
         trace = job.trace.cycled(requests)

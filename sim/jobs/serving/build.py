@@ -91,7 +91,7 @@ class ReplicaBuilder:
         limits = self.limits(layout, number)
         batching, prompts, cache, store = self.job.spec.batching, self.prompts, None, None
         if batching.kv_offload is not None:
-            stored = tokens_stored(self.job.spec.name, self.topology, layout.replicas[number], batching.kv_offload)
+            stored = tokens_stored(self.topology, layout.replicas[number], batching.kv_offload)
             store = Store(stored // limits.block_tokens)
         pools = self.job.spec.disaggregate
         if batching.prefix_caching and prompts is not None and (pools is None or number < pools.prefill):

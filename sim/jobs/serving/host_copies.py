@@ -52,13 +52,24 @@ def bytes_per_token(stages: Sequence[StageLayout], topology: Topology) -> float:
     return sum(stage.memory[topology.gpus[gpu].gpu].kv_per_token for stage in stages for gpu in stage.gpus)
 
 
-def tokens_stored(job: str, topology: Topology, stages: Sequence[StageLayout], offload: KvOffload) -> int:
-    """Tokens whose KV a replica's tier holds. Raises InfeasibleError where the nodes have less of it."""
-    nodes = {topology.gpus[gpu].node: gpu for stage in stages for gpu in stage.gpus}
-    there = sum(topology.host_capacity(gpu, HOLDS[offload.to])[1] for gpu in nodes.values())
-    if offload.capacity > there:
-        raise InfeasibleError(
-            f"job {job}: kv_offload keeps {format_bytes(offload.capacity)} for a replica, "
-            f"the {HOLDS[offload.to]} of its nodes holds {format_bytes(there)}"
-        )
+def tokens_stored(topology: Topology, stages: Sequence[StageLayout], offload: KvOffload) -> int:
+    """Tokens whose KV a replica's tier holds."""
     return int(offload.capacity // bytes_per_token(stages, topology))
+
+
+def check_stores(job: str, topology: Topology, replicas: Sequence[Sequence[StageLayout]], offload: KvOffload) -> None:
+    """Raise InfeasibleError where nodes have no room for what ``replicas`` keep, each an even part on its nodes."""
+    asked: dict[int, float] = {}
+    seen: dict[int, int] = {}
+    for stages in replicas:
+        nodes = {topology.gpus[gpu].node: gpu for stage in stages for gpu in stage.gpus}
+        seen |= nodes
+        for node in nodes:
+            asked[node] = asked.get(node, 0.0) + offload.capacity / len(nodes)
+    for node, gpu in seen.items():
+        there = topology.host_capacity(gpu, HOLDS[offload.to])[1]
+        if asked[node] > there:
+            raise InfeasibleError(
+                f"job {job}: kv_offload keeps {format_bytes(offload.capacity)} for a replica and "
+                f"{format_bytes(asked[node])} on a node, whose {HOLDS[offload.to]} holds {format_bytes(there)}"
+            )

@@ -15,6 +15,7 @@ from sim.jobs.serving.build import ReplicaBuilder
 from sim.jobs.serving.dispatch import Dispatcher
 from sim.jobs.serving.fleet import Fleet
 from sim.jobs.serving.handover import Handover
+from sim.jobs.serving.host_copies import check_stores
 from sim.jobs.serving.incidents import Health, Incidents
 from sim.jobs.serving.load import DrawnLoad, draw_load
 from sim.jobs.serving.prompts import cut
@@ -40,6 +41,9 @@ def prepare_serving(
     shortest = min(p + o for p, o in zip(table.prompt, table.output, strict=True))
     check_shortest(job.spec.name, job.model, layout, shortest, unchecked=unchecked)
     builder = ReplicaBuilder(resolved, job, topology, charts=charts, prompts=prompts)
+    if (offload := job.spec.batching.kv_offload) is not None:
+        pools = job.spec.disaggregate
+        check_stores(job.spec.name, topology, layout.replicas[: pools.prefill if pools else None], offload)
     incidents, handover = incidents_of(resolved, job, topology, layout, seed), None
     if (pools := job.spec.disaggregate) is not None:
         pairs = product(range(pools.prefill), range(pools.prefill, job.spec.plan.dp))
