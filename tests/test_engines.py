@@ -316,3 +316,17 @@ def test_stores_of_a_node_have_room_beside_each_other() -> None:
     assert only(simulate(job("900 GB")).result).metrics.completed_requests == 3
     with pytest.raises(InfeasibleError, match=r"2\.2 TB on a node, whose memory holds 2 TB"):
         simulate(job("1.1 TB"))
+
+
+def test_a_prompt_that_no_replica_for_tokens_can_hold_is_not_begun() -> None:
+    """A large card computes prompts for small ones: who fits only the large one is refused, and no block is lost."""
+    nodes = [{"name": name, "gpus": [{"type": gpu}], "nics": [{"link": "ethernet-10g"}]}
+             for name, gpu in (("a", "h100-sxm"), ("b", "rtx4090"), ("c", "rtx3090"))]  # fmt: skip
+    cluster = {"topology": {"name": "mixed", "nodes": nodes, "network": {"switches": [{"name": "switch"}]}}}
+    asked = {"deterministic": {"rate": "1 req/s"}, "requests": 40, "output_tokens": 8,
+             "prompt_tokens": {"lognormal": {"median": 8000, "p90": 50000, "max": 90000}}}  # fmt: skip
+    job = {"plan": {"dp": 3}, "disaggregate": {"prefill": 1}, "load": asked}
+    outcome = simulate(scenario(cluster, job, model="llama-3.1-8b"))
+    metrics, replicas = only(outcome.result).metrics, outcome.recording.jobs[0].replicas
+    assert 0 < metrics.rejected_requests == 40 - metrics.completed_requests
+    assert all(replica.scheduler.free == replica.scheduler.limits.blocks for replica in replicas)

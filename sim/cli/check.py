@@ -52,9 +52,11 @@ def command(scenario: Path, overrides: tuple[str, ...], seed: int | None, as_jso
 
 
 def _job(resolved: Resolved, job: ResolvedServing, layout: Layout, topology: Topology) -> dict[str, Any]:
+    from sim.jobs.serving.host_copies import check_stores
     from sim.laws.layout import check_shortest
 
     spec = job.spec
+    check_stores(spec, topology, layout)
     unchecked = resolved.scenario.assume.kv_capacity == "unchecked"
     prompt, output = spec.load.prompt_tokens, spec.load.output_tokens
     if isinstance(prompt, int) and isinstance(output, int):  # drawn lengths are known once they are drawn

@@ -163,3 +163,13 @@ def test_a_request_larger_than_the_cache_is_code_3(desk):
 def test_stacks_that_measure_links_differently_cannot_share_a_cluster(sim, shipped):
     answer = sim("check", shipped / "two_jobs_one_switch.yaml", "--set", "jobs.0.stack=ideal")
     assert (answer.code, len(answer.complaints)) == (3, 1)
+
+
+@pytest.mark.parametrize(("kept", "told"), [
+    ("{to: nvme, capacity: 1 GB}", "has no nvme"),
+    ("{to: host, capacity: 600 GB}", "2.4 TB on a node, whose memory holds 2 TB"),
+])  # fmt: skip
+def test_stores_that_nodes_have_no_room_for_do_not_fit(sim, shipped, kept, told):
+    answer = sim("check", shipped / "h100_conversations.yaml", "--set", f"jobs.0.batching.kv_offload={kept}")
+    assert answer.code == 3
+    assert told in answer.err

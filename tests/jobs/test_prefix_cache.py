@@ -275,3 +275,12 @@ def test_prompts_of_a_trace_that_are_cut_keep_no_blocks_that_they_have_not(tmp_p
     assert set(job.table.found.values()) == {592, 3 * 512}
     cache = job.replicas[0].scheduler.cache
     assert sum(held for held, _ in cache._segments.values()) == 600 // BLOCK + 2 * 3 * 512 // BLOCK
+
+
+def test_what_is_stored_is_lost_with_its_replica() -> None:
+    c = cache([(1, 64)], [(1, 64), (2, 128)], store=9)
+    come_and_go(c, 0, 64)
+    c.settle(0)
+    assert c.search(1).stored == 64
+    c.clear()
+    assert c.search(1).stored == 0

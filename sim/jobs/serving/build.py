@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sim.adapters.resolve import Resolved, ResolvedServing
@@ -84,9 +84,7 @@ class ReplicaBuilder:
             fetch=seconds_per_token(self.topology, stages, b.kv_offload.to) if b.kv_offload is not None else 0.0,
         )
 
-    def build(
-        self, number: int, layout: Layout, table: RequestTable, feed_of: Callable[[Limits], Feed]
-    ) -> Replica:
+    def build(self, number: int, layout: Layout, table: RequestTable, feed: Feed) -> Replica:
         """Replica ``number`` of the layout."""
         limits = self.limits(layout, number)
         batching, prompts, cache, store = self.job.spec.batching, self.prompts, None, None
@@ -97,7 +95,7 @@ class ReplicaBuilder:
         if batching.prefix_caching and prompts is not None and (pools is None or number < pools.prefill):
             cache = PrefixCache(prompts.paths, prompts.tails, limits.block_tokens, store)
         kind = self._scheduler_of(number)
-        scheduler = kind(table, feed_of(limits), limits, POLICIES[batching.policy], cache)
+        scheduler = kind(table, feed, limits, POLICIES[batching.policy], cache)
         tally = Tally(running=Bins() if self.charts else NoBins())
         return Replica(number, self.stages(number, layout), scheduler, tally)
 

@@ -74,8 +74,8 @@ class Dispatcher:
     def _hand_over(self, r: int, home: int) -> None:
         assert self.handover is not None
         self.handover.holds(r, home)
-        second = self.second
-        self.feeds[self.prefill + second.choose(r, range(len(second.schedulers)))].put(r)
+        among = [k for k, feed in enumerate(self.feeds[self.prefill :]) if feed.fits(r)]
+        self.feeds[self.prefill + self.second.choose(r, among)].put(r)
 
     def chose(self, replica: int) -> tuple[Balancer, int]:
         """Who chose a replica, and by which number it knows it."""

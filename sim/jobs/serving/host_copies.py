@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from sim.errors import InfeasibleError
-from sim.laws.layout import StageLayout
+from sim.laws.layout import Layout, StageLayout
 from sim.laws.memory import StageMemory
 from sim.laws.topology import Topology
 from sim.laws.topology_parts import merged
-from sim.spec.scenario import KvOffload
+from sim.spec.scenario import KvOffload, ServingJob
 from sim.units import format_bytes
 
 #: Where KV may go, and the stops of its way back.
@@ -57,11 +57,15 @@ def tokens_stored(topology: Topology, stages: Sequence[StageLayout], offload: Kv
     return int(offload.capacity // bytes_per_token(stages, topology))
 
 
-def check_stores(job: str, topology: Topology, replicas: Sequence[Sequence[StageLayout]], offload: KvOffload) -> None:
-    """Raise InfeasibleError where nodes have no room for what ``replicas`` keep, each an even part on its nodes."""
+def check_stores(spec: ServingJob, topology: Topology, layout: Layout) -> None:
+    """Raise InfeasibleError where nodes have no room for what a job's replicas keep, each an even part on its nodes."""
+    offload, pools = spec.batching.kv_offload, spec.disaggregate
+    if offload is None:
+        return
     asked: dict[int, float] = {}
     seen: dict[int, int] = {}
-    for stages in replicas:
+    for stages in layout.replicas[: pools.prefill if pools else None]:
+        seconds_per_token(topology, stages, offload.to)  # there must be a way back
         nodes = {topology.gpus[gpu].node: gpu for stage in stages for gpu in stage.gpus}
         seen |= nodes
         for node in nodes:
@@ -70,6 +74,6 @@ def check_stores(job: str, topology: Topology, replicas: Sequence[Sequence[Stage
         there = topology.host_capacity(gpu, HOLDS[offload.to])[1]
         if asked[node] > there:
             raise InfeasibleError(
-                f"job {job}: kv_offload keeps {format_bytes(offload.capacity)} for a replica and "
+                f"job {spec.name}: kv_offload keeps {format_bytes(offload.capacity)} for a replica and "
                 f"{format_bytes(asked[node])} on a node, whose {HOLDS[offload.to]} holds {format_bytes(there)}"
             )

@@ -175,7 +175,9 @@ class PrefixCache:
         return free
 
     def clear(self) -> None:
-        """The memory is lost."""
+        """The memory is lost; what is stored beside it is the replica's own, and lost with it."""
+        if self.store is not None:
+            self.store = Store(self.store.blocks)
         self._segments.clear()
         self._idle.clear()
         self._used.clear()

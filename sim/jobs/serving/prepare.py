@@ -10,7 +10,7 @@ import numpy as np
 from sim.adapters.resolve import Resolved, ResolvedServing
 from sim.engine.clock import Clock
 from sim.jobs.serving.balancing import Balancer
-from sim.jobs.serving.batching import Limits, Scheduler
+from sim.jobs.serving.batching import Scheduler
 from sim.jobs.serving.build import ReplicaBuilder
 from sim.jobs.serving.dispatch import Dispatcher
 from sim.jobs.serving.fleet import Fleet
@@ -41,23 +41,22 @@ def prepare_serving(
     shortest = min(p + o for p, o in zip(table.prompt, table.output, strict=True))
     check_shortest(job.spec.name, job.model, layout, shortest, unchecked=unchecked)
     builder = ReplicaBuilder(resolved, job, topology, charts=charts, prompts=prompts)
-    if (offload := job.spec.batching.kv_offload) is not None:
-        pools = job.spec.disaggregate
-        check_stores(job.spec.name, topology, layout.replicas[: pools.prefill if pools else None], offload)
+    check_stores(job.spec, topology, layout)
     incidents, handover = incidents_of(resolved, job, topology, layout, seed), None
     if (pools := job.spec.disaggregate) is not None:
         pairs = product(range(pools.prefill), range(pools.prefill, job.spec.plan.dp))
         handover = Handover(clock, {pair: builder.hand_over(*pair, layout) for pair in pairs})
+    rooms = [min(context, held.blocks * held.block_tokens)
+             for held in (builder.limits(layout, number) for number in range(job.spec.plan.dp))]  # fmt: skip
+    if pools is not None:  # whoever begins on a replica for prompts must find room on one for tokens
+        most = max(rooms[pools.prefill :])
+        rooms[: pools.prefill] = [min(room, most) for room in rooms[: pools.prefill]]
     openings = range(len(table)) if drawn.prompts is None else drawn.prompts.openings
     senders = _Senders(clock, job, table, openings, incidents, handover)
     replicas = []
-    for number in range(job.spec.plan.dp):
-
-        def feed_of(limits: Limits, number: int = number) -> Feed:
-            room = min(context, limits.blocks * limits.block_tokens)
-            return senders.feed(number, lambda r: table.prompt[r] + table.output[r] <= room)
-
-        replica = builder.build(number, layout, table, feed_of)
+    for number, room in enumerate(rooms):
+        feed = senders.feed(number, lambda r, room=room: table.prompt[r] + table.output[r] <= room)  # type: ignore[misc]
+        replica = builder.build(number, layout, table, feed)
         replica.health = Health(clock, incidents, number) if incidents is not None else None
         replicas.append(replica)
         senders.join(replica.scheduler)
