@@ -144,6 +144,15 @@ class ServingJob(Spec):
             raise ValueError("replicas that take prompts over load no adapters: leave resident or disaggregate out")
         return self
 
+    @property
+    def limits(self) -> dict[str, float]:
+        """The longest stated limit by name, of the job's objectives and its tenants'."""
+        found: dict[str, float] = {}
+        for objectives in (self.objectives, *(tenant.objectives for tenant in self.load.tenants)):
+            for name, limit in objectives.model_dump(exclude_none=True).items():
+                found[name] = max(limit, found.get(name, 0.0))
+        return found
+
     @model_validator(mode="after")
     def _scales(self) -> ServingJob:
         if self.autoscale is None:

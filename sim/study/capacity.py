@@ -57,21 +57,12 @@ def require_objectives(resolved: Resolved) -> None:
     problems = [
         Problem("", None, None, f"jobs.{number}.objectives", text)
         for number, job in enumerate(resolved.jobs)
-        if isinstance(job, ResolvedServing) and not limits_of(job)
+        if isinstance(job, ResolvedServing) and not job.spec.limits
     ]
     if not any(isinstance(job, ResolvedServing) for job in resolved.jobs):
         problems.append(Problem("", None, None, "jobs", "no job serves requests, so there is no capacity to find"))
     if problems:
         raise InputError(problems)
-
-
-def limits_of(job: ResolvedServing) -> dict[str, float]:
-    """The longest stated limit by name, of the job's objectives and its tenants'."""
-    found: dict[str, float] = {}
-    for objectives in (job.spec.objectives, *(tenant.objectives for tenant in job.spec.load.tenants)):
-        for name, limit in objectives.model_dump(exclude_none=True).items():
-            found[name] = max(limit, found.get(name, 0.0))
-    return found
 
 
 def told(capacity: Capacity) -> str:
@@ -134,7 +125,7 @@ def requests_at(resolved: Resolved, number: int, rate: float) -> int:
     """Requests of a run at a rate, so many that too high a one shows."""
     job = resolved.jobs[number]
     assert isinstance(job, ResolvedServing)
-    limits = limits_of(job)
+    limits = job.spec.limits
     longest = max((limit for name, limit in limits.items() if not name.startswith("tpot")), default=0.0)
     asked = len(job.trace.arrival) if job.trace is not None else job.spec.load.requests or 1
     return max(asked, min(MOST_REQUESTS, ceil(rate * longest / PRECISION)))

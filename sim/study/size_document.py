@@ -145,7 +145,7 @@ def _losses(search: Search, unplayed: Sequence[Item]) -> list[Loss]:
 def _capacity(resolved: Resolved, winner: Item, hear: Hear | None) -> Capacity | None:
     """The most that the winner carries within the objectives."""
     job = resolved.jobs[0]
-    if not isinstance(job, ResolvedServing) or not job.spec.objectives.model_dump(exclude_none=True):
+    if not isinstance(job, ResolvedServing) or not job.spec.limits:
         return None
     if winner.played is not None and winner.played.answer is not None and winner.played.answer.capacity is not None:
         return winner.played.answer.capacity

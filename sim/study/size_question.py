@@ -70,7 +70,7 @@ def _asked(variant: Variant, rate: float) -> Variant:
     """The variant under so many requests/s, for at least ``ROUNDS`` times as long as one may take."""
     job = variant.resolved.serving[0].spec
     output = lengths_of(variant.resolved).output
-    limits = job.objectives.model_dump(exclude_none=True)
+    limits = job.limits
     longest = sum(
         max((v for name, v in limits.items() if name.startswith(measure)), default=0.0) * times
         for measure, times in (("ttft", 1.0), ("tpot", sum(output) / len(output)), ("latency", 1.0))
@@ -112,7 +112,6 @@ def _check_terms(base: Resolved, offers: Sequence[Offer], source: Source) -> Non
 
 def _check_serving(base: Resolved, job: ServingJob, spec: SizeSpec, source: Source) -> list[Problem]:
     problems = []
-    limits = job.objectives.model_dump(exclude_none=True)
     for key in ("disaggregate", "autoscale"):
         if getattr(job, key) is not None:
             text = "a search lays replicas out itself, all alike and all on: leave this out"
@@ -122,7 +121,7 @@ def _check_serving(base: Resolved, job: ServingJob, spec: SizeSpec, source: Sour
     if spec.goal == "latency" and spec.latency == "tpot" and max(lengths_of(base).output) == 1:
         text = "answers of one token have no time between tokens: make ttft small"
         problems.append(source.problem(("size", "latency"), text))
-    if spec.goal == "cost" and not limits:
+    if spec.goal == "cost" and not job.limits:
         text = "the cheapest hardware is sought within latency limits: state some, e.g. {tpot_p99: 200 ms}"
         problems.append(source.problem(("jobs", 0, "objectives"), text))
     if spec.goal == "throughput" and spec.throughput is not None:

@@ -314,3 +314,13 @@ def test_what_a_size_needs_is_asked_for_together(tmp_path: Path) -> None:
         study_of(tmp_path, data)
     assert "say what that costs" in str(error.value)
     assert "state some" in str(error.value)
+
+
+def test_promises_to_tenants_are_limits_of_a_search(tmp_path: Path) -> None:
+    kind = {"poisson": {"rate": "1500 req/s"}, "prompt_tokens": 100, "output_tokens": 40}
+    tenants = [{"name": "chat", **kind, "objectives": {"tpot_p99": "20 ms"}}, {"name": "batch", **kind}]
+    data = scenario(objectives={}, load={"tenants": tenants, "requests": 300})
+    assert study_of(tmp_path, data).base.serving[0].spec.limits == {"tpot_p99": 0.02}
+    tenants[0]["objectives"] = {}
+    with pytest.raises(InputError, match="state some"):
+        study_of(tmp_path, data)
