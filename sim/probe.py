@@ -204,6 +204,7 @@ def shortened(resolved: Resolved, recording: Recording) -> Resolved:
         if not (isinstance(job, ResolvedServing) and isinstance(played, ServingRecording)):
             jobs.append(job)
             continue
+        job = all_on(job)
         load = job.spec.load
         rounds = ROUNDS * load.closed_loop.clients if load.closed_loop else OPEN_ROUNDS * room_for(played)
         most = max(PROBE, min(rounds, ROUNDS * MOST_CLIENTS))

@@ -61,7 +61,10 @@ def job_results(recording: Recording, devices: list[DeviceClass]) -> tuple[list[
             state=disrupted(state, told, metrics, window),
             metrics=metrics, cost=cost_of(recording, job, metrics.output_tokens_per_s, devices), window=window,
             objectives=[
-                *check_objectives(metrics, spec.objectives, table, window),
+                *check_objectives(
+                    {"ttft": metrics.ttft_s, "tpot": metrics.tpot_s, "latency": metrics.latency_s},
+                    metrics.measured_requests, spec.objectives, table, window,
+                ),
                 *(row for tenant in tenants for row in tenant.objectives),
             ],
             tenants=tenants,

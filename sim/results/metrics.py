@@ -51,15 +51,19 @@ class Table:
     tenant: Floats | None = None
 
     @classmethod
-    def of(cls, table: RequestTable) -> Table:
-        """Arrays of the answered requests: a stretch of tokens each, or several where replicas died under it."""
+    def of(cls, table: RequestTable, tenant: int | None = None) -> Table:
+        """Arrays of the answered requests, or of one ``tenant``'s: a stretch of tokens each, or several where replicas
+        died under it."""
         finish = np.array(table.finish)
-        done = np.flatnonzero(~np.isnan(finish))
+        mine = np.ones(len(finish), dtype=bool)
+        if tenant is not None:
+            mine = np.array(table.tenant) == tenant
+        done = np.flatnonzero(~np.isnan(finish) & mine)
         arrival = np.array(table.arrival)[done]
         order = done[np.argsort(arrival, kind="stable")]
         columns = (table.arrival, table.scheduled, table.first, table.finish, table.prompt, table.output)
         pick = tuple(np.array(column, dtype=float)[order] for column in columns)
-        lost = np.array([(table.arrival[r], at) for r, at in sorted(table.failed.items())]).reshape(-1, 2)
+        lost = np.array([(table.arrival[r], at) for r, at in sorted(table.failed.items()) if mine[r]]).reshape(-1, 2)
         parts = None
         if table.parts:
             parts = np.column_stack((pick[2], pick[3], pick[5]))
@@ -69,15 +73,8 @@ class Table:
             earlier = [part[1:] for part in table.parts if part[0] in answered and part[3] > 0]
             parts = np.vstack((parts, np.array(earlier).reshape(-1, 3)))
         arrived, scheduled, first, finished, prompt, output = pick
-        tenant = np.array(table.tenant, dtype=float)[order] if table.tenant is not None else None
-        return cls(arrived, scheduled, first, finished, prompt, output, lost, parts, tenant)
-
-    def of_tenant(self, number: int) -> Table:
-        """One tenant's rows."""
-        assert self.tenant is not None
-        mine = self.tenant == number
-        columns = (self.arrival, self.scheduled, self.first, self.finish, self.prompt, self.output)
-        return Table(*(column[mine] for column in columns))
+        whose = np.array(table.tenant, dtype=float)[order] if table.tenant is not None else None
+        return cls(arrived, scheduled, first, finished, prompt, output, lost, parts, whose)
 
     def __len__(self) -> int:
         return len(self.finish)
@@ -196,7 +193,7 @@ def tenants_of(recording: ServingRecording, table: Table, window: Window) -> lis
     """What each tenant got in the job's window."""
     found = []
     for number, tenant in enumerate(recording.job.spec.load.tenants):
-        own = table.of_tenant(number)
+        own = Table.of(recording.table, number)
         mine = (own.arrival >= window.start_s) & (own.arrival <= window.end_s)
         seconds = window.end_s - window.start_s
         ok = attains(own, tenant.objectives)
@@ -204,42 +201,32 @@ def tenants_of(recording: ServingRecording, table: Table, window: Window) -> lis
             "ttft": spread((own.first - own.arrival)[mine]), "tpot": spread(own.tpot[mine]),
             "latency": spread((own.finish - own.arrival)[mine]),
         }  # fmt: skip
-        limits = [
-            (f"{kind}_p{p}", getattr(values, f"p{p}"), limit)
-            for kind, values in spreads.items()
-            for p in PERCENTILES
-            if (limit := getattr(tenant.objectives, f"{kind}_p{p}")) is not None
-        ]
         found.append(TenantResult(
             name=tenant.name, priority=tenant.priority, measured_requests=int(mine.sum()),
             output_tokens_per_s=own.output_tokens(window.start_s, window.end_s) / seconds if seconds else 0.0,
             ttft_s=spreads["ttft"], tpot_s=spreads["tpot"], latency_s=spreads["latency"],
             slo_attainment=_attainment(recording.table, ok, mine, window, number),
-            objectives=[
-                {"name": f"{tenant.name} {name}", "limit_s": limit, "measured_s": got,
-                 "met": got is not None and got <= limit}
-                for name, got, limit in limits
-            ],
+            objectives=check_objectives(spreads, int(mine.sum()), tenant.objectives, own, window, f"{tenant.name} "),
         ))  # fmt: skip
     return found
 
 
 def check_objectives(
-    metrics: ServingMetrics, objectives: Objectives, table: Table, window: Window
-) -> list[dict[str, object]]:
-    """Each stated objective with the measured percentile and whether it is met. A request that was given up takes
-    longer than any limit."""
+    spreads: Mapping[str, Spread], measured: int, objectives: Objectives, table: Table, window: Window,
+    whose: str = "",
+) -> list[dict[str, object]]:  # fmt: skip
+    """Each stated objective with the measured percentile and whether it is met, by the distributions over the
+    ``measured`` requests. A request that was given up takes longer than any limit."""
     rows: list[dict[str, object]] = []
-    spreads = {"ttft": metrics.ttft_s, "tpot": metrics.tpot_s, "latency": metrics.latency_s}
     lost = int(((table.lost[:, 0] >= window.start_s) & (table.lost[:, 0] <= window.end_s)).sum())
-    asked = metrics.measured_requests + lost
+    asked = measured + lost
     for kind, values in spreads.items():
         for p in PERCENTILES:
             limit = getattr(objectives, f"{kind}_p{p}")
             if limit is not None:
                 got = getattr(values, f"p{p}") if lost <= asked * (1.0 - p / 100.0) else None
                 rows.append({
-                    "name": f"{kind}_p{p}", "limit_s": limit, "measured_s": got,
+                    "name": f"{whose}{kind}_p{p}", "limit_s": limit, "measured_s": got,
                     "met": got is not None and got <= limit,
                 })  # fmt: skip
     return rows

@@ -44,8 +44,9 @@ class StackOnGpu(Spec):
     """Factors of one (GPU, stack), each in place of the stack's own of that name.
 
     ``packed_compute_scale`` and ``packed_memory_scale`` are those of weights that are unpacked before they are
-    multiplied (int4, int3, int2, q4_k_m); ``prefill_scale`` is on the arithmetic rate of prefill attention, ``launch_scale`` on the
-    launches of all kernels. ``fitted`` lists what was fitted, on how many ``rows``; the rest is the stack's.
+    multiplied (int4, int3, int2, q4_k_m); ``prefill_scale`` is on the arithmetic rate of prefill attention,
+    ``launch_scale`` on the launches of all kernels. ``fitted`` lists what was fitted, on how many ``rows``; the rest is
+    the stack's.
     """
 
     compute_scale: Positive | None = None

@@ -49,8 +49,9 @@ class Limits:
 class Batch:
     """What rides in one pass. ``pieces`` are (request, tokens) of the prompts behind ``chunks``.
 
-    ``tokens`` and ``sequences`` count all of them; ``cached`` is the tokens whose KV is in use, ``held`` of them of
-    sequences that sit the pass out. ``copying`` is the seconds for which KV is copied to or from host memory beside it.
+    ``tokens`` and ``sequences`` count all of them; ``cached`` is the tokens whose KV is in use, ``held`` of them beside
+    those of sequences that ride (less than none where some share theirs). ``copying`` is the seconds for which KV is
+    copied to or from host memory beside it.
     """
 
     __slots__ = ("cached", "chunks", "context", "copying", "decoding", "pieces", "sequences", "tokens")
@@ -288,11 +289,18 @@ class Scheduler:
 
     def batch(self, slot: Slot, *, decode: bool = True) -> Batch | None:
         """The batch: the slot's decoding sequences, unless they sit this pass out, and pieces of prompts."""
+        held = -self.doubled(slot)
         if not self._chunks:
-            return Batch(slot.decoding, slot.context, copying=self._copying) if slot.decoding else None
+            return Batch(slot.decoding, slot.context, held=held, copying=self._copying) if slot.decoding else None
         if decode:
-            return Batch(slot.decoding, slot.context, self._chunks, self._pieces, copying=self._copying)
-        return Batch(0, 0, self._chunks, self._pieces, slot.context, self._copying)
+            return Batch(slot.decoding, slot.context, self._chunks, self._pieces, held, self._copying)
+        return Batch(0, 0, self._chunks, self._pieces, slot.context + held, self._copying)
+
+    def doubled(self, slot: Slot) -> int:
+        """Tokens in the contexts of a slot's sequences that are in the KV cache for another one: its share of all."""
+        if self.cache is None or not self.cache.doubled:
+            return 0
+        return self.cache.doubled * len(slot.members) // self.running
 
     def budget(self, slot: Slot) -> int:
         """Tokens of prompts that may ride in a pass beside the slot's decoding sequences."""

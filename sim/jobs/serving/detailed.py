@@ -84,7 +84,7 @@ class DetailedReplica:
                 self.alarm_at, self.alarm = due, clock.timeout(max(0.0, due - clock.now))
             if self.ready and self.turns[0].count == 0:
                 transit, slot = self.ready.popleft()
-                tally.held(slot, clock.now)
+                tally.held(slot, clock.now, scheduler.doubled(slot))
                 batch = scheduler.form(slot, clock.now)
                 tally.formed(clock.now, scheduler.blocked)
                 if batch is None:
@@ -126,7 +126,7 @@ class DetailedReplica:
             self.idle_total += at - self.idle_since
         for slot in replica.slots:
             if slot.number not in self.passes:
-                replica.tally.held(slot, at)
+                replica.tally.held(slot, at, replica.scheduler.doubled(slot))
         for i, stage in enumerate(replica.stages):
             self._settle(stage, max(0.0, at - self.free[i]), self.idle_total - self.idle_seen[i], 0.0, "")
         self.ready.clear()

@@ -18,7 +18,6 @@ from sim.jobs.serving.balancing import Balancer
 from sim.jobs.serving.batching import Scheduler
 from sim.jobs.serving.fleet import Fleet
 from sim.jobs.serving.handover import Handover, PromptScheduler, TokenScheduler
-from sim.jobs.serving.prompts import rests
 from sim.jobs.serving.requests import INF, Feed, RequestTable, Tickets
 
 
@@ -135,9 +134,7 @@ class Dispatcher:
         if after is not None and answered:
             self.send(after[0], now + after[1])
             return
-        for lost in rests(self.table.follow, r):
-            self.table.arrival[lost], self.table.replica[lost] = now, self.table.replica[r]
-            self.table.rejected.append(lost)
+        self.table.break_off(r, now)
         if self._tickets is not None:
             self.call(now + self._think)
         if not self.open and self._watch is not None:

@@ -89,6 +89,9 @@ class PromptScheduler(Scheduler):
     def _claim(self, r: int) -> int:
         return self.blocks(self.table.prompt[r])
 
+    def doubled(self, slot: Slot) -> int:
+        return 0  # prompts that wait to be fetched have no slot, and share as well
+
     def fetched(self, r: int) -> None:
         """A request's KV cache is elsewhere: its blocks are free."""
         self._release(r, self._claim(r))

@@ -76,6 +76,8 @@ class PrefixCache:
         #: Segments that nobody uses, the least recently used first.
         self._idle: dict[int, None] = {}
         self._idle_blocks = 0
+        #: Tokens that are there once and in the contexts of several requests: all but one's.
+        self.doubled = 0
         #: By request the segments that it uses, in order, and their blocks.
         self._used: dict[int, list[int]] = {}
         self._shared: dict[int, int] = {}
@@ -121,7 +123,8 @@ class PrefixCache:
         """A request of ``tokens`` to compute begins: the tokens that it finds, the blocks it need not take, and the
         tokens that must be fetched."""
         found = self.search(r)
-        past = min(found.stored, tokens - 1)  # the last token is computed, for what follows it is wanted
+        # The last token is computed, for what follows it is wanted, and with it its block.
+        past = min(found.stored, (tokens - 1) // self._bs * self._bs)
         fetched = max(0, past - found.tokens)
         used = [number for number, _ in self.paths[r][: found.segments]]
         for number in used:
@@ -168,6 +171,8 @@ class PrefixCache:
             self._rest(tail[0], blocks)
         for number in reversed(used):
             segment = self._segments[number]
+            if segment[1] > 1:
+                self.doubled -= segment[0] * self._bs
             segment[1] -= 1
             if not segment[1]:
                 self._rest(number, segment[0])
@@ -182,7 +187,7 @@ class PrefixCache:
         self._idle.clear()
         self._used.clear()
         self._shared.clear()
-        self._idle_blocks = 0
+        self._idle_blocks = self.doubled = 0
         self._changes += 1
 
     def _use(self, number: int) -> bool:
@@ -190,6 +195,7 @@ class PrefixCache:
         segment = self._segments[number]
         segment[1] += 1
         if segment[1] > 1:
+            self.doubled += segment[0] * self._bs
             return False
         del self._idle[number]
         self._idle_blocks -= segment[0]

@@ -48,9 +48,15 @@ class ServingRecording:
 
     @property
     def handed_over(self) -> list[Flow]:
-        """What KV caches on their way to other replicas can ask of the network: any number may be on a link."""
+        """What KV caches on their way to other replicas can ask of links: any number may be on one. Left out is NVLink,
+        where they are there in a few milliseconds (docs/not-modelled.md)."""
         flows = self.handover.flows.values() if self.handover is not None else ()
-        return [Flow(one.track.links, float("inf"), one.queue) for several in flows for one in several]
+        return [
+            Flow(one.track.links, float("inf"), one.queue)
+            for several in flows
+            for one in several
+            if one.track.kind != "nvlink"
+        ]
 
     @property
     def channels(self) -> list[ChannelTrack]:

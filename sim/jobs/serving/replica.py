@@ -114,11 +114,11 @@ class Tally:
             self.blocked += now - self._last
         self._last, self.was_blocked = now, blocked
 
-    def held(self, slot: Slot, now: float) -> None:
+    def held(self, slot: Slot, now: float, doubled: int) -> None:
         """A slot that came back waited until ``now`` for the first stage, its sequences with it."""
         seconds = now - slot.returned
         if slot.members and seconds > 0.0:
-            cached = slot.context + sum(past for past, _ in slot.prefills.values())
+            cached = slot.context + sum(past for past, _ in slot.prefills.values()) - doubled
             self.running.add(slot.returned, now, len(slot.members) * seconds)
             self.cached.add(slot.returned, now, cached * seconds)
 

@@ -65,6 +65,15 @@ class RequestTable:
         self.generated[r], self.paused[r] = generated, at
         self.parts.append((r, start, at, generated - before))
 
+    def break_off(self, r: int, at: float) -> None:
+        """A request was refused, or given up: so are those that were to follow it, for they repeat all of it."""
+        for lost in rests(self.follow, r):
+            self.arrival[lost], self.replica[lost] = at, self.replica[r]
+            if r in self.failed:
+                self.failed[lost] = at
+            else:
+                self.rejected.append(lost)
+
     def __len__(self) -> int:
         return len(self.prompt)
 
@@ -181,9 +190,8 @@ class TurnFeed(Feed):
         if self.fits(r):
             heappush(self._due, (at, r))
             return True
-        for lost in (r, *rests(table.follow, r)):  # what was to follow repeats all of it
-            table.arrival[lost], table.replica[lost] = at, self.replica
-            table.rejected.append(lost)
+        table.rejected.append(r)
+        table.break_off(r, at)
         return False
 
     def next_time(self) -> float:

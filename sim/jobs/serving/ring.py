@@ -101,6 +101,7 @@ class _Ring:
             idle, self.idle_since = start - self.idle_since, None
         self.book.rows += (
             start, arrival, slot.spoke, transit, idle, batch.decoding, batch.context, piece or 0, past, slot.number,
+            self.replica.scheduler.doubled(slot),
         )
         self.moving.append((arrival, arrival - end, slot, piece or 0, None if told else batch))
         if self.book.count >= BUFFERED + len(self.moving):
@@ -186,7 +187,7 @@ class _Ring:
         block = scheduler.limits.block_tokens if not scheduler.limits.reserve else 0
         free, link_free, rows, began = self.free, self.link_free, book.rows, book.begins.append
         went = book.sents.append if book.sending else None
-        none, shut = [(0.0, 0.0)] * len(self.prefills), False
+        none, shut, cache = [(0.0, 0.0)] * len(self.prefills), False, scheduler.cache
         while True:
             # Who is next: a micro-batch that is back starts when the first stage is free,
             due = INF
@@ -237,7 +238,7 @@ class _Ring:
             ready.popleft()
             now = due
             if now > slot.returned:
-                tally.held(slot, now)
+                tally.held(slot, now, scheduler.doubled(slot))
             if scheduler.blocked or tally.was_blocked:
                 tally.formed(now, scheduler.blocked)
             # Through the stages.
@@ -270,10 +271,11 @@ class _Ring:
                 end, arrival = self._slowed(now, formed, costs, *before)
                 free, link_free = before
             # Into the book, and under way.
+            shared = scheduler.doubled(slot) if cache is not None else 0
             idle = 0.0
             if self.idle_since is not None:
                 idle, self.idle_since = now - self.idle_since, None
-            rows += (now, arrival, slot.spoke, transit, idle, decoding, context, piece, past, slot.number)
+            rows += (now, arrival, slot.spoke, transit, idle, decoding, context, piece, past, slot.number, shared)
             moving.append((arrival, arrival - end, slot, piece, None))
             if len(rows) >= WIDTH * (BUFFERED + len(moving)):
                 book.flush(len(moving))
@@ -386,7 +388,7 @@ def play_ring(clock: Clock, replica: Replica) -> Story:
             if scheduler.feed.sent and now > clock.now and scheduler.feed.next_time() <= now + INSTANT:
                 yield clock.timeout(now - clock.now)  # let whoever comes by then be sent
             _, transit, slot = ring.ready.popleft()
-            tally.held(slot, now)
+            tally.held(slot, now, scheduler.doubled(slot))
             formed = scheduler.form(slot, now)
             tally.formed(now, scheduler.blocked)
             if formed is None:

@@ -50,7 +50,7 @@ class Mixed(NamedTuple):
 
 
 #: Numbers in a row.
-WIDTH: Final = 10
+WIDTH: Final = 11
 
 
 class RingBook:
@@ -58,7 +58,8 @@ class RingBook:
 
     ``rows`` has ``WIDTH`` numbers a pass: when it began and when it was back; when its slot's sequences had their last
     tokens; seconds of the hop before, and without work before; its decoding sequences, the sum of their contexts,
-    tokens of a prompt's piece beside them and those before it; its slot. ``mixed`` are passes, by the number of the
+    tokens of a prompt's piece beside them and those before it; its slot; tokens of their contexts that are there for
+    others too. ``mixed`` are passes, by the number of the
     row, that are more than that, ``slow`` those that something slowed. ``begins`` and ``sents`` are when each stage in
     turn began with a pass, and when its message was out; the latter only if it is ``sending`` that somebody looks at.
     """
@@ -99,13 +100,13 @@ class RingBook:
         n, replica = len(self.hops), self.replica
         columns = np.fromiter(self.rows[: count * WIDTH], float, count * WIDTH).reshape(count, WIDTH).T
         starts, backs, spoke, transit, idle = columns[:5]
-        decoding, context, piece, past, slots = columns[5:].astype(np.int64)
+        decoding, context, piece, past, slots, doubled = columns[5:].astype(np.int64)
         del self.rows[: count * WIDTH]
         begins = _taken(self.begins, count * n).reshape(count, n).T.copy()
         mixed, self.mixed = _split(self.mixed, count)
         slow, self.slow = _split(self.slow, count)
         passes = Passes(decoding, context, piece, past)
-        tokens, sequences, cached = passes.tokens, passes.sequences, context + piece + past
+        tokens, sequences, cached = passes.tokens, passes.sequences, context + piece + past - doubled
         odd = list(mixed)
         if odd:
             tokens[odd], sequences[odd], cached[odd] = zip(*[one[1:4] for one in mixed.values()], strict=True)
@@ -260,7 +261,7 @@ class RingBook:
             stage.track.bubble += bubble
         for slot in replica.slots:
             if not any(slot is other for other, _ in under_way):
-                replica.tally.held(slot, at)
+                replica.tally.held(slot, at, replica.scheduler.doubled(slot))
         self.rows.clear()
         self.mixed.clear()
         self.slow.clear()

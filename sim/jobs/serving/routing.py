@@ -30,7 +30,6 @@ import simpy
 from sim.engine.clock import INSTANT, Clock
 from sim.jobs.serving.balancing import Balancer
 from sim.jobs.serving.incidents import Incidents, Outage
-from sim.jobs.serving.prompts import rests
 from sim.jobs.serving.requests import INF, Feed, RequestTable, Tickets
 from sim.spec.reliability import Failover
 
@@ -104,12 +103,7 @@ class Router:
 
     def _over(self, r: int, now: float) -> None:
         """A conversation is over, or broken off: who waits for its end calls again."""
-        for lost in rests(self.table.follow, r):
-            self.table.arrival[lost], self.table.replica[lost] = now, self.table.replica[r]
-            if r in self.table.failed:
-                self.table.failed[lost] = now
-            else:
-                self.table.rejected.append(lost)
+        self.table.break_off(r, now)
         if self._tickets is not None:
             at = now + self._think
             if self.failover == "fail" and not self._up(at):  # nobody calls again at once where nobody answers

@@ -228,9 +228,9 @@ class _Book:
 
     def __init__(self, replica: Replica, stage: Stage) -> None:
         self.replica, self.stage = replica, stage
-        #: start, end, stall before, passes sat out before, kind, sequences, those who decode as before, tokens cached
-        #: at first, more a pass, run, cost
-        self.rows: list[tuple[float, float, float, float, int, int, int, int, int, Run, Pass]] = []
+        #: start, end, stall before, passes sat out before, kind, sequences, those who decode as before, their contexts
+        #: and tokens cached at first, more of both a pass, run, cost
+        self.rows: list[tuple[float, float, float, float, int, int, int, int, int, int, Run, Pass]] = []
         #: start, end, kind, sequences, tokens of what a chart draws
         self.spans: list[tuple[float, float, int, int, int]] = []
 
@@ -252,7 +252,8 @@ class _Book:
             spoke -= len(fresh)
             for since in fresh.values():
                 self.replica.scheduler.gaps.add(end - since, 1)
-        self.rows.append((start, end, stalled, late, kind, sequences, spoke, batch.cached, rise, run, cost))
+        levels = (batch.context, batch.cached)
+        self.rows.append((start, end, stalled, late, kind, sequences, spoke, *levels, rise, run, cost))
         if stalled:
             self.replica.other(self.stage, STALLED, stalled)
         if slow is not FULL_SPEED:
@@ -275,13 +276,13 @@ class _Book:
             return
         begun, done, stalls, lates, *columns, runs, costs = zip(*rows, strict=True)
         starts, ends, held = np.array(begun), np.array(done), np.array(stalls)
-        kinds, sequences, decoding, levels, rises = (np.array(column, dtype=float) for column in columns)
+        kinds, sequences, decoding, reads, levels, rises = (np.array(column, dtype=float) for column in columns)
         first, growth, k = np.array(runs, dtype=float).T
         compute, memory, launch, comm, flops, nbytes, wire = np.array(costs).T
         # Decode-only passes (those that rise) read the KV cache on top of their base cost.
         linear = (rises > 0) & (not law.eager)
         pairs = k * (k - 1) / 2
-        contexts = np.where(linear, k * levels + rises * pairs, 0.0)
+        contexts = np.where(linear, k * reads + rises * pairs, 0.0)
         passes = np.where(linear, k, 0.0)
         reads = contexts * law.decode_slope
         compute = k * compute + (reads if law.decode_computes else 0.0)
