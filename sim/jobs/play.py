@@ -23,6 +23,7 @@ from sim.jobs.serving.build import contended_links, flows_of, needs_network
 from sim.jobs.serving.detailed import DetailedReplica
 from sim.jobs.serving.prepare import prepare_serving
 from sim.jobs.serving.recording import ServingRecording
+from sim.jobs.serving.replica import SWITCHED_OFF
 from sim.jobs.serving.ring import play_ring
 from sim.jobs.serving.single import play_single
 from sim.jobs.sharing import Sharing
@@ -127,9 +128,12 @@ def play(
     end = max(ends)
     for served in serving:
         for replica in served.replicas:
+            off = served.fleet.off({replica.number}, end) if served.fleet is not None else []
+            away = sum(until - since for since, until in off)
             for stage in replica.stages:
+                replica.other(stage, SWITCHED_OFF, away)
                 for member in stage.members:
-                    member.track.waiting += end - replica.tally.ended
+                    member.track.waiting += end - replica.tally.ended - away
     for other in jobs:
         if isinstance(other, TrainingRecording):
             other.close(end)

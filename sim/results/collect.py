@@ -91,7 +91,7 @@ STATES = {
 #: Buckets of the ledger in which a GPU draws what it draws idle.
 IDLE = (
     "waiting for work", "pipeline bubble", "spare", "checkpoint saving", "failure detection", "restart",
-    "waiting for repair", "start-up", "migration",
+    "waiting for repair", "start-up", "migration", "switched off",
 )  # fmt: skip
 
 

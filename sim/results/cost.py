@@ -127,7 +127,8 @@ def _at_work(job: JobRecording, devices: list[DeviceClass]) -> float:
     name = job.job.spec.name
     mine = [device for device in devices if device.job == name]
     seconds = sum(sum(device.ledger.values()) for device in mine)
-    waiting = sum(device.ledger.get("waiting for work", 0.0) for device in mine)
+    idle = ("waiting for work", "switched off")
+    waiting = sum(device.ledger.get(bucket, 0.0) for device in mine for bucket in idle)
     return 1.0 - waiting / seconds if seconds else 1.0
 
 

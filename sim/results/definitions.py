@@ -136,6 +136,7 @@ LEDGER: dict[str, str] = {
     "migration": "standing still while other nodes take over from those that will go",
     "start-up": "the first launch of the job",
     "waiting for work": "no request to work on, or the job is over",
+    "switched off": "replicas that the load does not want",
     "spare": "GPUs that no job uses",
 }
 

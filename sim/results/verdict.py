@@ -35,7 +35,7 @@ MEMORY_BAND = 0.10
 LARGE_BATCH_TOKENS = 16_777_216
 #: Share of peak that no published training run exceeds (shared data: anything above is suspect).
 IMPLAUSIBLE = 0.85
-IDLE = ("waiting for work", "spare")
+IDLE = ("waiting for work", "switched off", "spare")
 BINDS = {
     "compute-bound": "GPU arithmetic",
     "memory-bound": "HBM bandwidth",

@@ -284,3 +284,13 @@ def test_what_is_stored_is_lost_with_its_replica() -> None:
     assert c.search(1).stored == 64
     c.clear()
     assert c.search(1).stored == 0
+
+
+def test_a_text_in_common_fills_the_cache_once() -> None:
+    """Thirty users of one text of 1,600 tokens: their contexts are many times what the cache holds."""
+    load = {"closed_loop": {"clients": 30}, "requests": 120, "prompt_tokens": 50, "output_tokens": 60}
+    job = {"batching": {"prefix_caching": True}, "load": load | {"prefix": {"tokens": 1600}}}
+    outcome = simulate(toy(job, gpu={"usable_memory": "0.75 GB"}))
+    found = only(outcome.result).metrics
+    assert found.batch_size_mean * 1650 > 5 * sum(outcome.recording.jobs[0].layout.tokens)
+    assert 0.5 < found.kv_occupancy_mean <= found.kv_occupancy_peak <= 1.0

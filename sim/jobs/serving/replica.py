@@ -14,7 +14,8 @@ from sim.jobs.serving.incidents import Health, Outage
 from sim.jobs.serving.routing import RoutedFeed
 from sim.laws.step import Pass, StageLaw
 
-#: The ledger's buckets of a replica that fails.
+#: The ledger's buckets of a replica that comes and goes, and of one that fails.
+SWITCHED_OFF = "switched off"
 CUT_OFF, DEGRADED, STALLED = "cut off", BADPUT["degraded"], BADPUT["stalled"]
 
 

@@ -56,6 +56,7 @@ STYLES: Final[dict[str, tuple[int, str]]] = {
     "migration": (1, PALE),
     "start-up": (2, GREEN),
     "waiting for work": (5, GREY),
+    "switched off": (3, PALE),
     "spare": (6, PALE),
 }
 """Pattern and colour of a bucket; "communication" also stands for its kinds of link."""
