@@ -178,7 +178,7 @@ def swing_of(recording: Recording, job: ServingRecording, costs: list[CostByUse]
     """A demand that swings, the scenario's or its diurnal load's, met by copies whose saturation is in ``costs``."""
     spec = recording.resolved.scenario.cost
     demand = None if spec is None else demand_of(spec, job)
-    if spec is None or demand is None or not costs or len(recording.jobs) > 1:
+    if spec is None or demand is None or not costs or len(recording.jobs) > 1 or job.fleet is not None:
         return None
     answered = [o for o, at in zip(job.table.output, job.table.finish, strict=True) if at == at]
     tokens = sum(answered) / len(answered) if answered else 0.0
