@@ -284,7 +284,7 @@ def test_a_batch_that_nobody_will_fill_up_starts(detail: Any) -> None:
 def test_what_scaled_replicas_could_do_is_told_of_all_of_them() -> None:
     """Their saturation and their capacity are those of replicas that are always on, however slowly they start."""
     rented = {"cost": {"rental": {"per_gpu": "1 USD/h"}, "prices_as_of": "2025"}}
-    kept = {"plan": {"dp": 4}, "router": "least_loaded", "objectives": {"ttft_p99": "0.5 s"}}
+    kept = {"plan": {"dp": 4}, "router": "least_loaded", "objectives": {"ttft_p99": "0.1 s"}}
     found = []
     for scale in ({}, {"autoscale": scaled("100 s")["autoscale"]}):
         case = resolved(toy(kept | scale | {"load": load(4, 40)}, gpus=4) | rented)

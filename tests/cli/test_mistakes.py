@@ -33,7 +33,8 @@ MISTAKES = {
     ),
     "enumeration": (
         "weights: fp16", "weights: fp61", "fp61",
-        "jobs.0.precision.weights: must be 'fp16', 'bf16', 'fp8', 'int8', 'int4', 'fp4' or 'q4_k_m', not 'fp61', "
+        "jobs.0.precision.weights: must be 'fp16', 'bf16', 'fp8', 'int8', 'int4', 'int3', 'int2', 'fp4' or 'q4_k_m', "
+        "not 'fp61', "
         "did you mean",
     ),
     "kind of job": (

@@ -227,10 +227,10 @@ def test_larger_jobs_fail_more_and_cost_more(scenario):
 
 
 def test_work_ends_a_life_or_the_clock(scenario):
-    (clock,) = study(resolve_file(scenario)).points
+    (clock,) = study(resolve_file(scenario), seeds=4).points
     assert clock.completion_s is None
     assert clock.finished is None
-    work = study(resolve_file(scenario, ["jobs.0.run={steps: 100000}"]))
+    work = study(resolve_file(scenario, ["jobs.0.run={steps: 100000}"]), seeds=10)
     (point,) = work.points
     assert point.finished == 1.0
     assert point.useful_s == pytest.approx(100_000 * point.step_s)
@@ -255,16 +255,16 @@ def test_a_run_without_end_is_given_up(scenario):
 
 
 def test_spares_are_counted_without_a_limit(resolved, scenario):
-    (free,) = study(resolved).points
+    (free,) = study(resolved, seeds=10).points
     assert max(free.spares_used) > 1
     lengthy = resolve_file(scenario, ["faults.repair=7 days"])
-    (slow,) = study(lengthy).points
+    (slow,) = study(lengthy, seeds=10).points
     assert slow.spares.p99 > free.spares.p99
 
 
 def test_spares_needed_do_not_depend_on_those_there_are(resolved, scenario):
-    free = study(resolved, policy="restart,elastic,wait")
-    few = study(resolve_file(scenario, ["faults.spares=1"]), policy="restart,elastic,wait")
+    free = study(resolved, seeds=10, policy="restart,elastic,wait")
+    few = study(resolve_file(scenario, ["faults.spares=1"]), seeds=10, policy="restart,elastic,wait")
     assert [p.spares_used for p in few.points] == [p.spares_used for p in free.points]
     assert few.points[2].spares is None
     assert goodput(few.points[0]) < goodput(free.points[0])

@@ -105,12 +105,12 @@ def test_the_search_finds_what_simulating_everything_finds(tmp_path: Path, goal:
 MIXED = {"lognormal": {"median": "100 tokens", "p90": "400 tokens"}}
 LOADS: list[dict[str, Any]] = [
     {},
-    {"load": {"poisson": {"rate": "2000 req/s"}, "prompt_tokens": MIXED, "output_tokens": MIXED, "requests": 1000}},
+    {"load": {"poisson": {"rate": "2000 req/s"}, "prompt_tokens": MIXED, "output_tokens": MIXED, "requests": 500}},
     {"load": {"closed_loop": {"clients": 300}, "prompt_tokens": MIXED, "output_tokens": MIXED, "requests": 1200}},
     {"batching": {"policy": "static", "batch_size": 64}},
     {"precision": {"weights": "int4"}},
     {"plan": {"pp": 1}, "speculative": {"tokens": 4, "acceptance": 1.0, "draft": "toy"}, "load": {
-        "poisson": {"rate": "2000 req/s"}, "prompt_tokens": MIXED, "output_tokens": MIXED, "requests": 1000}},
+        "poisson": {"rate": "2000 req/s"}, "prompt_tokens": MIXED, "output_tokens": MIXED, "requests": 500}},
 ]
 
 
@@ -233,7 +233,8 @@ def test_quantisation_is_chosen_among_what_is_asked_for(tmp_path: Path) -> None:
     data = scenario({"vary": {"jobs.0.precision.weights": ["fp16", "int4"], "jobs.0.plan.pp": [1]}})
     found = sized(tmp_path, data)
     assert {a.settings["jobs.0.precision.weights"] for a in found.answers} == {"fp16", "int4"}
-    assert found.answers[0].value <= sized(tmp_path, scenario()).answers[0].value
+    best = {a.settings["jobs.0.precision.weights"]: a.value for a in reversed(found.answers)}
+    assert best["int4"] < best["fp16"]
 
 
 def test_values_that_do_not_go_together_are_left_out(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ is measured now (docs/accuracy.md), so that a change of a law is noticed when it
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -18,20 +19,18 @@ from sim.study.validate.runner import compare
 from sim.study.validate.schema import Row, Validation
 
 TRUTH = Path(__file__).parents[3] / "shared" / "data" / "truth" / "training"
-#: Every so many rows of the largest table, to keep the tests short.
-EVERY = 10
+#: Every so many rows of the largest table, and of two whose steps are long to play, to keep the tests short.
+EVERY = {"vtrain_single": 10, "nvidia_dgxc_h100": 2, "bloom_prequel_a100": 2}
 
 pytestmark = pytest.mark.skipif(not TRUTH.is_dir(), reason=f"{TRUTH} is not here: measured tables are not shipped")
 
 
 def thinned(rows: list[Case]) -> list[Case]:
-    kept, seen = [], 0
+    kept, seen = [], Counter[str]()
     for row in rows:
-        if row.table == "vtrain_single":
-            seen += 1
-            if seen % EVERY:
-                continue
-        kept.append(row)
+        seen[row.table] += 1
+        if not seen[row.table] % EVERY.get(row.table, 1):
+            kept.append(row)
     return kept
 
 

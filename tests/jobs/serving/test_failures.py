@@ -142,7 +142,7 @@ def test_both_ways_tell_the_same_and_nothing_is_lost(name: str) -> None:
         assert only(outcome.result).metrics.outages > 0
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow], phases=[Phase.generate])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow], phases=[Phase.generate])
 @given(data=st.data())
 def test_any_sequence_of_faults_is_told_the_same_both_ways(data: st.DataObject) -> None:
     draw = data.draw
