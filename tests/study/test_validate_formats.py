@@ -35,6 +35,14 @@ def test_columns_tell_the_format_and_unknown_ones_are_ignored(tmp_path: Path) ->
     assert [case.id for case in cases[:3]] == ["a-2", "a-3", "b-001"]  # the line of the file
 
 
+def test_a_folder_is_read_with_the_folders_in_it(tmp_path: Path) -> None:
+    inner = tmp_path / "serving" / "2024"
+    inner.mkdir(parents=True)
+    (inner / "gemm.csv").write_text(GEMM_TABLE)
+    (tmp_path / "steps.csv").write_text(VTRAIN + "64,512,8,3072,32,30,2048,2,16,2,3566.5\n")
+    assert [case.family for case in read_tables([tmp_path])] == [GEMM, GEMM, TRAINING]
+
+
 def test_a_file_that_is_no_table_says_what_it_lacks(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.csv: cannot be read"):
         read_tables([tmp_path / "none.csv"])

@@ -57,12 +57,17 @@ def read_files(paths: Iterable[Path]) -> list[tuple[Path, list[Case]]]:
     """Every table's file with its cases; InputError as from `read_tables`."""
     found: list[tuple[Path, list[Case]]] = []
     for path in paths:
-        files = sorted(file for file in path.iterdir() if file.name.endswith(SUFFIXES)) if path.is_dir() else [path]
+        files = _tables_in(path) if path.is_dir() else [path]
         read = [(file, _read(file, optional=path.is_dir())) for file in files]
         if path.is_dir() and not any(cases for _, cases in read):
             raise _bad(path, None, "holds no table in a documented format (docs/validation.md)")
         found += read
     return found
+
+
+def _tables_in(folder: Path) -> list[Path]:
+    """What may be tables in a folder and those in it."""
+    return sorted(file for file in folder.rglob("*") if file.name.endswith(SUFFIXES) and file.is_file())
 
 
 def _read(path: Path, *, optional: bool) -> list[Case]:
