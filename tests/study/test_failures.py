@@ -176,7 +176,7 @@ def test_points_meet_the_same_faults(resolved):
 
 
 def test_pairing_narrows_differences(resolved):
-    found = study(resolved, seeds=40, checkpoint="auto,45 min")
+    found = study(resolved, seeds=16, checkpoint="auto,45 min")
     (best,) = found.bests
     (other,) = (p for n, p in enumerate(found.points) if n != best)
     assert other.behind is not None
@@ -206,7 +206,7 @@ def test_seconds_add_up_to_wall_time_largest_first(resolved):
 
 
 def test_elastic_loses_less_and_is_best(resolved):
-    found = study(resolved, policy="restart,elastic")
+    found = study(resolved, seeds=8, policy="restart,elastic")
     assert found.bests == [1]
     assert goodput(found.points[1]) > goodput(found.points[0])
 
@@ -219,7 +219,7 @@ def test_every_rate_has_its_own_best(resolved):
 
 def test_larger_jobs_fail_more_and_cost_more(scenario):
     priced = resolve_file(scenario, ["cost={rental: {per_gpu: 2 USD/h}}"])
-    found = study(priced, nodes="4,8,16")
+    found = study(priced, seeds=8, nodes="4,8,16")
     assert [p.gpus for p in found.points] == [32, 64, 128]
     assert [goodput(p) for p in found.points] == sorted((goodput(p) for p in found.points), reverse=True)
     assert [p.usd_per_hour for p in found.points] == [64.0, 128.0, 256.0]
