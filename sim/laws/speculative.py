@@ -100,18 +100,7 @@ class SpeculativeLaw(StageLaw):
     def cost(self, decoding: int, context: int, chunks: Sequence[Chunk] = ()) -> Pass:
         """One step: ``decoding`` sequences whose contexts sum to ``context`` tokens, and pieces of prompts."""
         base = self._step(decoding, sum(chunk[0] for chunk in chunks), len(chunks))
-        compute, memory, launch, communication, flops, nbytes, wire = base
-        if decoding:
-            penalty = self.shape.mixed_penalty if chunks else 1.0
-            memory += context * self.decode_slope * penalty
-            launch += self.decode_launch * penalty
-            flops += context * self.decode_flops
-            nbytes += context * self.decode_bytes
-        if chunks:
-            pc, pm, pl, pf, pb = self.prefill(chunks)
-            compute, memory, launch = compute + pc, memory + pm, launch + pl
-            flops, nbytes = flops + pf, nbytes + pb
-        return Pass(compute, memory, launch, communication, flops, nbytes, wire)
+        return self._with_attention(base, decoding, context, chunks)
 
     def costs(self, passes: Passes) -> NDArray[np.float64]:
         """The same for many steps: a row each, with the columns of Pass."""

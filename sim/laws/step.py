@@ -282,7 +282,10 @@ class StageLaw:
         tokens = decoding
         for chunk in chunks:
             tokens += chunk[0]
-        base = self.base(tokens, decoding + len(chunks))
+        return self._with_attention(self.base(tokens, decoding + len(chunks)), decoding, context, chunks)
+
+    def _with_attention(self, base: Pass, decoding: int, context: int, chunks: Sequence[Chunk]) -> Pass:
+        """A pass of which ``base`` is all but attention."""
         compute, memory, launch, communication, flops, nbytes, wire = base
         if decoding:
             penalty = self.shape.mixed_penalty if chunks else 1.0
