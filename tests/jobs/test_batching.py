@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.jobs.serving.batching import Batch, Limits, Scheduler, Slot
+from sim.jobs.serving.batching import Limits, Scheduler
 from sim.jobs.serving.policies import POLICIES
 from sim.jobs.serving.requests import OpenFeed, RequestTable
+from sim.jobs.serving.slots import Batch, Slot
 
 PASS = 0.01
 

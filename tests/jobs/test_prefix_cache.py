@@ -81,7 +81,6 @@ def test_the_least_recently_used_go_first_and_ends_before_beginnings() -> None:
     assert c.search(2).segments == 1
     c.settle(0)
     assert c.search(2).segments == 0
-    assert c.evicted == 6
 
 
 def test_an_answer_is_found_by_the_next_turn() -> None:

@@ -20,9 +20,9 @@ from sim.engine.clock import INSTANT, Clock
 from sim.engine.devices import Device
 from sim.engine.network import Network, Transfer, TransferRecord
 from sim.engine.timeline import DeviceTrack
-from sim.jobs.serving.batching import Batch, Slot
 from sim.jobs.serving.incidents import Outage
 from sim.jobs.serving.replica import CUT_OFF, DEGRADED, STALLED, Replica, Stage, slowest, split_gap
+from sim.jobs.serving.slots import Batch, Slot
 from sim.laws.step import Pass
 
 INF = float("inf")

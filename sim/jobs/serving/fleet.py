@@ -90,5 +90,5 @@ class Fleet:
 
     def paid(self, end: float) -> float:
         """Replica-seconds until ``end`` that were paid for."""
-        rest = sum(end - min(end, since) for since in self._since.values())
-        return rest + sum(min(end, off) - min(end, since) for _, since, off in self.spells)
+        away = sum(until - since for k in range(self.replicas) for since, until in self.off({k}, end))
+        return self.replicas * end - away

@@ -16,7 +16,8 @@ import simpy
 from sim.engine.clock import Clock
 from sim.engine.network import Network, TransferRecord
 from sim.engine.timeline import ChannelTrack
-from sim.jobs.serving.batching import Batch, Scheduler, Slot
+from sim.jobs.serving.batching import Scheduler
+from sim.jobs.serving.slots import Batch, Slot
 
 
 class KvFlow(NamedTuple):

@@ -8,7 +8,8 @@ own, which go before all tokens; ``decode_first`` lets nobody in before all sequ
 
 from __future__ import annotations
 
-from sim.jobs.serving.batching import Batch, Policy, Scheduler, Slot
+from sim.jobs.serving.batching import Policy, Scheduler
+from sim.jobs.serving.slots import Batch, Slot
 
 
 def form_continuous(s: Scheduler, slot: Slot, now: float) -> Batch | None:

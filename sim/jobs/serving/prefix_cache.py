@@ -60,8 +60,7 @@ class PrefixCache:
     """The segments in one replica's KV cache, of requests whose prompts are ``paths``.
 
     ``tails`` numbers what a request's answer adds to its path. ``asked``, ``found`` and ``fetched`` count prompt tokens
-    of all admissions, those that were there and those of them that were stored elsewhere; ``evicted`` counts blocks
-    whose content had to go.
+    of all admissions, those that were there and those of them that were stored elsewhere.
     """
 
     def __init__(
@@ -69,7 +68,7 @@ class PrefixCache:
         store: Store | None = None,
     ) -> None:  # fmt: skip
         self.paths, self.tails, self.store = paths, tails, store
-        self.asked = self.found = self.fetched = self.evicted = 0
+        self.asked = self.found = self.fetched = 0
         self._bs = block_tokens
         #: By segment [its blocks, requests that use it].
         self._segments: dict[int, list[int]] = {}
@@ -114,7 +113,6 @@ class PrefixCache:
             del idle[number]
             blocks, _ = segments.pop(number)
             self._idle_blocks -= blocks
-            self.evicted += blocks
             if self.store is not None:
                 self.store.put(number, blocks)
             self._changes += 1

@@ -9,9 +9,10 @@ from typing import Any
 from sim.engine.clock import Clock
 from sim.engine.timeline import Bins, ChannelTrack, DeviceTrack
 from sim.jobs.reliability.effects import BADPUT
-from sim.jobs.serving.batching import Batch, Scheduler, Slot
+from sim.jobs.serving.batching import Scheduler
 from sim.jobs.serving.incidents import Health, Outage
 from sim.jobs.serving.routing import RoutedFeed
+from sim.jobs.serving.slots import Batch, Slot
 from sim.laws.step import Pass, StageLaw
 
 #: The ledger's buckets of a replica that comes and goes, and of one that fails.

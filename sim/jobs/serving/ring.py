@@ -24,9 +24,9 @@ from itertools import pairwise
 from typing import Any
 
 from sim.engine.clock import INSTANT, Clock
-from sim.jobs.serving.batching import Batch, Slot
 from sim.jobs.serving.replica import Hop, Replica
 from sim.jobs.serving.ring_book import BUFFERED, WIDTH, Mixed, RingBook
+from sim.jobs.serving.slots import Batch, Slot
 from sim.laws.step import Chunk, Pass
 
 INF = float("inf")

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.engine.timeline import KINDS
-from sim.jobs.serving.batching import Batch, Slot
 from sim.jobs.serving.replica import CUT_OFF, DEGRADED, STALLED, Hop, Replica, split_gap
+from sim.jobs.serving.slots import Batch, Slot
 from sim.laws.step import Pass, Passes, StageLaw
 
 Floats = NDArray[Any]

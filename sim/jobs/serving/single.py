@@ -20,9 +20,9 @@ import simpy
 
 from sim.engine.clock import INSTANT, Clock
 from sim.engine.timeline import DECODE, KINDS, Run
-from sim.jobs.serving.batching import Batch, Slot
 from sim.jobs.serving.incidents import Health
 from sim.jobs.serving.replica import CUT_OFF, DEGRADED, STALLED, Replica, Stage
+from sim.jobs.serving.slots import Batch, Slot
 from sim.laws.step import Pass
 
 INF = float("inf")
