@@ -198,12 +198,17 @@ class Tenant(Spec):
         if len(given) != 1:
             found = " and ".join(given) or "none"
             raise ValueError(f"give exactly one kind of arrivals ({', '.join(RATED)}), not {found}")
-        own = [self.prompt_tokens, self.output_tokens]
-        if self.lengths is None and None in own:
-            raise ValueError("give prompt_tokens and output_tokens, or lengths: a catalogue distribution")
-        if self.lengths is not None and own != [None, None]:
-            raise ValueError("give either lengths or prompt_tokens and output_tokens, not both")
+        _check_lengths(self)
         return self
+
+
+def _check_lengths(asked: Tenant | Load) -> None:
+    """ValueError unless lengths are given in one of their two ways."""
+    own = [asked.prompt_tokens, asked.output_tokens]
+    if asked.lengths is None and None in own:
+        raise ValueError("give prompt_tokens and output_tokens, or lengths: a catalogue distribution")
+    if asked.lengths is not None and own != [None, None]:
+        raise ValueError("give either lengths or prompt_tokens and output_tokens, not both")
 
 
 class Load(Spec):
@@ -253,10 +258,7 @@ class Load(Spec):
             raise ValueError("samples of one prompt come at once: they do not go with conversation or closed_loop")
         if self.requests is None:
             raise ValueError("requests is missing: how many requests to simulate")
-        if self.lengths is None and None in own:
-            raise ValueError("give prompt_tokens and output_tokens, or lengths: a catalogue distribution")
-        if self.lengths is not None and own != [None, None]:
-            raise ValueError("give either lengths or prompt_tokens and output_tokens, not both")
+        _check_lengths(self)
         return self
 
     def _of_tenants(self, given: list[str]) -> Load:

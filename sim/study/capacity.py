@@ -175,7 +175,7 @@ def _scaled(load: L, rate: float) -> L:
         if (arrivals := getattr(load, kind)) is not None:
             return load.model_copy(update={kind: arrivals.model_copy(update={"rate": rate})})
     if load.diurnal is not None:
-        factor = rate / ((load.diurnal.peak + load.diurnal.valley) / 2.0)
+        factor = rate / mean_rate(load)
         swing = {end: getattr(load.diurnal, end) * factor for end in ("peak", "valley")}
         return load.model_copy(update={"diurnal": load.diurnal.model_copy(update=swing)})
     arrivals = Poisson.model_construct(rate=rate)
