@@ -236,18 +236,25 @@ class Window(Part):
 
 
 class Tried(Part):
-    """A rate (req/s) that was tried: whether it is within the objectives, and why not."""
+    """A rate (req/s) that was tried, or a number of clients and the rate that they made: whether it is within the
+    objectives, and why not."""
 
     rate: float
+    clients: int | None = None
     met: bool
     why: str
 
 
 class Capacity(Part):
-    """The highest rate (req/s) within the objectives, None if none was found; what it gives, and what the hardware
-    answers when requests never run out (req/s)."""
+    """The highest rate (req/s) within the objectives, or the most clients of a closed loop and the rate they make; None
+    if none was found. What it gives, and what the hardware answers when requests never run out (req/s).
+
+    ``open_end``: why no larger number of clients was tried, where all that were are within the objectives.
+    """
 
     rate: float | None
+    clients: int | None = None
+    open_end: str = ""
     saturation: float
     output_tokens_per_s: float | None
     usd_per_million_tokens: float | None
