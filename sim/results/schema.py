@@ -182,12 +182,23 @@ class Swing(Part):
     plans: list[SwingPlan]
 
 
+class PaybackPoint(Part):
+    """Months until a purchase has paid for itself where an ``occupancy`` of all hours is paid for, and at the ``best``
+    and the ``worst`` prices; None: never."""
+
+    occupancy: float
+    months: float | None
+    best: float | None
+    worst: float | None
+
+
 class Cost(Part):
     """Money of one job over its measured window: its share of the cluster by GPUs.
 
     ``usd_per_million_tokens`` is paid for a cluster that is reserved, ``..._by_use`` if it were paid only while there
     is work. ``fixed_usd_per_hour`` runs on without work. ``curve``: over the share of saturation that is asked for.
-    ``api_price_ratio``: what an API asks for a token over what it costs here.
+    ``api_price_ratio``: what an API asks for a token over what it costs here. ``payback_months``: until the income has
+    paid for the purchase; None where no income is stated (``income_usd_per_hour`` is None) or it never does.
     """
 
     usd_per_hour: float
@@ -205,6 +216,12 @@ class Cost(Part):
     usd_per_million_tokens_range: list[float] | None = None
     api_usd_per_million_tokens: float | None = None
     api_price_ratio: float | None = None
+    occupancy: float | None = None
+    income_usd_per_hour: float | None = None
+    running_usd_per_hour: float | None = None
+    payback_months: float | None = None
+    payback_months_range: list[float | None] | None = None
+    payback_curve: list[PaybackPoint] = []
     saturation: Saturation | None = None
     curve: list[UsePoint] = []
     swing: Swing | None = None
