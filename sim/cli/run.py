@@ -32,7 +32,7 @@ if TYPE_CHECKING:
               help="Processes for --seeds and for the re-runs that find what binds.")
 @click.option("--find-capacity", is_flag=True,
               help="Also find the highest rate of requests, or of a closed loop the most clients, within the "
-                   "objectives (a dozen runs).")
+                   "objectives (about twenty runs, of three seeds or of --seeds).")
 @click.option("--fail-on", type=click.Choice(["objectives", "overload"]), multiple=True,
               help="Exit with 4 if a stated objective is missed, or if the cluster is overloaded.")  # fmt: skip
 def command(
@@ -66,7 +66,7 @@ def command(
         if find_capacity:
             from sim.study.capacity import with_capacity
 
-            result = with_capacity(result, resolved, outcome.recording, hear)
+            result = with_capacity(result, resolved, outcome.recording, hear, seeds)
         result = result.model_copy(update={"run_info": {
             "wall_s": time.perf_counter() - began, "simulation_wall_s": outcome.wall_s,
             "python": platform.python_version(), "machine": platform.machine(), "command": said("run", scenario),

@@ -35,18 +35,30 @@ def command(
     """Search machines, networks and layouts for the cheapest that carries SCENARIO's load within its objectives.
 
     Its size block names the goal, the budget and what to choose from. Writes
-    OUT/<name>-size/{index.html,size.json,winner.yaml}.
+    OUT/<name>-size/{index.html,size.json,winner.yaml}. Interrupted, it tells the best so far.
     """
+    from sim.errors import InfeasibleError
+    from sim.report.size_words import nothing
     from sim.study.size import size
+    from sim.study.size_document import so_far
     from sim.study.size_question import prepare
+    from sim.study.size_search import Interrupted
     from sim.study.sweep_axes import from_options
 
     axes = dict(from_options(vary).grid) if vary else {}
     study = prepare(scenario, overrides, seed, axes)
     settle()
-    with progress() as hear:
-        found = size(study, workers_of(workers, PRELOAD, executor), hear)
+    try:
+        with progress() as hear:
+            found = size(study, workers_of(workers, PRELOAD, executor), hear)
+    except Interrupted as stopped:
+        click.echo(so_far(stopped.search), err=True)
+        raise
     found = found.model_copy(update={"run_info": {"command": said("size", scenario)}})
+    if not found.answers:
+        if as_json:
+            click.echo(found.model_dump_json(indent=1))
+        raise InfeasibleError(nothing(found))
     folder = None if no_report else out / f"{found.name}-size"
     if folder is not None:
         _write(found, folder)

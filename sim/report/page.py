@@ -33,6 +33,7 @@ from sim.report.values import (
     write,
 )
 from sim.results.schema import Incident, JobResult, Result, ServingMetrics, TenantResult, TrainingMetrics
+from sim.study.capacity import told
 from sim.units import format_count, format_percent, format_seconds
 
 STATES: Final = {"stable": "✓", "saturated": "▲", "overloaded": "✕", "disrupted": "⚡"}
@@ -88,12 +89,19 @@ class Card:
 
 def render_html(result: Result) -> str:
     """The page as text."""
+    figures = figures_of(result)
     return render_page(
         "page.html.j2",
         result.version,
         {id_: _section(result, id_) for id_ in SECTIONS},
-        figures_of(result),
+        figures,
         result=result,
+        capacity_figures=figures["capacity"],
+        capacities=[
+            f"{'' if len(result.jobs) == 1 else f'{job.name}: '}{line}"
+            for job in result.jobs
+            for line in _of_capacity(job)
+        ],
         jobs=[_job(result, job) for job in result.jobs],
         facts=_facts(result),
         state_sign=STATES.get(result.verdict.state, "") if _serves(result) else "",
@@ -172,7 +180,27 @@ def _job(result: Result, job: JobResult) -> dict[str, Any]:
         "tenant_columns": TENANT,
         "tenants": [_tenant(tenant) for tenant in job.tenants],
         "window": _window(job),
+        "notes": [note for note in job.notes if note not in _of_capacity(job)],
     }
+
+
+def _of_capacity(job: JobResult) -> list[str]:
+    """Notes that stand in the verdict: the most within the objectives, and what its runs cannot tell."""
+    return [] if job.capacity is None else [told(job.capacity), *job.capacity.caveats]
+
+
+def _capacity_card(job: JobResult) -> list[Card]:
+    """The most within the objectives, where it was sought."""
+    found = job.capacity
+    if found is None or found.rate is None:
+        return []
+    rate = f"{format_count(found.rate)} req/s"
+    value, unit = (rate.split() if found.clients is None else (f"{found.clients:,}", "clients"))
+    runs = f"{len(found.seeds)} x {found.requests:,} requests" if found.seeds else "at saturation"
+    return [Card("Capacity", value, unit, "", runs if found.clients is None else f"{rate}, {runs}", CAPACITY)]
+
+
+CAPACITY: Final = "The highest rate of requests, or the most clients of a closed loop, within the objectives."
 
 
 #: Columns of the table of tenants.
@@ -226,6 +254,7 @@ def _serving_cards(result: Result, job: JobResult, m: ServingMetrics) -> list[Ca
         _card(result, job, "tpot_s", m.tpot_s.p50, f"p99 {write('tpot_s', m.tpot_s.p99)}", "p50"),
         _card(result, job, "requests_per_s", m.requests_per_s, f"{m.measured_requests:,} measured"),
         *_cost_card(result, job),
+        *_capacity_card(job),
     ]
     kv = f"peak {format_percent(m.kv_occupancy_peak)}, blocked {format_percent(m.kv_blocked_fraction)}"
     batch = f"mean batch {format_count(m.batch_size_mean)}"

@@ -11,6 +11,7 @@ from sim.report.size_words import (
     answer_columns,
     answer_row,
     coverage_line,
+    expected,
     loss_rows,
     machine_rows,
     note_lines,
@@ -29,6 +30,7 @@ def render_size(s: Sizing, colour: bool = False) -> str:
     parts = [
         textwrap.fill(s.question, WIDTH),
         "\n".join(f"{BOLD}{line}{RESET}" if colour else line for line in answer),
+        _named("error", [expected(s)] if expected(s) else []) + _named("warning", s.warnings),
         _table("Best", [answer_columns(s), *(answer_row(s, i) for i in range(min(TOP, len(s.answers))))]),
         _rows("Best of each kind of machine", machine_rows(s)),
         _rows("Why the others lost", loss_rows(s)),
@@ -36,6 +38,15 @@ def render_size(s: Sizing, colour: bool = False) -> str:
     ]
     lines = "\n\n".join(part for part in parts if part).splitlines()
     return "\n".join(styled(line, colour) for line in lines) + "\n"
+
+
+def _named(name: str, lines: Iterable[str]) -> str:
+    """Lines as ``sim run`` prints them, under a name."""
+    return "".join(
+        f"{line}\n"
+        for told in lines
+        for line in textwrap.wrap(told, WIDTH, initial_indent=name.ljust(12), subsequent_indent=" " * 12)
+    )
 
 
 def _table(title: str, rows: list[list[str]]) -> str:

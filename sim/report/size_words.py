@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from sim.report.figures.common import sentence
-from sim.report.values import NONE, write
+from sim.report.values import NONE, expected_text, write
 from sim.study.capacity import told
 from sim.study.size_schema import TOP, Answer, Sizing
 from sim.study.size_schema import worth as told_worth
@@ -13,8 +13,8 @@ from sim.units import format_usd
 
 METHOD: Final = (
     "Designs that do not fit, or that their laws show to miss an objective, are left out before anything is simulated; "
-    "the others are simulated best bound first, until no bound is better than what was found: the answers are those "
-    "that simulating every design would give."
+    "the others are simulated best bound first, until no bound is better than what was found. What comes first is "
+    "confirmed by longer runs of several seeds: the answers are those that doing so with every design would give."
 )
 
 
@@ -62,6 +62,39 @@ def sentences(s: Sizing) -> list[str]:
         else:
             found.append(f"{own}: {_against(s, s.own.value)}{f' {s.own.why}' if s.own.why else ''}.")
     return found
+
+
+def nothing(s: Sizing) -> str:
+    """Why no design does what is asked, and what came nearest."""
+    if not s.coverage.designs:
+        return "there is no design to look at: no layout of the model divides the GPUs of these machines"
+    lines = [f"none of {s.coverage.designs:,} designs does what is asked: {s.question}"]
+    if s.nearest is not None:
+        near = s.nearest
+        times = f", {near.over:.3g} times what is asked" if near.over is not None else ""
+        bought = f"{format_usd(near.capital_usd)} and " if near.capital_usd is not None else ""
+        price = f"it costs {bought}{format_usd(near.usd_per_hour)}/h or more"
+        lines.append(f"the nearest, {near.why}: {near.design}: {near.reason}{times}; {price}")
+    lines += [f"{loss.designs:,} {loss.why}, for example {loss.example}" for loss in s.losses]
+    return "\n".join(lines)
+
+
+def confirmed(s: Sizing) -> str:
+    """How the winner is confirmed; empty where it trains."""
+    best = s.answers[0]
+    if not best.confirmed or not best.requests:
+        return ""
+    runs = f"each of {len(best.seeds)} runs" if len(best.seeds) > 1 else "a run"
+    return f"The winner does what is asked in {runs} of {best.requests:,} requests (seeds {_seeds(best)})."
+
+
+def _seeds(a: Answer) -> str:
+    return f"{a.seeds[0]} to {a.seeds[-1]}" if len(a.seeds) > 1 else "all alike"
+
+
+def expected(s: Sizing) -> str:
+    """What is known of the error of the winner's numbers, in the words of ``sim run``."""
+    return "" if s.expected_error is None else expected_text(s.expected_error)
 
 
 def _performance(s: Sizing, a: Answer) -> str:
@@ -151,7 +184,9 @@ def loss_rows(s: Sizing) -> list[list[str]]:
 def note_lines(s: Sizing) -> list[str]:
     """What a buyer should know of the answers that are told."""
     told_of = [s.answers[i] for i in range(min(TOP, len(s.answers)))]
-    lines = [note for a in told_of for note in a.notes]
+    lines = [f"of the winner: {note}" for note in s.notes]
+    lines += [line for line in (confirmed(s), *(s.capacity.caveats if s.capacity is not None else ())) if line]
+    lines += [note for a in told_of for note in a.notes]
     if alike := _common(s):
         lines.append(f"all of these with {alike}")
     dates = {date for a in told_of for date in a.prices_as_of.split(", ")}

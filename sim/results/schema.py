@@ -254,19 +254,24 @@ class Window(Part):
 
 class Tried(Part):
     """A rate (req/s) that was tried, or a number of clients and the rate that they made: whether it is within the
-    objectives, and why not."""
+    objectives, and why not; by runs of so many ``requests`` with each of the ``seeds``, in the order they were made.
+    ``measured_s``: the percentiles that are limited, by seed."""
 
     rate: float
     clients: int | None = None
     met: bool
     why: str
+    requests: int = 0
+    seeds: list[int] = []
+    measured_s: dict[str, list[float]] = {}
 
 
 class Capacity(Part):
     """The highest rate (req/s) within the objectives, or the most clients of a closed loop and the rate they make; None
     if none was found. What it gives, and what the hardware answers when requests never run out (req/s).
 
-    ``open_end``: why no larger number of clients was tried, where all that were are within the objectives.
+    ``open_end``: why nothing higher was tried, where all that was is within the objectives. ``requests`` and ``seeds``:
+    those of the runs that confirm it. ``caveats``: what they cannot tell.
     """
 
     rate: float | None
@@ -275,6 +280,9 @@ class Capacity(Part):
     saturation: float
     output_tokens_per_s: float | None
     usd_per_million_tokens: float | None
+    requests: int = 0
+    seeds: list[int] = []
+    caveats: list[str] = []
     tried: list[Tried]
 
 

@@ -1,14 +1,11 @@
-"""The most that a cluster carries within its objectives, by bisection: the highest rate of requests or, where clients
-wait for their answers (a closed loop), the largest number of them.
+"""The most that a cluster carries within its objectives: the highest rate of requests or, where clients wait for their
+answers (a closed loop), the largest number of them.
 
-Requests keep their lengths and their kind of arrivals; only the rate changes (requests that all come at once become
-independent arrivals; a trace is played faster or slower). The same random numbers serve every rate, so that a higher
-one is the same story told faster. A rate is carried if every stated percentile is within its limit and requests do not
-come faster than they are answered. The search starts a fifth below what the hardware answers when requests never run
-out, and ends when the rate is known to ``PRECISION``.
-
-A rate above what can be sustained lets a queue grow, by a wait of (1 - sustained / rate) for each second. Runs are
-therefore so long that an excess of ``PRECISION`` would grow a wait as long as the longest limit.
+Only the rate changes, or the number (:mod:`~sim.study.loads`); the same random numbers serve all. Short runs of one
+seed say where to look: by bisection from a fifth below what is answered at most, to ``PRECISION``. One such run is no
+proof: its percentiles rest on a few dozen requests. So what it found is confirmed by long runs of several seeds
+(:mod:`~sim.study.trials`), in steps of ``PRECISION``: upwards while all of them are within the objectives, or downwards
+until they are. A rate that is too near to the most that is answered is not tried, for no run would be long enough.
 
 Clients keep their pauses and how many requests each sends. More of them are taken to be slower for each, so that one
 number parts those within the objectives from those beyond; it is found to one client, or to ``PRECISION`` above a
@@ -18,36 +15,50 @@ with more clients than there is room for, any number of them does, and the searc
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from functools import partial
-from math import ceil, inf
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from math import inf
 
 from sim.adapters.resolve import Resolved, ResolvedServing
 from sim.errors import InputError, Problem
 from sim.jobs.play import Recording
-from sim.jobs.serving.load import requests_per_arrival
 from sim.jobs.serving.recording import ServingRecording
-from sim.probe import PROBE, ROUNDS, all_on, answers, most_clients, room_for, saturated, shortened
-from sim.results.schema import Capacity, JobResult, Result, ServingMetrics, Tried
-from sim.spec.workload import ARRIVALS, Load, Poisson, Tenant
-from sim.units import format_count, format_seconds, format_usd
+from sim.probe import answers, most_clients, room_for, saturated, shortened
+from sim.results.schema import Capacity, JobResult, Result, Tried
+from sim.study.loads import at_rate, requests_of, with_so_many
+from sim.study.trials import (
+    ENOUGH,
+    MOST_LOAD,
+    SEEDS,
+    Trial,
+    answered_at_most,
+    caveats,
+    enough,
+    few,
+    is_steady,
+    metrics_of,
+    missed,
+    tried_with,
+)
+from sim.units import format_count, format_percent, format_usd
 
 PRECISION = 0.02
 """Share of the rate, or of the number of clients, to which it is found."""
 MOST_TRIES = 14
-"""Rates. Clients are whole, so that their search ends by itself."""
-MOST_REQUESTS = 20_000
-"""Requests of one run at most, but for ``ROUNDS`` of each client."""
+"""Rates of one search. Clients are whole, so that their search ends by itself."""
+LEAST = 0.02
+"""Share of the highest rate that is tried, below which nobody waits for others: what is missed there always is."""
 MOST_CLIENTS = 10_000
 """Clients that are tried, unless the scenario itself has more."""
 
+Progress = Callable[[str, float], None]
+
 
 def with_capacity(
-    result: Result, resolved: Resolved, recording: Recording, progress: Callable[[str, float], None] | None = None
+    result: Result, resolved: Resolved, recording: Recording, progress: Progress | None = None, seeds: int = SEEDS
 ) -> Result:
-    """The same with each serving job's capacity, found while the other jobs do what they do.
+    """The same with each serving job's capacity, found while the other jobs do what they do, and confirmed with so many
+    seeds, ``SEEDS`` at least.
 
     Raises InputError for a serving job without objectives: anything would be within them.
     """
@@ -55,10 +66,9 @@ def with_capacity(
     jobs = list(result.jobs)
     for number, job in enumerate(resolved.jobs):
         if isinstance(job, ResolvedServing):
-            capacity = find_capacity(resolved, recording, number, progress)
-            jobs[number] = jobs[number].model_copy(
-                update={"capacity": capacity, "notes": [*jobs[number].notes, told(capacity)]}
-            )
+            capacity = find_capacity(resolved, recording, number, progress, seeds=max(SEEDS, seeds))
+            notes = [*jobs[number].notes, told(capacity), *capacity.caveats]
+            jobs[number] = jobs[number].model_copy(update={"capacity": capacity, "notes": notes})
     return result.model_copy(update={"jobs": jobs})
 
 
@@ -76,9 +86,13 @@ def require_objectives(resolved: Resolved) -> None:
         raise InputError(problems)
 
 
+# -- in words -----------------------------------------------------------------------------------------------
+
+
 def told(capacity: Capacity) -> str:
     """A capacity in a sentence."""
-    above = min((t for t in capacity.tried if not t.met), key=_amount, default=None)
+    found = _amount_of(capacity)
+    above = min((t for t in capacity.tried if not t.met and amount(t) > found), key=amount, default=None)
     beyond = "" if above is None else f"; {tried_at(above)} {above.why}"
     if capacity.rate is None:
         last = capacity.tried[-1]
@@ -87,14 +101,28 @@ def told(capacity: Capacity) -> str:
     cost = "" if capacity.usd_per_million_tokens is None else f", {format_usd(capacity.usd_per_million_tokens)}/Mtok"
     tokens = f"{format_count(capacity.output_tokens_per_s or 0.0)} tok/s"
     rate = f"{format_count(capacity.rate)} req/s"
+    sure = "" if not capacity.seeds else f", in {_runs(capacity)}"
     if capacity.clients is None:
-        return f"within the objectives it carries {rate} ({tokens}{cost}){beyond}"
-    more = f" and more: {capacity.open_end}" if capacity.open_end else beyond
+        more = f"; {capacity.open_end}" if capacity.open_end else beyond
+        return f"within the objectives it carries {rate} ({tokens}{cost}){sure}{more}"
+    more = f" and more: {capacity.open_end}" if capacity.open_end else f"{sure}{beyond}"
     return f"within the objectives it carries {_clients(capacity.clients)} ({rate}, {tokens}{cost}){more}"
 
 
-def _amount(tried: Tried) -> float:
+def _runs(capacity: Capacity) -> str:
+    requests = f"{capacity.requests:,} requests"
+    if len(capacity.seeds) == 1:
+        return f"a run of {requests} (every seed gives the same)"
+    return f"each of {len(capacity.seeds)} runs of {requests} (seeds {capacity.seeds[0]} to {capacity.seeds[-1]})"
+
+
+def amount(tried: Tried) -> float:
+    """What was tried: a rate, or a number of clients."""
     return tried.rate if tried.clients is None else tried.clients
+
+
+def _amount_of(capacity: Capacity) -> float:
+    return capacity.clients if capacity.clients is not None else capacity.rate or 0.0
 
 
 def _words(tried: Tried) -> str:
@@ -110,95 +138,168 @@ def _clients(number: int) -> str:
     return "one client" if number == 1 else f"{number:,} clients"
 
 
+# -- the search ---------------------------------------------------------------------------------------------
+
+
 def find_capacity(
-    resolved: Resolved, recording: Recording, number: int, progress: Callable[[str, float], None] | None = None
-) -> Capacity:
-    """The most of one job's requests within its objectives: their rate, or how many clients of a closed loop."""
-    short = shortened(resolved, recording)
-    full = answers(saturated(resolved, recording))[number]
-    most = _metrics(full).requests_per_s
+    resolved: Resolved, recording: Recording, number: int, progress: Progress | None = None, *,
+    seeds: int = SEEDS, floor: float = 0.0, long: bool = True, upwards: bool = True,
+) -> Capacity:  # fmt: skip
+    """The most of one job's requests within its objectives: their rate, or how many clients of a closed loop.
+
+    ``seeds``: runs that confirm it; with one it is where the search of short runs ended. ``floor``: a rate or a number
+    that is known to be carried by such runs. ``long``: whether these are longer than those of the search; ``upwards``:
+    whether it may be more than short runs said.
+    """
     asked, played = resolved.jobs[number], recording.jobs[number]
     assert isinstance(asked, ResolvedServing)
     assert isinstance(played, ServingRecording)
-    loop = asked.spec.load.closed_loop
+    short = shortened(resolved, recording)
+    full = answers(saturated(resolved, recording))[number]
+    most, loop, seed = metrics_of(full).requests_per_s, asked.spec.load.closed_loop, resolved.scenario.seed
     if loop is not None and (held := _any_number(asked, played, full)):
         clients = most_clients(played)
         tried = Tried(rate=most, clients=clients, met=True, why="")
-        return _capacity(full, most, [tried], clients, open_end=held)
+        return Capacity(
+            rate=most, clients=clients, open_end=held, saturation=most, tried=[tried],
+            output_tokens_per_s=metrics_of(full).output_tokens_per_s, usd_per_million_tokens=_usd(full),
+        )  # fmt: skip
+    held_at_once, many = room_for(played), list(range(seed, seed + seeds))
 
-    def rated(rate: float) -> tuple[Tried, JobResult]:
-        answer = answers(at_rate(short, number, rate, requests_at(short, number, rate)))[number]
-        return Tried(rate=rate, met=not missed(answer), why=missed(answer)), answer
+    def rated(rate: float, order: Sequence[int], requests: int) -> Trial:
+        case = at_rate(short, number, rate, requests)
+        return tried_with(case, number, order, rate=rate, steady=len(order) > 1 and is_steady(resolved, number))
 
-    def crowded(clients: float) -> tuple[Tried, JobResult]:
-        answer = answers(with_so_many(short, number, int(clients), requests_of(asked.spec.load, int(clients))))[number]
-        rate = _metrics(answer).requests_per_s
-        return Tried(rate=rate, clients=int(clients), met=not missed(answer), why=missed(answer)), answer
+    def crowded(clients: float, order: Sequence[int], requests: int) -> Trial:
+        whole = max(requests if len(order) > 1 else 0, requests_of(asked.spec.load, int(clients)))
+        case = with_so_many(short, number, int(clients), whole)
+        return tried_with(case, number, order, rate=0.0, clients=int(clients))
 
     if loop is None:
-        found = _searched(rated, 0.8 * most, _next_rate, progress)
-        return _capacity(found.best, most, found.tried)
-    bound = max(MOST_CLIENTS, loop.clients)
-    found = _searched(crowded, loop.clients, partial(_next_clients, bound=bound), progress)
-    open_end = "more were not tried" if found.low == bound else ""
-    return _capacity(found.best, most, found.tried, int(found.low) or None, open_end)
-
-
-def _capacity(
-    best: JobResult | None, most: float, tried: list[Tried], clients: int | None = None, open_end: str = ""
-) -> Capacity:
-    """What was found, with what it gives."""
-    within = max((t for t in tried if t.met), key=_amount, default=None)
-    return Capacity(
-        rate=None if within is None else within.rate, clients=clients, open_end=open_end, saturation=most, tried=tried,
-        output_tokens_per_s=None if best is None else _metrics(best).output_tokens_per_s,
-        usd_per_million_tokens=None if best is None or best.cost is None else best.cost.usd_per_million_tokens,
-    )  # fmt: skip
+        quick = few(resolved, number, held_at_once)
+        most = answered_at_most(short, number, most, quick)
+        slow = enough(resolved, number, held_at_once) if long else quick
+        walk = _Walk(rated, quick, slow, max(floor, MOST_LOAD * most), floor)
+        first = max(0.8 * most, floor)
+    else:
+        bound = max(MOST_CLIENTS, loop.clients, floor)
+        walk = _Walk(crowded, 0, ENOUGH if long else 0, bound, floor, whole=True)
+        first = max(loop.clients, floor)
+    walk.search(first, [seed], progress)
+    if seeds > 1:
+        walk.confirm(many, progress, upwards)
+    open_end = ""
+    if walk.low >= walk.bound:
+        open_end = "more were not tried" if loop is not None else (
+            f"above {format_percent(MOST_LOAD)} of the {format_count(most)} req/s that it answers at most waits take "
+            "longer to settle than a run lasts, so that no higher rate is called carried"
+        )  # fmt: skip
+    return walk.capacity(most, open_end, resolved, number)
 
 
 @dataclass(slots=True)
-class _Found:
-    """How far a search came: the most that is within the objectives, the least that is not, and what ``low`` gave."""
+class _Walk:
+    """How far a search came: the most that is within the objectives, and the least that is not."""
 
+    trial: Callable[[float, Sequence[int], int], Trial]
+    few: int
+    many: int
+    bound: float
+    floor: float
+    whole: bool = False
     low: float = 0.0
     high: float = inf
-    best: JobResult | None = None
+    best: Trial | None = None
     tried: list[Tried] = field(default_factory=list)
 
+    def search(self, first: float, seeds: Sequence[int], progress: Progress | None) -> None:
+        """Short runs, by bisection."""
+        self.low = self.floor
+        following: float | None = first
+        while following is not None:
+            self._try(following, seeds, self.few, progress)
+            following = self._next()
 
-def _searched(
-    trial: Callable[[float], tuple[Tried, JobResult]], first: float, step: Callable[[_Found], float | None],
-    progress: Callable[[str, float], None] | None,
-) -> _Found:  # fmt: skip
-    """Tries from ``first`` on, each where ``step`` says, until it says None."""
-    found, amount = _Found(), first
-    while True:
-        tried, answer = trial(amount)
-        found.tried.append(tried)
-        if tried.met:
-            found.low, found.best = amount, answer
+    def _try(self, amount: float, seeds: Sequence[int], requests: int, progress: Progress | None) -> Trial:
+        found = self.trial(amount, seeds, requests)
+        self.tried.append(found.tried)
+        if found.tried.met:
+            self.low, self.best = amount, found
         else:
-            found.high = amount
+            self.high = amount
         if progress is not None:
-            progress("finding the capacity", min(1.0, len(found.tried) / MOST_TRIES))
-        following = step(found)
-        if following is None:
-            return found
-        amount = following
+            progress("finding the capacity", min(1.0, len(self.tried) / (2 * MOST_TRIES)))
+        return found
 
+    def _next(self) -> float | None:
+        low, high = self.low, self.high
+        if low >= self.bound:
+            return None
+        if self.whole:
+            if high == inf:
+                return min(2 * low, self.bound)
+            return None if high - low <= max(1, PRECISION * high) else (low + high) // 2
+        if len(self.tried) >= MOST_TRIES or (low and high - low <= PRECISION * high < inf):
+            return None
+        if high == inf:
+            return min(low * 1.25, self.bound)
+        if not low and high < LEAST * self.bound:
+            return None
+        return (low + high) / 2
 
-def _next_rate(found: _Found) -> float | None:
-    low, high = found.low, found.high
-    if len(found.tried) == MOST_TRIES or (low and high - low <= PRECISION * high < inf):
-        return None
-    return low * 1.25 if high == inf else (low + high) / 2 if low else high / 2
+    def confirm(self, seeds: list[int], progress: Progress | None, upwards: bool) -> None:
+        """Long runs of every seed: upwards from what was found as long as it is carried, or downwards until it is."""
+        if not self.low:
+            return
+        # Where nothing is random a longer run is but more of the same.
+        again = self.trial(self.low, seeds[:2], self.few)
+        if again.tried.met and not again.random:
+            self.best = again
+            return
+        order = seeds
+        found = self._try(self.low, order, self.many, progress)
+        if found.tried.met:
+            more = self._more()
+            while upwards and more > self.low and self._try(more, order, self.many, progress).tried.met:
+                more = self._more()
+            return
+        start, share, self.low, self.best = self.low, PRECISION, 0.0, None
+        for tries in range(MOST_TRIES):
+            # The seed that missed is the likeliest to miss again: it comes first.
+            order = [found.worst, *(seed for seed in seeds if seed != found.worst)]
+            less = self._less(start, share)
+            if less <= 0.0:
+                return
+            found = self._try(less, order, self.many, progress)
+            if found.tried.met:
+                return
+            start, share = less, share if tries < 5 else 2 * share
 
+    def _more(self) -> float:
+        more = self.low * (1 + PRECISION)
+        return min(max(self.low + 1, int(more)) if self.whole else more, self.bound)
 
-def _next_clients(found: _Found, bound: int) -> float | None:
-    low, high = found.low, found.high
-    if high == inf:
-        return None if low >= bound else min(2 * low, bound)
-    return None if high - low <= max(1, PRECISION * high) else (low + high) // 2
+    def _less(self, start: float, share: float) -> float:
+        less = start * max(0.0, 1 - share)
+        less = min(start - 1, int(less)) if self.whole else less
+        return max(less, self.floor) if start > self.floor else less
+
+    def capacity(self, most: float, open_end: str, resolved: Resolved, number: int) -> Capacity:
+        """What was found, with what it gives: means over the seeds."""
+        if self.best is None:
+            return Capacity(
+                rate=None, saturation=most, tried=self.tried, output_tokens_per_s=None, usd_per_million_tokens=None,
+                caveats=caveats(resolved, number, self.tried[-1].rate, self.tried[-1].requests),
+            )  # fmt: skip
+        tried, found = self.best.tried, list(self.best.answers.values())
+        costs = [usd for usd in map(_usd, found) if usd is not None]
+        return Capacity(
+            rate=tried.rate, clients=tried.clients, open_end=open_end, saturation=most, tried=self.tried,
+            output_tokens_per_s=sum(metrics_of(job).output_tokens_per_s for job in found) / len(found),
+            usd_per_million_tokens=sum(costs) / len(costs) if len(costs) == len(found) else None,
+            requests=tried.requests, seeds=sorted(tried.seeds) if self.best.random else tried.seeds[:1],
+            caveats=caveats(resolved, number, tried.rate, tried.requests),
+        )  # fmt: skip
 
 
 def _any_number(asked: ResolvedServing, played: ServingRecording, full: JobResult) -> str:
@@ -210,108 +311,17 @@ def _any_number(asked: ResolvedServing, played: ServingRecording, full: JobResul
     return f"whoever comes beyond the {room:,} that it holds at once waits, which no objective limits (ttft, latency)"
 
 
-def _metrics(job: JobResult) -> ServingMetrics:
-    assert isinstance(job.metrics, ServingMetrics)
-    return job.metrics
-
-
-def missed(job: JobResult) -> str:
-    """Why a rate is not carried; empty if it is."""
-    for row in job.objectives:
-        if not row["met"]:
-            got = "not measured" if row["measured_s"] is None else format_seconds(row["measured_s"])
-            limit = format_seconds(row["limit_s"])
-            return f"{row['name'].replace('_', ' ')} is {'just' if got == limit else f'{got},'} over {limit}"
-    return f"it is {job.state}" if job.state in ("overloaded", "disrupted") else ""
-
-
-def requests_at(resolved: Resolved, number: int, rate: float) -> int:
-    """Requests of a run at a rate, so many that too high a one shows."""
-    job = resolved.jobs[number]
-    assert isinstance(job, ResolvedServing)
-    limits = job.spec.limits
-    longest = max((limit for name, limit in limits.items() if not name.startswith("tpot")), default=0.0)
-    asked = len(job.trace.arrival) if job.trace is not None else job.spec.load.requests or 1
-    return max(asked, min(MOST_REQUESTS, ceil(rate * longest / PRECISION)))
-
-
-def requests_of(load: Load, clients: int) -> int:
-    """Requests of a run with so many clients: as many for each as the load has, ``ROUNDS`` and ``PROBE`` at least."""
-    assert load.closed_loop is not None
-    asked = ceil(clients * (load.requests or 1) / load.closed_loop.clients)
-    return max(PROBE, ROUNDS * clients, min(MOST_REQUESTS, asked))
-
-
-def with_so_many(resolved: Resolved, number: int, clients: int, requests: int) -> Resolved:
-    """The scenario with so many clients of one job's closed loop and so many requests, and all its replicas on."""
-    jobs = list(resolved.jobs)
-    asked = jobs[number]
-    assert isinstance(asked, ResolvedServing)
-    job = all_on(asked)
-    assert job.spec.load.closed_loop is not None
-    loop = job.spec.load.closed_loop.model_copy(update={"clients": clients})
-    load = job.spec.load.model_copy(update={"closed_loop": loop, "requests": requests})
-    jobs[number] = replace(job, spec=job.spec.model_copy(update={"load": load}))
-    return replace(resolved, jobs=tuple(jobs))
+def _usd(job: JobResult) -> float | None:
+    return None if job.cost is None else job.cost.usd_per_million_tokens
 
 
 def at_capacity(resolved: Resolved, number: int, capacity: Capacity) -> Resolved:
-    """The scenario with one job's load at its capacity. Raises ValueError where none was found."""
-    job = resolved.jobs[number]
-    assert isinstance(job, ResolvedServing)
+    """The scenario with one job's load at its capacity, as it was tried. Raises ValueError where none was found."""
     if capacity.rate is None:
         raise ValueError("there is no capacity")
     if capacity.clients is not None:
-        return with_so_many(resolved, number, capacity.clients, requests_of(job.spec.load, capacity.clients))
-    return at_rate(resolved, number, capacity.rate, requests_at(resolved, number, capacity.rate))
-
-
-def at_rate(resolved: Resolved, number: int, rate: float, requests: int) -> Resolved:
-    """The scenario with so many requests of one job, at a mean ``rate`` (req/s), and all its replicas on."""
-    jobs = list(resolved.jobs)
-    asked_of = jobs[number]
-    assert isinstance(asked_of, ResolvedServing)
-    job = all_on(asked_of)
-    load = job.spec.load
-    if job.trace is not None and load.trace is not None:
-        trace = job.trace.cycled(requests)
-        span = float(trace.arrival[-1] - trace.arrival[0])
-        factor = len(trace.arrival) / span / rate if span > 0.0 else 1.0
-        jobs[number] = replace(job, trace=replace(trace, arrival=trace.arrival * factor))
-    else:
-        asked = load_at(load, rate / requests_per_arrival(load)).model_copy(update={"requests": requests})
-        jobs[number] = replace(job, spec=job.spec.model_copy(update={"load": asked}))
-    return replace(resolved, jobs=tuple(jobs))
-
-
-def load_at(load: Load, rate: float) -> Load:
-    """The same requests at another mean rate."""
-    if load.tenants:
-        factor = rate / sum(mean_rate(tenant) for tenant in load.tenants)
-        scaled = [_scaled(tenant, mean_rate(tenant) * factor) for tenant in load.tenants]
-        return load.model_copy(update={"tenants": tuple(scaled)})
-    return _scaled(load, rate)
-
-
-def mean_rate(load: Load | Tenant) -> float:
-    """Mean arrivals a second of independent arrivals."""
-    if load.diurnal is not None:
-        return (load.diurnal.peak + load.diurnal.valley) / 2.0
-    rated = load.poisson or load.gamma or load.deterministic
-    assert rated is not None
-    return float(rated.rate)
-
-
-L = TypeVar("L", Load, Tenant)
-
-
-def _scaled(load: L, rate: float) -> L:
-    for kind in ("poisson", "gamma", "deterministic"):
-        if (arrivals := getattr(load, kind)) is not None:
-            return load.model_copy(update={kind: arrivals.model_copy(update={"rate": rate})})
-    if load.diurnal is not None:
-        factor = rate / mean_rate(load)
-        swing = {end: getattr(load.diurnal, end) * factor for end in ("peak", "valley")}
-        return load.model_copy(update={"diurnal": load.diurnal.model_copy(update=swing)})
-    arrivals = Poisson.model_construct(rate=rate)
-    return load.model_copy(update={**dict.fromkeys(ARRIVALS), "poisson": arrivals})
+        job = resolved.jobs[number]
+        assert isinstance(job, ResolvedServing)
+        requests = max(capacity.requests, requests_of(job.spec.load, capacity.clients))
+        return with_so_many(resolved, number, capacity.clients, requests)
+    return at_rate(resolved, number, capacity.rate, capacity.requests)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import ceil
+from math import ceil, inf
 from typing import Final
 
 import numpy as np
@@ -21,7 +21,7 @@ from sim.laws.training.flops import model_flops_per_token
 from sim.spec.sizing import Goal, LatencyName
 from sim.study.size_schema import Why
 from sim.study.size_space import Design, Space
-from sim.units import format_count, format_seconds
+from sim.units import format_count, format_seconds, format_usd
 
 DAY: Final = 86_400.0
 SUSTAINED: Final = 0.8
@@ -47,7 +47,8 @@ class Question:
 class Checked:
     """What laws say: units from ``least`` to ``most``, and the goal's value at best; or why the design is lost.
 
-    ``promise``: of designs that are equal so far the larger is the more promising.
+    ``promise``: of designs that are equal so far the larger is the more promising. ``over``: how many times what is
+    asked for a lost one is, as far as that is known.
     """
 
     least: int
@@ -56,6 +57,7 @@ class Checked:
     lost: Why | None = None
     reason: str = ""
     promise: float = 0.0
+    over: float = inf
 
 
 def lengths_of(resolved: Resolved) -> DrawnLoad:
@@ -85,9 +87,7 @@ class Checker:
         space = self.space
         most = space.most_units(design)
         if most < 1:
-            rented = space.capital(design, 1) is None and space.spec.budget is not None
-            told = "it is rented, and the budget is for buying (state budget_per_hour)" if rented else "one costs more"
-            return Checked(1, 0, 0.0, "over budget", told)
+            return Checked(1, 0, 0.0, "over budget", *_too_dear(space, design))
         resolved = space.resolved(design)
         try:
             topology = topology_of(resolved)
@@ -118,7 +118,7 @@ class Checker:
                     return Checked(1, most, 0.0, "misses an objective", told)
                 said = f"{name.replace('_', ' ')} is {format_seconds(least)} or more"
                 told = f"{said} even alone, over {format_seconds(limit)}"
-                return Checked(1, most, 0.0, "misses an objective", told)
+                return Checked(1, most, 0.0, "misses an objective", told, over=least / limit)
         units = 1
         if question.rate is not None and question.goal != "throughput":
             units = max(1, ceil(question.rate * SUSTAINED / per_unit))
@@ -127,8 +127,11 @@ class Checker:
                     f"{most} {'unit' if most == 1 else 'units'} answer {format_count(per_unit * most)} req/s at most, "
                     f"of {format_count(question.rate)}"
                 )
-                limit_is_nodes = most == self.space.spec.most_nodes // design.nodes
-                return Checked(units, most, 0.0, "too many nodes" if limit_is_nodes else "over budget", told)
+                over = units / most
+                if most == self.space.spec.most_nodes // design.nodes:
+                    return Checked(units, most, 0.0, "too many nodes", told, over=over)
+                told = f"{told}; {units} cost {price_of(self.space, design, units)}"
+                return Checked(units, most, 0.0, "over budget", told, over=over)
         idle = self.space.idle_usd_per_hour(design, units)
         if question.goal == "cost":
             # Spot machines that faults take away are not paid for meanwhile.
@@ -159,10 +162,31 @@ class Checker:
         deadline = self.question.deadline
         if deadline is not None and seconds > deadline:
             told = f"takes {format_seconds(seconds)} even at its peak FLOP/s, over {format_seconds(deadline)}"
-            return Checked(1, 1, 0.0, "too late", told)
+            return Checked(1, 1, 0.0, "too late", told, over=seconds / deadline)
         usd = self.space.idle_usd_per_hour(design, 1) * seconds / 3600
         values = {"cost": usd, "latency": seconds / DAY, "throughput": tokens / seconds}
         return Checked(1, 1, values[self.question.goal])
+
+
+def price_of(space: Space, design: Design, units: int) -> str:
+    """What so many units cost: to buy, where the budget is for that, or an hour."""
+    capital = space.capital(design, units)
+    if space.spec.budget is not None and capital is not None:
+        return format_usd(capital)
+    return f"{format_usd(space.idle_usd_per_hour(design, units))}/h"
+
+
+def _too_dear(space: Space, design: Design) -> tuple[str, float, float]:
+    """What one unit costs that is over the budget in words, no promise, and how many times the budget it is."""
+    spec, capital, hour = space.spec, space.capital(design, 1), space.idle_usd_per_hour(design, 1)
+    if spec.budget is not None:
+        if capital is None:
+            return "it is rented, and the budget is for buying (state budget_per_hour)", 0.0, inf
+        if capital > spec.budget:
+            return f"one costs {format_usd(capital)}, over {format_usd(spec.budget)}", 0.0, capital / spec.budget
+    assert spec.budget_per_hour is not None
+    told = f"one costs {format_usd(hour)}/h or more, over {format_usd(spec.budget_per_hour)}/h"
+    return told, 0.0, hour / spec.budget_per_hour
 
 
 def _peak(resolved: Resolved, job: ResolvedTraining) -> float:

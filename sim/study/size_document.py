@@ -4,61 +4,91 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from math import isfinite
 from typing import Final
 
 from sim.adapters.resolve import Resolved, ResolvedServing
 from sim.errors import SimError
 from sim.jobs.play import play
-from sim.probe import answers
+from sim.probe import answers, with_saturation
 from sim.results.assemble import assemble
 from sim.results.cost import licence_warnings
 from sim.results.definitions import definitions_of
 from sim.results.schema import Capacity, JobResult, TrainingMetrics
 from sim.spec.sizing import SizeSpec
-from sim.study.capacity import find_capacity, missed
+from sim.study.capacity import find_capacity
 from sim.study.executors import Hear
 from sim.study.pareto import pareto_front
 from sim.study.size_check import Question
 from sim.study.size_play import numbers_of
 from sim.study.size_question import Study, asks, measure
-from sim.study.size_schema import Answer, Coverage, Loss, MachineRow, Own, Sizing, Why, worth
-from sim.study.size_search import Item, Search
+from sim.study.size_schema import Answer, Coverage, Loss, MachineRow, Miss, Own, Sizing, Why, worth
+from sim.study.size_search import Item, Lost, Search
 from sim.study.size_space import Design, Space
 from sim.study.size_winner import winner_scenario
+from sim.study.trials import missed
 from sim.units import format_seconds, format_usd
 
 
 def document(search: Search, hear: Hear | None = None) -> Sizing:
     """The document of a search that found an answer."""
     study, space = search.study, search.study.space
-    scenario, job = study.base.scenario, study.base.jobs[0]
-    exact = [*search.answers, *sorted(item for item in search.rest if item.played is not None)]
+    exact = search.found
     found = [_answer(space, item) for item in exact]
     winner = exact[0]
     assert winner.played is not None
     resolved = space.resolved(winner.design, winner.played.units)
-    whole = assemble(play(resolved), [], {})
+    recording = play(resolved)
+    whole = with_saturation(assemble(recording, [], {}), resolved, recording)
     found_at = None if winner.played.answer is None else winner.played.answer.capacity
     asked = study.question.rate if found_at is None else found_at.rate
     clients = None if found_at is None else found_at.clients
     trace = study.written.serving[0].trace if study.written.serving else None
     written = winner_scenario(
         study.source, study.folder, space, winner.design, winner.played.units, rate=asked,
-        clients=clients, trace=trace,
+        clients=clients, trace=trace, requests=winner.played.requests,
     )  # fmt: skip
-    unplayed = [item for item in search.rest if item.played is None]
+    (told,) = whole.jobs
+    return _frame(search).model_copy(update={
+        "answers": found, "best_by_machine": _by_machine(search, exact), "front": _front(found),
+        "capacity": _capacity(resolved, winner, study.question, hear), "scenario": written,
+        "expected_error": told.expected_error, "warnings": whole.verdict.warnings, "notes": told.notes,
+        "banners": whole.banners, "not_modelled": whole.not_modelled,
+    })  # fmt: skip
+
+
+def unanswered(search: Search) -> Sizing:
+    """The document of a search that found nothing: why, and what came nearest."""
+    return _frame(search).model_copy(update={"nearest": _nearest_miss(search)})
+
+
+def _frame(search: Search) -> Sizing:
+    """What there is to say whether anything was found or not."""
+    study, space = search.study, search.study.space
+    scenario, job = study.base.scenario, study.base.jobs[0]
+    unplayed = [item for item in (*search.rest, *search.queue) if item.played is None]
     return Sizing(
         name=scenario.name, about=scenario.about, job=job.spec.name, serves=isinstance(job, ResolvedServing),
         model=job.model.id, goal=study.question.goal, measure=measure(study), question=asks(study),
-        answers=found, best_by_machine=_by_machine(search, exact), front=_front(found),
-        losses=_losses(search, unplayed), capacity=_capacity(resolved, winner, hear),
+        answers=[], best_by_machine=_by_machine(search, []), front=[], losses=_losses(search, unplayed), capacity=None,
         coverage=Coverage(
             designs=len(space.designs), do_not_fit=search.misfits, ruled_out_by_laws=search.by_laws,
             simulated=len(space.designs) - search.misfits - search.by_laws - len(unplayed),
             cannot_be_better=len(unplayed), runs=search.runs,
         ),
-        own=_own(study), scenario=written, banners=whole.banners, not_modelled=whole.not_modelled,
-        definitions=definitions_of({job.spec.kind}),
+        own=_own(study), scenario=None, definitions=definitions_of({job.spec.kind}),
+    )  # fmt: skip
+
+
+def _nearest_miss(search: Search) -> Miss | None:
+    """The lost design that is over by the fewest times; None if there is no design."""
+    if not search.lost:
+        return None
+    space, lost = search.study.space, _nearest(search.lost)
+    return Miss(
+        design=space.told(lost.design, lost.units), why=lost.why, reason=lost.reason,
+        over=lost.over if isfinite(lost.over) else None, capital_usd=space.capital(lost.design, lost.units),
+        usd_per_hour=space.idle_usd_per_hour(lost.design, lost.units),
     )  # fmt: skip
 
 
@@ -76,7 +106,8 @@ def _answer(space: Space, item: Item) -> Answer:
         plan=space.plan(design, played.units), settings=space.settings(design), value=played.value,
         capital_usd=job.cost.capital_usd, usd_per_hour=job.cost.usd_per_hour,
         usd_per_million_tokens=job.cost.usd_per_million_tokens, metrics=numbers_of(job),
-        prices_as_of=offer.as_of, notes=_notes(space, design),
+        prices_as_of=offer.as_of, notes=_notes(space, design), confirmed=played.settled, requests=played.requests,
+        seeds=list(played.seeds),
     )  # fmt: skip
 
 
@@ -105,8 +136,8 @@ def _by_machine(search: Search, exact: Sequence[Item]) -> list[MachineRow]:
         best.setdefault(search.machine(item.design), i)
     rows = [MachineRow(machine=name, designs=count[name], answer=i, why="") for name, i in best.items()]
     for name in dict.fromkeys(offer.machine.id for offer in space.offers if offer.machine.id not in best):
-        mine = [entry for entry in search.lost if search.machine(entry[0]) == name]
-        why = "no layout of the model divides its GPUs" if not mine else _nearest(space, mine)
+        mine = [lost for lost in search.lost if search.machine(lost.design) == name]
+        why = "no layout of the model divides its GPUs" if not mine else _in_words(space, _nearest(mine))
         rows.append(MachineRow(machine=name, designs=count[name], answer=None, why=why))
     return rows
 
@@ -117,20 +148,25 @@ ORDER: Final[tuple[Why, ...]] = (
 )  # fmt: skip
 
 
-def _nearest(space: Space, lost: Sequence[tuple[Design, Why, str]]) -> str:
-    """The reason of the design that got furthest, in words."""
-    design, why, reason = max(lost, key=lambda entry: ORDER.index(entry[1]))
-    return f"{why}: {space.told(design)}: {reason}" if why != "does not fit" else reason
+def _nearest(lost: Sequence[Lost]) -> Lost:
+    """The design that is over by the fewest times or, where that is not known, got furthest."""
+    return min(lost, key=lambda one: (one.over, -ORDER.index(one.why)))
+
+
+def _in_words(space: Space, lost: Lost) -> str:
+    told = f"{lost.why}: {space.told(lost.design, lost.units)}: {lost.reason}"
+    return told if lost.why != "does not fit" else lost.reason
 
 
 def _losses(search: Search, unplayed: Sequence[Item]) -> list[Loss]:
     space, goal = search.study.space, search.study.question.goal
     rows: list[Loss] = []
     for kind in ORDER:
-        mine = [entry for entry in search.lost if entry[1] == kind]
+        mine = [lost for lost in search.lost if lost.why == kind]
         if mine:
-            design, _, reason = mine[-1]
-            rows.append(Loss(why=kind, designs=len(mine), example=f"{space.told(design)}: {reason}"))
+            one = _nearest(mine)
+            example = f"{space.told(one.design, one.units)}: {one.reason}"
+            rows.append(Loss(why=kind, designs=len(mine), example=example))
     if unplayed:
         first = min(unplayed)
         bound = worth(goal, isinstance(search.study.base.jobs[0], ResolvedServing), abs(first.key))
@@ -143,24 +179,16 @@ def _losses(search: Search, unplayed: Sequence[Item]) -> list[Loss]:
     return rows
 
 
-def _capacity(resolved: Resolved, winner: Item, hear: Hear | None) -> Capacity | None:
-    """The most that the winner carries within the objectives."""
+def _capacity(resolved: Resolved, winner: Item, question: Question, hear: Hear | None) -> Capacity | None:
+    """The most that the winner carries within the objectives; no less than what it is known to carry."""
     job = resolved.jobs[0]
     if not isinstance(job, ResolvedServing) or not job.spec.limits:
         return None
     if winner.played is not None and winner.played.answer is not None and winner.played.answer.capacity is not None:
         return winner.played.answer.capacity
-    return find_capacity(resolved, play(resolved), 0, hear)
-
-
-def nothing(search: Search) -> str:
-    """Why no design does what is asked."""
-    count = len(search.study.space.designs)
-    if not count:
-        return "there is no design to look at: no layout of the model divides the GPUs of these machines"
-    lines = [f"none of {count:,} designs does what is asked: {asks(search.study)}"]
-    lines += [f"{loss.designs:,} {loss.why}, for example {loss.example}" for loss in _losses(search, [])]
-    return "\n".join(lines)
+    loop = job.spec.load.closed_loop
+    floor = question.rate if loop is None else float(loop.clients)
+    return find_capacity(resolved, play(resolved), 0, hear, floor=floor or 0.0)
 
 
 def _own(study: Study) -> Own:
@@ -195,3 +223,17 @@ def _fails(job: JobResult, question: Question, spec: SizeSpec) -> str | None:
         late = days is None or (question.deadline is not None and days * 86_400 > question.deadline)
         return f"takes {format_seconds((days or 0) * 86_400)}" if late else None
     return missed(job) or None
+
+
+def so_far(search: Search) -> str:
+    """What a search that was interrupted knows."""
+    c, known = len(search.study.space.designs), search.found
+    looked = f"interrupted after {search.runs:,} runs, {len(search.queue):,} of {c:,} designs not looked at to the end"
+    if not known:
+        return f"{looked}; nothing that does what is asked was found yet"
+    best = known[0]
+    assert best.played is not None
+    serves = isinstance(search.study.base.jobs[0], ResolvedServing)
+    design = search.study.space.told(best.design, best.played.units)
+    sure = "" if best.played.settled else ", by short runs of one seed: not confirmed"
+    return f"{looked}; the best so far: {design}: {worth(search.study.question.goal, serves, best.played.value)}{sure}"

@@ -15,12 +15,13 @@ from sim.adapters.traces import RequestTrace
 from sim.errors import InfeasibleError, RunError
 from sim.jobs.play import play
 from sim.probe import answers, saturated
-from sim.results.schema import JobResult, ServingMetrics, TrainingMetrics
+from sim.results.schema import JobResult, ServingMetrics, TrainingMetrics, Tried
 from sim.spec.sizing import LatencyName
-from sim.study.capacity import at_capacity, find_capacity, missed, tried_at
+from sim.study.capacity import at_capacity, find_capacity, tried_at
 from sim.study.size_check import DAY, Checked, Question, lengths_of
 from sim.study.size_schema import Why
 from sim.study.size_space import Design, Space
+from sim.study.trials import SEEDS, missed
 from sim.units import format_percent, format_seconds, format_usd
 
 NEARLY: Final = 0.01
@@ -29,7 +30,12 @@ NEARLY: Final = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """What simulations say: the goal's value with so many units and that run's answer, or why the design is lost."""
+    """What simulations say: the goal's value with so many units and that run's answer, or why the design is lost.
+
+    ``settled``: confirmed, where it serves by runs of so many ``requests`` with each of the ``seeds``, ``long`` ones or
+    not. ``over``: how many times what is asked for a lost one is, as far as that is known; of one that "costs more",
+    ``value`` is the least it costs, and ``units`` do not do.
+    """
 
     units: int
     runs: int
@@ -37,6 +43,11 @@ class Played:
     answer: JobResult | None = None
     lost: Why | None = None
     reason: str = ""
+    over: float = inf
+    settled: bool = False
+    long: bool = False
+    requests: int = 0
+    seeds: tuple[int, ...] = ()
 
 
 def play_design(space: Space, design: Design, question: Question, checked: Checked, ceiling: float = inf) -> Played:
@@ -51,7 +62,7 @@ def play_design(space: Space, design: Design, question: Question, checked: Check
             return _fewest(space, design, question, checked, ceiling)
         if question.goal == "latency":
             return _quickest(space, design, question, checked)
-        return _most(space, design, question, checked)
+        return most_tokens(space, design, question, checked.most)
     except (InfeasibleError, RunError) as error:
         return Played(checked.least, 1, lost="does not fit", reason=str(error).splitlines()[0])
 
@@ -75,11 +86,12 @@ def _fewest(space: Space, design: Design, question: Question, checked: Checked, 
         if units == checked.most or least > ceiling:
             if not (why := missed(trial.whole(units))):
                 break
-            said = f"with {_in_words(units, design)} {why}"
+            said = f"with {in_words(units, design)} {why}"
             if units == checked.most:
-                return Played(units, trial.runs, lost="misses an objective", reason=said)
+                over = overshoot(trial.whole(units))
+                return Played(units, trial.runs, lost="misses an objective", reason=said, over=over)
             said = f"{said}; with more it costs {format_usd(least)}/h or more"
-            return Played(units, trial.runs, lost="costs more", reason=said)
+            return Played(units, trial.runs, least, lost="costs more", reason=said)
         below = units
         units = min(checked.most, max(units + 1, ceil(units * _growth(found, question))))
     while units - below > 1:
@@ -87,18 +99,30 @@ def _fewest(space: Space, design: Design, question: Question, checked: Checked, 
         below, units = (middle, units) if missed(trial.sample(middle)) else (below, middle)
     while why := missed(trial.whole(units)):
         if units == checked.most:
-            said = f"with {_in_words(units, design)} {why}"
-            return Played(units, trial.runs, lost="misses an objective", reason=said)
+            said = f"with {in_words(units, design)} {why}"
+            over = overshoot(trial.whole(units))
+            return Played(units, trial.runs, lost="misses an objective", reason=said, over=over)
         units += 1
     while units > checked.least and not missed(trial.whole(units - 1)):
         units -= 1
     found = trial.whole(units)
     assert found.cost is not None
-    budget = space.spec.budget_per_hour
-    if budget is not None and found.cost.usd_per_hour > budget:
-        reason = f"it costs {format_usd(found.cost.usd_per_hour)}/h"
-        return Played(units, trial.runs, lost="over budget", reason=reason)
-    return Played(units, trial.runs, found.cost.usd_per_hour, found)
+    return too_dear(space, found, units, trial.runs) or Played(units, trial.runs, found.cost.usd_per_hour, found)
+
+
+def too_dear(space: Space, found: JobResult, units: int, runs: int) -> Played | None:
+    """The loss of a design whose run costs more an hour than the budget; None if it does not."""
+    budget, cost = space.spec.budget_per_hour, found.cost
+    if budget is None or cost is None or cost.usd_per_hour <= budget:
+        return None
+    reason = f"it costs {format_usd(cost.usd_per_hour)}/h, over {format_usd(budget)}/h"
+    return Played(units, runs, lost="over budget", reason=reason, over=cost.usd_per_hour / budget)
+
+
+def overshoot(job: JobResult) -> float:
+    """How many times its limit the objective is that is missed most; infinite where that was not measured."""
+    rows = [row for row in job.objectives if not row["met"]]
+    return max((row["measured_s"] / row["limit_s"] if row["measured_s"] else inf for row in rows), default=inf)
 
 
 def _growth(found: JobResult, question: Question) -> float:
@@ -158,62 +182,81 @@ def _share(space: Space, design: Design, units: int) -> Resolved:
     return replace(resolved, jobs=(replace(job, trace=trace, lengths=None),))
 
 
-def _in_words(units: int, design: Design) -> str:
+def in_words(units: int, design: Design) -> str:
+    """So many units of a design: their machines."""
     nodes = units * design.nodes
     return "one machine" if nodes == 1 else f"{nodes} machines"
 
 
 def _quickest(space: Space, design: Design, question: Question, checked: Checked) -> Played:
     """The least latency that the budget pays for, on the fewest units that have nearly as little."""
-    units, found, runs = checked.most, None, 0
-    while units >= checked.least:
+    units, runs = checked.most, 0
+    while True:
         found, runs = _run(space, design, units), runs + 1
-        budget = space.spec.budget_per_hour
-        if budget is None or (found.cost is not None and found.cost.usd_per_hour <= budget):
+        if (dear := too_dear(space, found, units, runs)) is None:
             break
+        if units == checked.least:
+            return dear
         units -= 1
-    if found is None or units < checked.least:
-        return Played(checked.least, runs, lost="over budget", reason="busy GPUs draw more than the budget pays for")
     if why := missed(found):
-        return Played(units, runs, lost="misses an objective", reason=f"with {_in_words(units, design)} {why}")
-    least, below = _latency(found, question.latency), checked.least - 1
+        said = f"with {in_words(units, design)} {why}"
+        return Played(units, runs, lost="misses an objective", reason=said, over=overshoot(found))
+    least, below = latency_of(found, question.latency), checked.least - 1
     while units - below > 1:
         middle = (units + below) // 2
         other, runs = _run(space, design, middle), runs + 1
-        if missed(other) or _latency(other, question.latency) > least * (1 + NEARLY):
+        if missed(other) or latency_of(other, question.latency) > least * (1 + NEARLY):
             below = middle
         else:
             units, found = middle, other
-    return Played(units, runs, _latency(found, question.latency), found)
+    return Played(units, runs, latency_of(found, question.latency), found)
 
 
-def _latency(job: JobResult, name: LatencyName) -> float:
+def latency_of(job: JobResult, name: LatencyName) -> float:
+    """The median of a latency."""
     assert isinstance(job.metrics, ServingMetrics)
     spread = getattr(job.metrics, f"{name}_s")
     return float(spread.p50) if spread.p50 is not None else float("inf")
 
 
-def _most(space: Space, design: Design, question: Question, checked: Checked) -> Played:
-    """The most tokens/s that the budget pays for, within the objectives where there are any."""
-    runs, units, budget = 0, checked.most, space.spec.budget_per_hour
-    while units > 0:
+def most_tokens(
+    space: Space, design: Design, question: Question, most: int, settle: bool = False, long: bool = False
+) -> Played:  # fmt: skip
+    """The most tokens/s that the budget pays for with ``most`` units at most, within the objectives where there are
+    any; confirmed by several runs if ``settle``, ``long`` ones or not."""
+    runs, units = 0, most
+    while True:
         resolved = space.resolved(design, units)
         recording = play(resolved, charts=False)
         capacity = None
         if question.limits:
-            capacity = find_capacity(resolved, recording, 0)
-            runs += len(capacity.tried) + 1
+            capacity = find_capacity(resolved, recording, 0, seeds=SEEDS if settle else 1, long=long, upwards=False)
+            runs += sum(len(tried.seeds) for tried in capacity.tried) + 1
             if capacity.rate is None:
                 last = capacity.tried[-1]
-                return Played(units, runs, lost="misses an objective", reason=f"{tried_at(last)} {last.why}")
+                said = f"{tried_at(last)} {last.why}"
+                return Played(units, runs, lost="misses an objective", reason=said, over=overshoot_of(last, question))
             resolved = at_capacity(resolved, 0, capacity)
         else:
             resolved = saturated(resolved, recording)
         (found,), runs = answers(resolved), runs + 2
-        if budget is None or (found.cost is not None and found.cost.usd_per_hour <= budget):
-            return Played(units, runs, _tokens(found), found.model_copy(update={"capacity": capacity}))
+        if (dear := too_dear(space, found, units, runs)) is None:
+            answer = found.model_copy(update={"capacity": capacity})
+            if capacity is None:
+                return Played(units, runs, _tokens(found), answer, settled=True, long=True)
+            return Played(
+                units, runs, _tokens(found), answer, settled=settle, requests=capacity.requests,
+                seeds=tuple(capacity.seeds), long=long,
+            )  # fmt: skip
+        if units == 1:
+            return dear
         units -= 1
-    return Played(1, runs, lost="over budget", reason="busy GPUs draw more than the budget pays for")
+
+
+def overshoot_of(tried: Tried, question: Question) -> float:
+    """How many times its limit the objective is that a load missed most."""
+    limits = question.limits
+    return max((max(v) / limits[name] for name, v in tried.measured_s.items() if name in limits), default=inf)
 
 
 def _tokens(job: JobResult) -> float:
@@ -223,19 +266,20 @@ def _tokens(job: JobResult) -> float:
 
 def _train(space: Space, design: Design, question: Question) -> Played:
     found = _run(space, design, 1)
-    m, budget = found.metrics, space.spec.budget_per_hour
-    if budget is not None and found.cost is not None and found.cost.usd_per_hour > budget:
-        return Played(1, 1, lost="over budget", reason=f"it costs {format_usd(found.cost.usd_per_hour)}/h")
+    m = found.metrics
+    if (dear := too_dear(space, found, 1, 1)) is not None:
+        return dear
     assert isinstance(m, TrainingMetrics)
     if m.days_to_target is None:
         return Played(1, 1, lost="too late", reason="nothing was kept of what it trained")
     if question.deadline is not None and m.days_to_target * DAY > question.deadline:
         told = f"takes {format_seconds(m.days_to_target * DAY)} ({format_percent(m.mfu)} MFU)"
-        return Played(1, 1, lost="too late", reason=f"{told}, over {format_seconds(question.deadline)}")
+        reason, over = f"{told}, over {format_seconds(question.deadline)}", m.days_to_target * DAY / question.deadline
+        return Played(1, 1, lost="too late", reason=reason, over=over)
     assert m.usd_to_target is not None
     rate = m.tokens_per_s if m.goodput_tokens_per_s is None else m.goodput_tokens_per_s
     values = {"cost": m.usd_to_target, "latency": m.days_to_target, "throughput": rate}
-    return Played(1, 1, values[question.goal], found)
+    return Played(1, 1, values[question.goal], found, settled=True, long=True)
 
 
 def numbers_of(job: JobResult) -> dict[str, float]:

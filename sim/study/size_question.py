@@ -17,7 +17,7 @@ from sim.spec.economics import Hosting
 from sim.spec.scenario import ServingJob
 from sim.spec.sizing import SizeSpec
 from sim.spec.training import TrainingJob
-from sim.study.capacity import MOST_REQUESTS, at_rate
+from sim.study.loads import MOST_REQUESTS, at_rate
 from sim.study.size_check import Question, lengths_of
 from sim.study.size_space import Space, Variant, space_of
 from sim.units import format_count, format_seconds, format_usd

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict
 
 from sim import __version__
-from sim.results.schema import Capacity
+from sim.results.schema import Capacity, ExpectedError
 from sim.spec.sizing import Goal
 from sim.units import format_count, format_seconds, format_usd
 
@@ -33,7 +33,8 @@ class Answer(Part):
     """A design that does what is asked, as it was simulated under the whole load. ``value`` is the goal's: USD/h or USD
     to finish (cost), seconds or days (latency), tokens/s (throughput).
 
-    ``settings`` are keys of the scenario beyond the plan. ``metrics`` are those of ``sim run``, by path.
+    ``settings`` are keys of the scenario beyond the plan. ``metrics`` are those of ``sim run``, by path. ``confirmed``:
+    by runs of so many ``requests`` with each of the ``seeds``, or because it trains; those that are not told are not.
     """
 
     machine: str
@@ -50,6 +51,9 @@ class Answer(Part):
     metrics: dict[str, float]
     prices_as_of: str
     notes: list[str] = []
+    confirmed: bool = False
+    requests: int = 0
+    seeds: list[int] = []
 
 
 class Loss(Part):
@@ -58,6 +62,18 @@ class Loss(Part):
     why: Why
     designs: int
     example: str
+
+
+class Miss(Part):
+    """The design that came nearest to what is asked where none does it: what it misses (``why``, ``reason``), by how
+    many times (``over``, None if that is not known), and what it costs."""
+
+    design: str
+    why: Why
+    reason: str
+    over: float | None
+    capital_usd: float | None
+    usd_per_hour: float
 
 
 class MachineRow(Part):
@@ -89,7 +105,8 @@ class Own(Part):
 
 
 class Sizing(Part):
-    """Everything about one search. ``answers`` are in order, the winner first."""
+    """Everything about one search. ``answers`` are in order, the winner first; where there is none, ``nearest`` is what
+    came nearest. ``expected_error``, ``warnings`` and ``notes`` are those of the winner's run."""
 
     kind: Literal["size"] = "size"
     schema_version: int = SCHEMA_VERSION
@@ -108,7 +125,11 @@ class Sizing(Part):
     losses: list[Loss]
     coverage: Coverage
     capacity: Capacity | None
+    nearest: Miss | None = None
     own: Own | None
+    expected_error: ExpectedError | None = None
+    warnings: list[str] = []
+    notes: list[str] = []
     scenario: dict[str, Any] | None
     banners: list[str] = []
     not_modelled: list[str] = []

@@ -14,7 +14,7 @@ from sim.adapters.yaml_source import Source, apply_overrides
 from sim.spec.economics import CostSpec, Hosting
 from sim.spec.scenario import ServingJob
 from sim.spec.workload import ARRIVALS, Load
-from sim.study.capacity import requests_of
+from sim.study.loads import requests_of
 from sim.study.size_space import Design, Space
 from sim.study.sweep_axes import text
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 def winner_scenario(
     source: Source, folder: Path, space: Space, design: Design, units: int, *, rate: float | None,
-    clients: int | None, trace: RequestTrace | None,
+    clients: int | None, trace: RequestTrace | None, requests: int,
 ) -> dict[str, Any]:  # fmt: skip
     """The scenario's plain data. ``rate`` replaces the load's arrivals (requests/s), ``clients`` the number of a closed
-    loop's; ``trace``: as it was read."""
+    loop's; ``trace``: as it was read; ``requests``: those of the runs that confirm it, 0 for what the load says."""
     resolved, offer = space.resolved(design, units), space.offers[design.offer]
     settings = [f"{key}={text(value)}" for key, value in space.settings(design).items()]
     data: dict[str, Any] = apply_overrides(source, settings).data  # a copy, to change as one likes
@@ -50,14 +50,16 @@ def winner_scenario(
         job["plan"]["sequence_parallel"] = True
     if clients is not None and isinstance(spec, ServingJob):
         job["load"]["closed_loop"]["clients"] = clients
-        job["load"]["requests"] = requests_of(spec.load, clients)
+        job["load"]["requests"] = max(requests, requests_of(spec.load, clients))
     elif rate is not None and isinstance(spec, ServingJob):
-        job["load"] = _load(job["load"], spec.load, rate, trace)
+        job["load"] = _load(job["load"], spec.load, rate, trace, requests)
     _absolute(data, folder)
     return data
 
 
-def _load(said: dict[str, Any], load: Load, rate: float, trace: RequestTrace | None) -> dict[str, Any]:
+def _load(
+    said: dict[str, Any], load: Load, rate: float, trace: RequestTrace | None, requests: int
+) -> dict[str, Any]:  # fmt: skip
     """What was said of the load, at another rate: a trace is played faster or slower."""
     if trace is not None:
         kept = said["trace"] if isinstance(said["trace"], dict) else {"file": said["trace"]}
@@ -68,7 +70,7 @@ def _load(said: dict[str, Any], load: Load, rate: float, trace: RequestTrace | N
     old = said.get(arrivals, {})
     ends = {end: f"{getattr(load.diurnal, end):.6g} req/s" for end in ("peak", "valley")} if load.diurnal else None
     kept = {key: value for key, value in said.items() if key not in (*ARRIVALS, "requests")}
-    return {arrivals: {**old, **(ends or {"rate": new})}, **kept, "requests": load.requests}
+    return {arrivals: {**old, **(ends or {"rate": new})}, **kept, "requests": requests or load.requests}
 
 
 def _topology(library: Library, offer: Offer, nodes: int) -> dict[str, Any]:

@@ -3,10 +3,13 @@ closed loop are counted."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from math import exp, log
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy.optimize import brentq
 
 from sim.adapters.resolve import Resolved, ResolvedServing
 from sim.adapters.traces import RequestTrace
@@ -14,7 +17,10 @@ from sim.errors import InputError
 from sim.results.schema import Capacity
 from sim.run import run_recorded
 from sim.spec.workload import Load
-from sim.study.capacity import PRECISION, at_rate, load_at, told, with_capacity
+from sim.study.capacity import PRECISION, told, with_capacity
+from sim.study.loads import at_rate, load_at, seeded
+from sim.study.trials import ENOUGH, FEW, MOST_LOAD, SEEDS, answered_at_most, tried_with
+from sim.units import format_count
 
 from ..helpers import only, resolved, shipped, simulate, toy
 
@@ -33,29 +39,105 @@ def capacity_of(case: Resolved) -> Capacity:
     return capacity
 
 
-def test_the_capacity_lies_between_what_is_met_and_what_is_not():
-    one_by_one = {"batching": {"policy": "static", "batch_size": 1}}
-    capacity = found({"poisson": {"rate": "1 req/s"}, "requests": 300}, **one_by_one)
-    met = [t.rate for t in capacity.tried if t.met]
-    missed = [t.rate for t in capacity.tried if not t.met]
-    assert capacity.rate == max(met) < min(missed) <= capacity.rate / (1 - PRECISION) * (1 + 1e-9)
-    assert all(t.why for t in capacity.tried if not t.met)
-    # Twice the rate is not within the objectives, half of it is.
-    for factor, within in ((0.5, True), (2.0, False)):
-        load = {"poisson": {"rate": f"{factor * capacity.rate} req/s"}, "requests": 3000, **LENGTHS}
-        job = only(simulate(toy({"load": load, "objectives": LIMIT, **one_by_one})).result)
-        assert job.objectives[0]["met"] == within
+ONE_BY_ONE = {"policy": "static", "batch_size": 1}
+OPEN = {"poisson": {"rate": "1 req/s"}, "requests": 300}
 
 
-def test_one_at_a_time_carries_hardly_less_than_one_over_its_service():
-    """M/D/1: with a wait of many services allowed, the capacity is a little below the rate of service."""
-    case = toy({"load": {"poisson": {"rate": "1 req/s"}, "requests": 300, **LENGTHS}, "objectives": LIMIT,
-                "batching": {"policy": "static", "batch_size": 1}})  # fmt: skip
-    outcome = run_recorded(resolved(case), effects=False)
+@pytest.fixture(scope="module")
+def alone() -> Capacity:
+    """Of a queue in which each is served by itself."""
+    return found(OPEN, batching=ONE_BY_ONE)
+
+
+def test_the_capacity_lies_between_what_is_met_and_what_is_not(alone: Capacity):
+    assert alone.rate is not None
+    long = [t for t in alone.tried if t.requests == alone.requests]
+    assert alone.rate == max(t.rate for t in long if t.met)
+    above = [t for t in long if not t.met]
+    assert alone.rate < min(t.rate for t in above) <= alone.rate / (1 - PRECISION) * (1 + 1e-9)
+    assert all(t.why for t in alone.tried if not t.met)
+
+
+def test_a_capacity_is_confirmed_by_long_runs_of_several_seeds(alone: Capacity):
+    """A hundred requests lie beyond the 99th percentile of each, and the rate holds in one that was not among them."""
+    assert (alone.requests, alone.seeds) == (10_000, [0, 1, 2])
+    confirmed = next(t for t in alone.tried if t.met and t.rate == alone.rate and t.requests == alone.requests)
+    assert sorted(confirmed.seeds) == alone.seeds
+    assert len(confirmed.measured_s["ttft_p99"]) == 3
+    assert max(confirmed.measured_s["ttft_p99"]) <= 0.5
+    assert "in each of 3 runs of 10,000 requests (seeds 0 to 2)" in told(alone)
+    load = {"poisson": {"rate": f"{alone.rate} req/s"}, "requests": 10_000, **LENGTHS}
+    fresh = toy({"load": load, "objectives": LIMIT, "batching": ONE_BY_ONE}) | {"seed": 11}
+    assert only(simulate(fresh).result).objectives[0]["met"]
+
+
+def test_one_at_a_time_carries_what_a_queue_with_equal_services_does(alone: Capacity):
+    """M/D/1: P(W > t) tends to C exp(-a t), a of lambda (exp(a D) - 1) = a, C = (1 - rho) / (rho exp(a D) - 1)
+    (Cramer and Lundberg). All of three runs must hold, so that what is found is up to a few percent less."""
+    outcome = run_recorded(resolved(toy({"load": {**OPEN, **LENGTHS}, "batching": ONE_BY_ONE})), effects=False)
     table = outcome.recording.jobs[0].table
     service = min(f - s for f, s in zip(table.finish, table.scheduled, strict=True))
-    capacity = only(with_capacity(outcome.result, resolved(case), outcome.recording)).capacity
-    assert 0.9 < capacity.rate * service < 1.0
+    first = min(f - s for f, s in zip(table.first, table.scheduled, strict=True))
+
+    def late(rate: float) -> float:
+        """The 99th percentile of the time to the first token."""
+        rho = rate * service
+        decay = brentq(lambda a: rho * (exp(a) - 1) - a, 1e-6, 10.0)
+        share = (1 - rho) / (rho * exp(decay) - 1)
+        return first + service * log(share / 0.01) / decay
+
+    exact = brentq(lambda rate: late(rate) - 0.5, 0.5 / service, 0.99 / service)
+    assert alone.rate is not None
+    assert 0.93 * exact < alone.rate < 1.01 * exact
+
+
+def test_other_seeds_find_the_same():
+    rates = [capacity_of(seeded(resolved(many()), seed)).rate for seed in (0, 10)]
+    assert max(rates) / min(rates) < 1.05
+
+
+def many(**objectives: str) -> dict[str, Any]:
+    """Requests of various lengths, a dozen at a time."""
+    mixed = {"lognormal": {"median": "200 tokens", "p90": "600 tokens"}}
+    load = {**OPEN, "prompt_tokens": mixed, "output_tokens": 50}
+    return toy({"load": load, "batching": {"max_sequences": 12}, "objectives": objectives or {"tpot_p99": "4 ms"}})
+
+
+def test_nothing_near_saturation_is_called_carried():
+    """Where an hour may be waited, 95% of what is answered at most is the end: waits grow for longer than a run."""
+    capacity = capacity_of(resolved(many(ttft_p99="1 h")))
+    assert capacity.rate == pytest.approx(MOST_LOAD * capacity.saturation)
+    assert f"above 95% of the {format_count(capacity.saturation)} req/s" in told(capacity)
+    assert all(t.rate <= capacity.rate * (1 + 1e-9) for t in capacity.tried)
+
+
+def test_waits_that_grow_are_not_carried_whatever_the_limit():
+    """A little more than is answered: the queue grows all the time, within a limit of an hour."""
+    case = resolved(many(ttft_p99="1 h"))
+    rate = 1.03 * answered_at_most(case, 0, 250.0, FEW)
+    growing = tried_with(at_rate(case, 0, rate, ENOUGH), 0, range(SEEDS), rate=rate, steady=True)
+    assert "waits grow" in growing.tried.why
+    half = tried_with(at_rate(case, 0, rate / 2, FEW), 0, range(SEEDS), rate=rate / 2, steady=True)
+    assert half.tried.met
+
+
+def test_a_short_trace_is_told_to_be_one():
+    case = resolved(many())
+    job = case.jobs[0]
+    assert isinstance(job, ResolvedServing)
+    for rows, few in ((15, True), (2000, False)):
+        arrival = np.cumsum(np.random.default_rng(0).exponential(1.0, rows))
+        trace = RequestTrace(arrival, np.full(rows, 200), np.full(rows, 50), 0, "test")
+        load = job.spec.load.model_copy(update={"poisson": None, "trace": "x.csv", "requests": None})
+        recorded = replace(job, spec=job.spec.model_copy(update={"load": load}), trace=trace, lengths=None)
+        capacity = capacity_of(replace(case, jobs=(recorded,)))
+        assert any(f"the trace has {rows} requests" in caveat for caveat in capacity.caveats) == few
+
+
+def test_a_day_that_no_run_covers_is_told():
+    swing = {"diurnal": {"peak": "2 req/s", "valley": "1 req/s"}, "requests": 300}
+    capacity = found(swing, objectives={"ttft_p99": "1 s"})
+    assert any("of the 24 h over which the load swings" in caveat for caveat in capacity.caveats)
 
 
 def test_a_rate_is_another_kind_of_arrivals_and_a_trace_is_played_faster():
@@ -92,9 +174,6 @@ def test_without_objectives_there_is_no_capacity():
 
 
 # ---- clients of a closed loop
-
-ONE_BY_ONE = {"policy": "static", "batch_size": 1}
-
 
 def clients(number: int, **loop: Any) -> dict[str, Any]:
     return {"closed_loop": {"clients": number, **loop}, "requests": 10 * number}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sim.report.figures.capacity import capacity_figures
 from sim.report.figures.common import Figure
 from sim.report.figures.cost import cost_figure, effects_figure, purchase_figure
 from sim.report.figures.gantt import gantt_figure
@@ -21,6 +22,7 @@ def figures_of(result: Result) -> dict[str, list[Figure]]:
     """Figures by section of the page; a section without data is an empty list."""
     over_time = [device_figure(result), link_figure(result), *job_figures(result)]
     made: dict[str, list[Figure | None]] = {
+        "capacity": [*capacity_figures(result)],
         "ledger": [ledger_figure(result)],
         "gantt": [gantt_figure(result), *step_figures(result)],
         "timeline": over_time,
