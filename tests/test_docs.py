@@ -404,6 +404,7 @@ STUDIES: dict[str, type[BaseModel]] = {
     "sweep.points": sweep_schema.SweepPoint,
     "size": size_schema.Sizing,
     "size.answers": size_schema.Answer,
+    "size.nearest": size_schema.Miss,
     "failures": failures_schema.FailureStudy,
     "failures.points": failures_schema.PointResult,
 }

@@ -30,7 +30,7 @@ def render_size(s: Sizing, colour: bool = False) -> str:
     parts = [
         textwrap.fill(s.question, WIDTH),
         "\n".join(f"{BOLD}{line}{RESET}" if colour else line for line in answer),
-        _named("error", [expected(s)] if expected(s) else []) + _named("warning", s.warnings),
+        _named([("error", expected(s)), *(("warning", line) for line in s.warnings)]),
         _table("Best", [answer_columns(s), *(answer_row(s, i) for i in range(min(TOP, len(s.answers))))]),
         _rows("Best of each kind of machine", machine_rows(s)),
         _rows("Why the others lost", loss_rows(s)),
@@ -40,11 +40,11 @@ def render_size(s: Sizing, colour: bool = False) -> str:
     return "\n".join(styled(line, colour) for line in lines) + "\n"
 
 
-def _named(name: str, lines: Iterable[str]) -> str:
-    """Lines as ``sim run`` prints them, under a name."""
-    return "".join(
-        f"{line}\n"
-        for told in lines
+def _named(lines: Iterable[tuple[str, str]]) -> str:
+    """Lines as ``sim run`` prints them, each with its name."""
+    return "\n".join(
+        line
+        for name, told in lines
         for line in textwrap.wrap(told, WIDTH, initial_indent=name.ljust(12), subsequent_indent=" " * 12)
     )
 

@@ -7,7 +7,9 @@ import yaml
 
 from sim.report.figures.size import size_figures
 from sim.report.size_page import render_size_html
+from sim.study.size_play import play_design
 from sim.study.size_schema import SCHEMA_VERSION, Sizing
+from sim.units import format_usd
 
 from ..pages import Addresses, opened
 from ..study.test_size import scenario
@@ -49,6 +51,7 @@ def test_the_answer_names_the_winner_the_rest_and_what_was_covered(written, docu
     assert "Within the objectives it carries" in out
     assert f"All {coverage.designs} designs are covered" in out
     assert "Why the others lost" in out
+    assert f"in each of {len(best.seeds)} runs of {best.requests:,} requests" in out
     for row in document.best_by_machine:
         assert row.machine in out
 
@@ -97,10 +100,44 @@ def test_a_slip_is_told_with_its_line(sim, folder):
     assert "unknown machine 'smal', did you mean 'small'?" in answer.err
 
 
-def test_what_nothing_can_do_has_a_code_of_its_own(sim, folder):
-    answer = sim("size", folder / "sized.yaml", "--no-report", "--set", "jobs.0.objectives.tpot_p99=0.001 ms")
+def test_the_winner_comes_with_its_error_and_its_warnings(written, document, sim):
+    """The same as ``sim run`` tells of the winner's file."""
+    told, page = " ".join(written[0].out.split()), (written[1] / "index.html").read_text()
+    job = sim("run", written[1] / "winner.yaml", "--no-report", "--json").json
+    assert document.expected_error.model_dump() == job["jobs"][0]["expected_error"]
+    assert document.warnings == job["verdict"]["warnings"]
+    assert "error" in told
+    assert f"({document.expected_error.rows:,} measured runs of {document.expected_error.group})" in told
+    assert f"({document.expected_error.rows:,} measured runs of {document.expected_error.group})" in page
+    assert all(warning in told for warning in document.warnings)
+
+
+def test_what_nothing_can_do_has_a_code_of_its_own_and_names_the_nearest(sim, folder):
+    asked = "size", folder / "sized.yaml", "--no-report", "--set", "jobs.0.objectives.tpot_p99=0.001 ms"
+    answer = sim(*asked)
     assert (answer.code, answer.out) == (3, "")
     assert "designs does what is asked" in answer.err
+    told = sim(*asked, "--json")
+    assert told.code == 3
+    found = Sizing.model_validate(told.json)
+    assert found.answers == []
+    assert f"the nearest, misses an objective: {found.nearest.design}: {found.nearest.reason}" in answer.err
+    assert f"times what is asked; it costs {format_usd(found.nearest.capital_usd)} and" in answer.err
+
+
+def test_whoever_interrupts_is_told_the_best_so_far(sim, folder, monkeypatch):
+    calls = iter(range(100))
+
+    def impatient(*args):
+        if next(calls) == 6:
+            raise KeyboardInterrupt
+        return play_design(*args)
+
+    monkeypatch.setattr("sim.study.size_search.play_design", impatient)
+    answer = sim("size", folder / "sized.yaml", "--no-report")
+    assert (answer.code, answer.out) == (1, "")
+    assert "the best so far: " in answer.err
+    assert "USD/h" in answer.err
 
 
 def test_the_page_has_every_section_and_figure_with_words_and_data(written, document):

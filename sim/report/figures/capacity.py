@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sim.report.figures.common import GREY, Figure, Trace, axis, layout, line, sentence, table
+from sim.report.figures.common import GREY, PALETTE, Figure, Trace, axis, layout, line, sentence, table
 from sim.results.schema import JobResult, Result, Tried
 from sim.study.capacity import amount, told
 from sim.units import format_count, format_percent, format_seconds
@@ -27,15 +27,24 @@ def _figure(number: int, job: JobResult, single: bool) -> Figure | None:
         return None
     limits = {str(row["name"]): float(row["limit_s"]) for row in job.objectives}
     what = "requests a second" if points[0].clients is None else "clients"
+    most = max(t.requests for t in points)
     traces: list[Trace] = []
     for index, (name, limit) in enumerate(limits.items()):
-        mine = [(amount(t), max(t.measured_s[name]) / limit, t.met) for t in points if name in t.measured_s]
-        traces.append({
-            "type": "scatter", "mode": "lines+markers", "name": name.replace("_", " "),
-            "x": [x for x, _, _ in mine], "y": [y for _, y, _ in mine], "line": line(index),
-            "marker": {"size": 9, "symbol": ["circle" if met else "x" for _, _, met in mine]},
-            "hovertemplate": "%{x:.4g}: %{y:.0%} of the limit<extra>%{fullData.name}</extra>",
-        })  # fmt: skip
+        mine = [t for t in points if name in t.measured_s]
+        long = [t for t in mine if t.clients is not None or t.requests == most]
+        short = [t for t in mine if t not in long]
+        for some, mode, open_ in ((long, "lines+markers", ""), (short, "markers", "-open")):
+            if some:
+                traces.append({
+                    "type": "scatter", "mode": mode, "name": name.replace("_", " ") + (", short runs" if open_ else ""),
+                    "x": [amount(t) for t in some], "y": [max(t.measured_s[name]) / limit for t in some],
+                    "line": line(index),
+                    "marker": {
+                        "size": 9, "symbol": [("circle" if t.met else "x") + open_ for t in some],
+                        "color": PALETTE[index % len(PALETTE)],
+                    },
+                    "hovertemplate": "%{x:.4g}: %{y:.0%} of the limit<extra>%{fullData.name}</extra>",
+                })  # fmt: skip
     ends = [amount(points[0]), amount(points[-1])]
     traces.append({
         "type": "scatter", "mode": "lines", "name": "limit", "x": ends, "y": [1.0, 1.0],
@@ -57,8 +66,8 @@ def _figure(number: int, job: JobResult, single: bool) -> Figure | None:
             )
             for t in points
         ),
-        note="A cross: not within the objectives. The worst of the runs with several seeds; a load that misses is not "
-        "played with further ones.",
+        note="A cross: not within the objectives. Each point is the worst of its runs; a load that one of them misses "
+        "is not played with further seeds.",
         height=300,
     )  # fmt: skip
 
