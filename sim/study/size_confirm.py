@@ -14,8 +14,9 @@ from math import inf
 
 from sim.adapters.resolve import Resolved
 from sim.errors import InfeasibleError, RunError
+from sim.probe import OPEN_ROUNDS
 from sim.results.schema import JobResult
-from sim.study.loads import at_rate, requests_of, with_so_many
+from sim.study.loads import MOST_REQUESTS, at_rate, requests_of, with_so_many
 from sim.study.size_check import Checked, Question
 from sim.study.size_play import Played, in_words, latency_of, most_tokens, overshoot, too_dear
 from sim.study.size_space import Design, Space
@@ -112,7 +113,8 @@ def _trial(resolved: Resolved, question: Question, order: Sequence[int], held: f
     job = resolved.serving[0]
     loop = job.spec.load.closed_loop
     if question.rate is not None:
-        requests = (enough if long else few)(resolved, 0, held)
+        rounds = min(MOST_REQUESTS, int(OPEN_ROUNDS * held))
+        requests = enough(resolved, 0, held) if long else max(rounds, few(resolved, 0, held))
         case, rate = at_rate(resolved, 0, question.rate, requests), question.rate
         return tried_with(case, 0, order, rate=rate, steady=is_steady(resolved, 0))
     if loop is not None:
