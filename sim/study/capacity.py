@@ -12,8 +12,8 @@ therefore so long that an excess of ``PRECISION`` would grow a wait as long as t
 
 Clients keep their pauses and how many requests each sends. More of them are taken to be slower for each, so that one
 number parts those within the objectives from those beyond; it is found to one client, or to ``PRECISION`` above a
-hundred. Whom the scheduler has no room for waits, which shows in TTFT and latency. Where only TPOT is limited and holds
-with more clients than there is room for, any number of them does, and the search says so instead of going on.
+hundred. Whom the scheduler has no room for waits, which shows in TTFT and latency. Where only TPOT is limited, and
+holds while half of the clients wait, it holds with any number of them, and the search says so instead of going on.
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ from sim.adapters.resolve import Resolved, ResolvedServing
 from sim.errors import InputError, Problem
 from sim.jobs.play import Recording
 from sim.jobs.serving.load import requests_per_arrival
-from sim.jobs.serving.recording import ServingRecording
-from sim.probe import PROBE, ROUNDS, all_on, answers, most_clients, room_for, saturated, shortened
+from sim.probe import PROBE, ROUNDS, all_on, answers, saturated, shortened
 from sim.results.schema import Capacity, JobResult, Result, ServingMetrics, Tried
 from sim.spec.workload import ARRIVALS, Load, Poisson, Tenant
 from sim.units import format_count, format_seconds, format_usd
@@ -115,16 +114,10 @@ def find_capacity(
 ) -> Capacity:
     """The most of one job's requests within its objectives: their rate, or how many clients of a closed loop."""
     short = shortened(resolved, recording)
-    full = answers(saturated(resolved, recording))[number]
-    most = _metrics(full).requests_per_s
-    asked, played = resolved.jobs[number], recording.jobs[number]
+    most = _metrics(answers(saturated(resolved, recording))[number]).requests_per_s
+    asked = resolved.jobs[number]
     assert isinstance(asked, ResolvedServing)
-    assert isinstance(played, ServingRecording)
     loop = asked.spec.load.closed_loop
-    if loop is not None and (held := _any_number(asked, played, full)):
-        clients = most_clients(played)
-        tried = Tried(rate=most, clients=clients, met=True, why="")
-        return _capacity(full, most, [tried], clients, open_end=held)
 
     def rated(rate: float) -> tuple[Tried, JobResult]:
         answer = answers(at_rate(short, number, rate, requests_at(short, number, rate)))[number]
@@ -139,9 +132,9 @@ def find_capacity(
         found = _searched(rated, 0.8 * most, _next_rate, progress)
         return _capacity(found.best, most, found.tried)
     bound = max(MOST_CLIENTS, loop.clients)
-    found = _searched(crowded, loop.clients, partial(_next_clients, bound=bound), progress)
-    open_end = "more were not tried" if found.low == bound else ""
-    return _capacity(found.best, most, found.tried, int(found.low) or None, open_end)
+    patient = all(name.startswith("tpot") for name in asked.spec.limits)
+    found = _searched(crowded, loop.clients, partial(_next_clients, bound=bound, patient=patient), progress)
+    return _capacity(found.best, most, found.tried, int(found.low) or None, _open_end(found, bound))
 
 
 def _capacity(
@@ -194,20 +187,26 @@ def _next_rate(found: _Found) -> float | None:
     return low * 1.25 if high == inf else (low + high) / 2 if low else high / 2
 
 
-def _next_clients(found: _Found, bound: int) -> float | None:
+def _next_clients(found: _Found, bound: int, patient: bool) -> float | None:
+    """``patient``: nothing limits how long a client waits to be let in."""
     low, high = found.low, found.high
     if high == inf:
-        return None if low >= bound else min(2 * low, bound)
+        return None if low >= bound or (patient and _crowded(found)) else min(2 * low, bound)
     return None if high - low <= max(1, PRECISION * high) else (low + high) // 2
 
 
-def _any_number(asked: ResolvedServing, played: ServingRecording, full: JobResult) -> str:
-    """Why any number of clients is within the objectives; empty where it is not, or not known."""
-    waits = any(not name.startswith("tpot") for name in asked.spec.limits)
-    room = room_for(played)
-    if waits or most_clients(played) <= room or missed(full):
+def _crowded(found: _Found) -> bool:
+    """Whether half of the clients wait to be let in, by Little's law: more of them would not change who runs."""
+    if found.best is None:
+        return False
+    m = _metrics(found.best)
+    return (m.queue_s.mean or 0.0) * m.requests_per_s >= found.low / 2
+
+
+def _open_end(found: _Found, bound: int) -> str:
+    if found.high < inf:
         return ""
-    return f"whoever comes beyond the {room:,} that it holds at once waits, which no objective limits (ttft, latency)"
+    return "more were not tried" if found.low >= bound else "half of them wait already, which no objective limits"
 
 
 def _metrics(job: JobResult) -> ServingMetrics:
