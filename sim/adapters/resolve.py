@@ -427,6 +427,8 @@ class _Resolver:
                 named.append((("cost", "rental", *((i,) if several else ()), "price"), rent.price, "GPU-hour"))
         if cost.demand is not None and cost.demand.burst is not None and cost.demand.burst.price:
             named.append((("cost", "demand", "burst", "price"), cost.demand.burst.price, "GPU-hour"))
+        if cost.income is not None and cost.income.price:
+            named.append((("cost", "income", "price"), cost.income.price, "GPU-hour"))
         if isinstance(cost.hosting, Hosting) and cost.hosting.price:
             named.append((("cost", "hosting", "price"), cost.hosting.price, "kilowatt and month"))
         items = cost.capital if isinstance(cost.capital, tuple) else ()

@@ -26,7 +26,7 @@ def command(
     """Simulate SCENARIO and derive the number at PATH: formula, inputs, sources.
 
     PATH is one of the result, such as metrics.tpot_s.p50, metrics.step_time_s or cost.usd_per_million_tokens;
-    tpot, ttft, throughput, mfu, step and cost are short for the usual ones.
+    tpot, ttft, throughput, mfu, step, cost and payback are short for the usual ones.
     """
     import json
     from dataclasses import asdict

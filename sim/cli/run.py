@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 @click.option("-j", "--jobs", "workers", type=click.IntRange(1, 256), default=1, show_default=True,
               help="Processes for --seeds and for the re-runs that find what binds.")
 @click.option("--find-capacity", is_flag=True,
-              help="Also find the highest rate of requests within the objectives (a dozen runs).")
+              help="Also find the highest rate of requests, or of a closed loop the most clients, within the "
+                   "objectives (a dozen runs).")
 @click.option("--fail-on", type=click.Choice(["objectives", "overload"]), multiple=True,
               help="Exit with 4 if a stated objective is missed, or if the cluster is overloaded.")  # fmt: skip
 def command(

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from math import ceil
 from typing import NamedTuple, Protocol
 
-from sim.spec.economics import CapitalItem, CostSpec, Hosting, Price, Rental
+from sim.spec.economics import CapitalItem, CostSpec, Hosting, Income, Price, Rental
 
 HOUR = 3600.0
 YEAR = 365 * 24 * HOUR
@@ -229,11 +229,16 @@ def rent_of(rental: Rental, counts: Counts, prices: Mapping[str, Price]) -> Span
     """USD an hour for all of a cluster at the price of ``rental``."""
     if rental.cluster is not None:
         return stated(rental.cluster)
-    if rental.per_gpu is not None:
-        each = stated(rental.per_gpu)
+    return rent_by_gpu(rental, counts, prices)
+
+
+def rent_by_gpu(let: Rental | Income, counts: Counts, prices: Mapping[str, Price]) -> Span:
+    """USD an hour for all GPUs of a cluster, each at the stated rent or that of the catalogue: paid, or earned."""
+    if let.per_gpu is not None:
+        each = stated(let.per_gpu)
     else:
-        assert rental.price is not None
-        each = span_of(prices[rental.price])
+        assert let.price is not None
+        each = span_of(prices[let.price])
     return Span(*(end * counts.gpus for end in each))
 
 

@@ -110,7 +110,7 @@ def _overview(c: Comparison) -> list[list[str]]:
     wanted = (
         "output_tokens_per_s", "tokens_per_s", "goodput_tokens_per_s", "tokens_per_s_per_user", "ttft_s.p50",
         "tpot_s.p50", "slo_attainment", "step_time_s", "mfu", "ettr", "usd_per_hour", "usd_per_million_tokens",
-        "capital_usd", "power_w", "gpus",
+        "capital_usd", "payback_months", "power_w", "gpus",
     )  # fmt: skip
     rows = [["copies", *(_copies(part) for part in c.scenarios)]] if c.at_equal else []
     for path in wanted:

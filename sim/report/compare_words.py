@@ -14,7 +14,7 @@ HEADLINE: Final = (
     "slo_attainment", "tokens_per_s", "goodput_tokens_per_s", "step_time_s", "mfu", "ettr", "bubble_fraction",
     "exposed_communication_fraction", "memory_peak_bytes", "days_to_target", "usd_to_target",
     "utilisation_mean", "usd_per_hour", "usd_per_million_tokens", "gpu_s_per_million_tokens", "capital_usd",
-    "power_w", "kwh_per_million_tokens", "gpus",
+    "payback_months", "power_w", "kwh_per_million_tokens", "gpus",
 )  # fmt: skip
 """Metrics that the terminal tells; the rest is in the document and on the page."""
 EQUAL: Final = {"budget": "budget", "throughput": "throughput", "power": "power", "gpus": "number of GPUs"}

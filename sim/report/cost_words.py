@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sim.report.values import visible, write
+from sim.report.values import NEVER, visible, write
 from sim.results.schema import Cost, Swing, SwingPlan
 from sim.units import format_count, format_percent, format_usd
 
@@ -24,7 +24,7 @@ def cost_facts(cost: Cost, which: str) -> list[str]:
     parts = [f"{name} {format_percent(part)}" for name, part in visible(cost.breakdown_usd_per_hour)]
     if parts:
         facts[-1] += f" ({', '.join(parts)})"
-    return [*facts, *api_facts(cost), *purchase_facts(cost), *contract_facts(cost)]
+    return [*facts, *api_facts(cost), *purchase_facts(cost), *payback_facts(cost), *contract_facts(cost)]
 
 
 def api_facts(cost: Cost) -> list[str]:
@@ -43,6 +43,28 @@ def purchase_facts(cost: Cost) -> list[str]:
         return []
     parts = [f"{what} {format_percent(share)}" for what, share in visible(cost.capital_items_usd)]
     return [f"purchase {write('capital_usd', cost.capital_usd)} ({', '.join(parts)})"]
+
+
+def payback_facts(cost: Cost) -> list[str]:
+    """When the income has paid for the purchase, and what is earned against what runs on."""
+    if cost.income_usd_per_hour is None or cost.running_usd_per_hour is None:
+        return []
+    income = f"{write('income_usd_per_hour', cost.income_usd_per_hour)} earned"
+    running = f"{write('running_usd_per_hour', cost.running_usd_per_hour)} of running costs"
+    if cost.payback_months is not None:
+        when = f"paid back in {write('payback_months', cost.payback_months)}{_payback_bounds(cost)}"
+        return [f"{when}: {income}, {running}"]
+    if cost.income_usd_per_hour > cost.running_usd_per_hour:
+        running += ", which leaves no more than the interest on the purchase"
+    return [f"never paid back{_payback_bounds(cost)}: {income}, {running}"]
+
+
+def _payback_bounds(cost: Cost) -> str:
+    """ " (5.1 to never by prices)", or nothing where prices have no bounds."""
+    if cost.payback_months_range is None:
+        return ""
+    ends = [NEVER if end is None else write("payback_months", end).split(" ")[0] for end in cost.payback_months_range]
+    return f" ({' to '.join(ends)} by prices)"
 
 
 def bounds(ends: list[float] | None) -> str:

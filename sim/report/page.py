@@ -8,15 +8,17 @@ gives the same page.
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import yaml
 
+from sim.report.cost_words import payback_facts
 from sim.report.figures import figures_of
 from sim.report.figures.common import sentence as capitalised
 from sim.report.frame import render_page
 from sim.report.values import (
+    NEVER,
     NONE,
     Row,
     expected_text,
@@ -303,7 +305,11 @@ def _cost_card(result: Result, job: JobResult) -> list[Card]:
         return []
     full = cost.saturation and write("usd_per_million_tokens", cost.saturation.usd_per_million_tokens)
     beside = f"{full} at saturation" if full else write("usd_per_hour", cost.usd_per_hour)
-    return [_card(result, job, "usd_per_million_tokens", cost.usd_per_million_tokens, beside)]
+    made = [_card(result, job, "usd_per_million_tokens", cost.usd_per_million_tokens, beside)]
+    if cost.income_usd_per_hour is not None:
+        card = _card(result, job, "payback_months", cost.payback_months, payback_facts(cost)[0])
+        made.append(card if cost.payback_months is not None else replace(card, value=NEVER))
+    return made
 
 
 def _card(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from sim.results.schema import (
@@ -25,6 +25,8 @@ from sim.results.schema import (
 from sim.units import format_bytes, format_count, format_flops, format_percent, format_seconds, format_usd, format_watts
 
 NONE: Final = "n/a"
+NEVER: Final = "never"
+"""Of a purchase that does not pay for itself."""
 UNUSED: Final = "unused"
 """The part of a GPU's memory that holds nothing."""
 PERCENTILES: Final = ("mean", "p50", "p90", "p99")
@@ -32,7 +34,8 @@ BY_AXIS: Final = ("exposed_communication_s", "sent_bytes_per_gpu")
 """Metrics with a value for each axis of parallelism."""
 SELDOM: Final = (
     "staleness_mean", "staleness_max", "outages", "availability", "outage_s", "restarted_requests", "failed_requests",
-    "lost_tokens", "lost_kv_tokens", "committed_usd", "billed_fraction",
+    "lost_tokens", "lost_kv_tokens", "committed_usd", "billed_fraction", "occupancy", "income_usd_per_hour",
+    "running_usd_per_hour", "payback_months",
 )  # fmt: skip
 """Metrics that few jobs have: left out where they are unknown."""
 NEGLIGIBLE: Final = 0.005
@@ -86,6 +89,10 @@ FORMATS: Final[dict[str, Callable[[float], str]]] = {
     "billed_fraction": format_percent,
     "capital_usd": format_usd,
     "api_usd_per_million_tokens": _usd("Mtok"),
+    "occupancy": format_percent,
+    "income_usd_per_hour": _usd("h"),
+    "running_usd_per_hour": _usd("h"),
+    "payback_months": lambda value: f"{format_count(value)} {'month' if value == 1 else 'months'}",
     "power_w": format_watts,
     "kwh_per_million_tokens": _rate("kWh/Mtok"),
     "step_time_s": format_seconds,
@@ -151,6 +158,10 @@ NAMES: Final[dict[str, str]] = {
     "capital_usd": "Purchase",
     "api_usd_per_million_tokens": "An API's price per million tokens",
     "api_price_ratio": "An API's price over this cost",
+    "occupancy": "Hours paid for",
+    "income_usd_per_hour": "Income per hour",
+    "running_usd_per_hour": "Running cost per hour",
+    "payback_months": "Payback",
     "power_w": "Power",
     "kwh_per_million_tokens": "Energy per million tokens",
     "step_time_s": "Step time",
@@ -372,9 +383,11 @@ def rows(result: Result, job: JobResult) -> list[Row]:
         elif isinstance(value, (int, float)) or (value is None and key not in SELDOM):
             found.append(_row(result, job, key, value))
     for key, value in job.cost or ():
-        seldom = value is None and key in (*SELDOM, "saturation", "swing", "usd_per_million_tokens_range")
+        seldom = value is None and (key in (*SELDOM, "saturation", "swing") or key.endswith("_range"))
         if key in Cost.model_fields and (isinstance(value, (int, float)) or value is None) and not seldom:
             found.append(_row(result, job, key, value))
+        elif key == "payback_months" and job.cost is not None and job.cost.income_usd_per_hour is not None:
+            found.append(replace(_row(result, job, key, None), value=NEVER))
     return found
 
 

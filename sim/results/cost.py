@@ -18,6 +18,7 @@ from sim.laws.demand import Swing as SwingLaw
 from sim.laws.pricing import HourlyCost, hourly_cost, rent_of, usd_per_million_tokens
 from sim.laws.pricing import Span as PriceSpan
 from sim.results.collect import counts_of, draws_of
+from sim.results.earnings import earned
 from sim.results.incidents import ended, nodes_missing
 from sim.results.schema import Cost, DeviceClass, JobResult, Swing, SwingPlan, UsePoint
 from sim.spec.economics import CostSpec, Demand
@@ -31,7 +32,8 @@ DAY: Final = 86_400.0
 MOST_PLANS: Final = 100
 """Ways to meet a demand that are told."""
 NOT_NUMBERS: Final = {
-    "breakdown_usd_per_hour", "capital_items_usd", "usd_per_million_tokens_range", "saturation", "curve", "swing",
+    "breakdown_usd_per_hour", "capital_items_usd", "usd_per_million_tokens_range", "payback_months_range",
+    "payback_curve", "saturation", "curve", "swing",
 }  # fmt: skip
 """Keys of a cost that hold bounds or tables, or nothing."""
 
@@ -68,6 +70,7 @@ def cost_of(
         usd_per_million_tokens_range=_range(hour.span, share, tokens),
         api_usd_per_million_tokens=asked,
         api_price_ratio=asked / usd if asked is not None and usd else None,
+        **earned(recording, job, share, tokens, hour, idle),
     )
 
 

@@ -10,6 +10,12 @@ MONEY: dict[str, str] = {
     "that are not reserved while they are handed back",
     "api_usd_per_million_tokens": "what an API asks for a million generated tokens (cost.api_price)",
     "api_price_ratio": "that over USD per million tokens: above one, the cluster is cheaper",
+    "occupancy": "share of all hours that somebody pays for (cost.income)",
+    "income_usd_per_hour": "what is earned in the mean hour: rent of the GPUs, or tokens at an API's price, times the "
+    "occupancy (cost.income)",
+    "running_usd_per_hour": "electricity and hosting of the mean hour, idle where it is not occupied; not the purchase",
+    "payback_months": "months of 730 h until income less running costs has paid for the purchase, and the interest on "
+    "what is still owed",
 }
 
 METRICS: dict[str, str] = {

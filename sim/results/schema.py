@@ -182,12 +182,23 @@ class Swing(Part):
     plans: list[SwingPlan]
 
 
+class PaybackPoint(Part):
+    """Months until a purchase has paid for itself where an ``occupancy`` of all hours is paid for, and at the ``best``
+    and the ``worst`` prices; None: never."""
+
+    occupancy: float
+    months: float | None
+    best: float | None
+    worst: float | None
+
+
 class Cost(Part):
     """Money of one job over its measured window: its share of the cluster by GPUs.
 
     ``usd_per_million_tokens`` is paid for a cluster that is reserved, ``..._by_use`` if it were paid only while there
     is work. ``fixed_usd_per_hour`` runs on without work. ``curve``: over the share of saturation that is asked for.
-    ``api_price_ratio``: what an API asks for a token over what it costs here.
+    ``api_price_ratio``: what an API asks for a token over what it costs here. ``payback_months``: until the income has
+    paid for the purchase; None where no income is stated (``income_usd_per_hour`` is None) or it never does.
     """
 
     usd_per_hour: float
@@ -205,6 +216,12 @@ class Cost(Part):
     usd_per_million_tokens_range: list[float] | None = None
     api_usd_per_million_tokens: float | None = None
     api_price_ratio: float | None = None
+    occupancy: float | None = None
+    income_usd_per_hour: float | None = None
+    running_usd_per_hour: float | None = None
+    payback_months: float | None = None
+    payback_months_range: list[float | None] | None = None
+    payback_curve: list[PaybackPoint] = []
     saturation: Saturation | None = None
     curve: list[UsePoint] = []
     swing: Swing | None = None
@@ -236,18 +253,25 @@ class Window(Part):
 
 
 class Tried(Part):
-    """A rate (req/s) that was tried: whether it is within the objectives, and why not."""
+    """A rate (req/s) that was tried, or a number of clients and the rate that they made: whether it is within the
+    objectives, and why not."""
 
     rate: float
+    clients: int | None = None
     met: bool
     why: str
 
 
 class Capacity(Part):
-    """The highest rate (req/s) within the objectives, None if none was found; what it gives, and what the hardware
-    answers when requests never run out (req/s)."""
+    """The highest rate (req/s) within the objectives, or the most clients of a closed loop and the rate they make; None
+    if none was found. What it gives, and what the hardware answers when requests never run out (req/s).
+
+    ``open_end``: why no larger number of clients was tried, where all that were are within the objectives.
+    """
 
     rate: float | None
+    clients: int | None = None
+    open_end: str = ""
     saturation: float
     output_tokens_per_s: float | None
     usd_per_million_tokens: float | None

@@ -178,6 +178,22 @@ class Demand(Spec):
         return self
 
 
+class Income(Spec):
+    """What a bought cluster earns in ``occupancy`` of all hours: rent for each GPU (stated, or a catalogue price by the
+    GPU-hour), or its generated ``tokens``, sold at ``api_price``."""
+
+    per_gpu: Annotated[UsdPerHour, Field(gt=0)] | HourlyBetween | None = None
+    price: Name | None = None
+    tokens: Literal["api_price"] | None = None
+    occupancy: Annotated[Fraction, Field(gt=0)] = 1.0
+
+    @model_validator(mode="after")
+    def _one(self) -> Income:
+        if sum(x is not None for x in (self.per_gpu, self.price, self.tokens)) != 1:
+            raise ValueError("give exactly one of per_gpu, price (a catalogue id), tokens")
+        return self
+
+
 class CostSpec(Spec):
     """Money. ``capital`` is a sum or a list of items; ``hosting`` and ``electricity`` run on top of it. After
     ``amortisation`` a share of it is left (``resale``); ``interest`` is what money costs a year.
@@ -185,7 +201,8 @@ class CostSpec(Spec):
     Power is idle + (busy - idle) * utilisation for each GPU, plus each host's own, times ``pue``.
     With ``rental`` nothing else is charged: electricity and hosting are the landlord's. Several rents, each with its
     ``share``, make up one cluster. ``demand``: what a day of peak and valley costs; left out, that of a diurnal load.
-    ``api_price``: what somebody else asks for generated tokens, to compare with.
+    ``api_price``: what somebody else asks for generated tokens, to compare with. ``income``: what is earned with what
+    was bought, until it has paid for itself.
     """
 
     capital: Usd | Annotated[tuple[CapitalItem, ...], Field(min_length=1)] | None = None
@@ -199,6 +216,7 @@ class CostSpec(Spec):
     rental: Rental | Annotated[tuple[Rental, ...], Field(min_length=2, max_length=20)] | None = None
     demand: Demand | None = None
     api_price: Annotated[UsdPerMillionTokens, Field(gt=0)] | None = None
+    income: Income | None = None
     prices_as_of: Prose = ""
 
     @property
@@ -221,6 +239,8 @@ class CostSpec(Spec):
             raise ValueError("power is in the price of hosting (power_included): leave electricity out")
         if self.amortisation <= 0:
             raise ValueError("amortisation must be longer than 0")
+        if self.income is not None and self.income.tokens is not None and self.api_price is None:
+            raise ValueError("income from tokens needs api_price: what a token is sold for")
         return self
 
     def _check_rents(self) -> None:
@@ -229,6 +249,8 @@ class CostSpec(Spec):
             raise ValueError("a rental price includes electricity and hosting: leave them out")
         if self.resale:
             raise ValueError("resale belongs to capital: what is rented is not owned")
+        if self.income is not None:
+            raise ValueError("income pays back what was bought: a cluster that is rented has no payback, give capital")
         if self.interest and not any(rent.upfront for rent in self.rents):
             raise ValueError("interest belongs to capital, or to rent that is paid upfront")
         shares = [rent.share for rent in self.rents]

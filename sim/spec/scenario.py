@@ -309,3 +309,10 @@ class Scenario(Spec):
         if demand is not None and [job.kind for job in self.jobs] != ["serving"]:
             raise ValueError("cost.demand is the demand of a scenario's only job, which serves")
         return self
+
+    @model_validator(mode="after")
+    def _tokens_to_sell(self) -> Scenario:
+        income = None if self.cost is None else self.cost.income
+        if income is not None and income.tokens and all(job.kind != "serving" for job in self.jobs):
+            raise ValueError("cost.income.tokens sells what is generated: no job serves, give per_gpu or price")
+        return self

@@ -21,21 +21,23 @@ ROUNDING: Final = 1e-9
 
 EXTENSIVE: Final = frozenset({
     "output_tokens_per_s", "total_tokens_per_s", "requests_per_s", "goodput_requests_per_s", "tokens_per_s",
-    "samples_per_s", "goodput_tokens_per_s", "usd_per_hour", "capital_usd", "power_w", "gpus",
+    "samples_per_s", "goodput_tokens_per_s", "usd_per_hour", "capital_usd", "income_usd_per_hour",
+    "running_usd_per_hour", "power_w", "gpus",
 })  # fmt: skip
 """Metrics that are k times as large for k copies of a cluster with its load; all others stay as they are."""
 BETTER: Final[dict[str, int]] = {
     **dict.fromkeys((
         "output_tokens_per_s", "total_tokens_per_s", "requests_per_s", "goodput_requests_per_s", "slo_attainment",
         "tokens_per_s_per_user", "availability", "tokens_per_usd", "tokens_per_s", "tokens_per_s_per_gpu",
-        "samples_per_s", "mfu", "ettr", "ettr_expected", "goodput_tokens_per_s", "mtbf_s",
+        "samples_per_s", "mfu", "ettr", "ettr_expected", "goodput_tokens_per_s", "mtbf_s", "income_usd_per_hour",
     ), 1),
     **dict.fromkeys((
         "ttft_s", "tpot_s", "inter_token_s", "latency_s", "queue_s", "rejected_requests", "kv_blocked_fraction",
         "preemptions", "recomputed_tokens", "failures", "outages", "outage_s", "restarted_requests",
         "failed_requests", "lost_tokens", "lost_kv_tokens", "usd_per_hour", "usd_per_million_tokens", "capital_usd",
-        "power_w", "kwh_per_million_tokens", "gpu_s_per_million_tokens", "step_time_s", "bubble_fraction",
-        "exposed_communication_s", "exposed_communication_fraction", "optimizer_s", "recompute_fraction",
+        "running_usd_per_hour", "payback_months", "power_w", "kwh_per_million_tokens", "gpu_s_per_million_tokens",
+        "step_time_s", "bubble_fraction", "exposed_communication_s", "exposed_communication_fraction", "optimizer_s",
+        "recompute_fraction",
         "days_to_target", "gpu_hours_to_target", "usd_to_target", "kwh_to_target", "staleness_mean",
         "staleness_max", "lost_work_s", "recovery_s", "checkpoint_blocking_s", "checkpoint_persist_s",
     ), -1),

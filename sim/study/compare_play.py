@@ -10,11 +10,13 @@ from sim.adapters.resolve import Resolved, ResolvedServing
 from sim.errors import InfeasibleError, SimError
 from sim.jobs.play import Recording, play
 from sim.jobs.serving.recording import ServingRecording
+from sim.laws.payback import payback_hours
+from sim.laws.pricing import HOURS_A_MONTH
 from sim.probe import most_clients, service_time, with_clients
 from sim.results.assemble import assemble, job_results
 from sim.results.collect import device_classes, draws_of
 from sim.results.cost import cluster_by_use
-from sim.results.schema import JobResult, Result, ServingMetrics
+from sim.results.schema import Cost, JobResult, Result, ServingMetrics
 from sim.study.compare_demand import GIVEN_UP
 from sim.study.compare_schema import CurvePoint, Job, Use
 
@@ -145,6 +147,7 @@ def _metrics(result: Result, recording: Recording, tokens: float | None) -> dict
             found["tokens_per_usd"] = tokens * 3600 / hour
         if all(cost.capital_usd is not None for cost in costs):
             found["capital_usd"] = sum(cost.capital_usd or 0.0 for cost in costs)
+        found |= _earned(costs, recording)
         power = sum(cost.power_w or 0.0 for cost in costs)
     else:
         power = sum(draw.watts for draw in draws_of(recording, device_classes(recording)))
@@ -154,6 +157,20 @@ def _metrics(result: Result, recording: Recording, tokens: float | None) -> dict
         found["gpu_s_per_million_tokens"] = result.gpus / tokens * 1e6
     found["gpus"] = float(result.gpus)
     return found
+
+
+def _earned(costs: Sequence[Cost], recording: Recording) -> dict[str, float]:
+    """Income and running costs of all jobs, and the months in which they pay for the cluster, if they ever do."""
+    spec = recording.resolved.scenario.cost
+    if spec is None or spec.income is None:
+        return {}
+    income, running, capital = (
+        sum(getattr(cost, key) for cost in costs)
+        for key in ("income_usd_per_hour", "running_usd_per_hour", "capital_usd")
+    )
+    months = payback_hours(capital, income - running, spec.interest) / HOURS_A_MONTH
+    found = {"income_usd_per_hour": income, "running_usd_per_hour": running}
+    return found | ({"payback_months": months} if math.isfinite(months) else {})
 
 
 def _numbers(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, float]]:

@@ -59,6 +59,7 @@ class Explanation:
 SHORT = {
     "tpot": "metrics.tpot_s.p50", "ttft": "metrics.ttft_s.p50", "throughput": "metrics.output_tokens_per_s",
     "mfu": "metrics.mfu", "step": "metrics.step_time_s", "cost": "cost.usd_per_million_tokens",
+    "payback": "cost.payback_months",
 }  # fmt: skip
 
 
@@ -314,6 +315,30 @@ def _per_token(outcome: Outcome, number: int) -> list[Step]:
     ]  # fmt: skip
 
 
+def _payback(outcome: Outcome, number: int) -> list[Step]:
+    cost, spec = _cost(outcome, number), outcome.recording.resolved.scenario.cost
+    assert spec is not None
+    if spec.income is None or cost.income_usd_per_hour is None or cost.running_usd_per_hour is None:
+        return [Step("income", "none is stated: give cost.income", "n/a")]
+    as_of = f"prices as of {spec.prices_as_of}" if spec.prices_as_of else "the scenario"
+    left, share = cost.income_usd_per_hour - cost.running_usd_per_hour, format_percent(spec.income.occupancy)
+    what = "tokens/s x 3600 x api_price" if spec.income.tokens else "rent of the job's share of the GPUs"
+    capital = format_usd(cost.capital_usd or 0.0)
+    steps = [
+        Step("income", f"{what} x {share} of all hours", f"{format_usd(cost.income_usd_per_hour)}/h", as_of),
+        Step("running costs", f"electricity and hosting, {share} of all hours as in this run, idle in the rest",
+             f"{format_usd(cost.running_usd_per_hour)}/h", as_of),
+        Step("left", "income - running costs", f"{format_usd(left)}/h"),
+        Step("purchase", "no running cost", capital, as_of),
+    ]  # fmt: skip
+    if cost.payback_months is None:
+        why = "nothing is left" if left <= 0.0 else "what is left is no more than the interest on the purchase"
+        return [*steps, Step("payback", why, "never")]
+    at = f", with {format_percent(spec.interest)} a year on what is owed" if spec.interest else ""
+    months = f"{format_count(cost.payback_months)} months"
+    return [*steps, Step("payback", f"purchase / left / 730 h{at}", months)]
+
+
 # -- training -----------------------------------------------------------------------------------------------
 
 
@@ -388,8 +413,9 @@ def _days(outcome: Outcome, number: int) -> list[Step]:
 DERIVATIONS: dict[str, Callable[[Outcome, int], Sequence[Step]]] = {
     "metrics.tpot_s": _tpot, "metrics.tokens_per_s_per_user": _tpot, "metrics.ttft_s": _ttft,
     "metrics.output_tokens_per_s": _throughput, "cost.usd_per_hour": _per_hour,
-    "cost.usd_per_million_tokens": _per_token, "cost.tokens_per_usd": _per_token, "metrics.step_time_s": _step_time,
-    "metrics.tokens_per_s": _rate, "metrics.mfu": _mfu, "metrics.days_to_target": _days,
+    "cost.usd_per_million_tokens": _per_token, "cost.tokens_per_usd": _per_token, "cost.payback_months": _payback,
+    "metrics.step_time_s": _step_time, "metrics.tokens_per_s": _rate, "metrics.mfu": _mfu,
+    "metrics.days_to_target": _days,
 }  # fmt: skip
 
 

@@ -38,12 +38,13 @@ def document(search: Search, hear: Hear | None = None) -> Sizing:
     assert winner.played is not None
     resolved = space.resolved(winner.design, winner.played.units)
     whole = assemble(play(resolved), [], {})
-    asked = study.question.rate
-    if winner.played.answer is not None and winner.played.answer.capacity is not None:
-        asked = winner.played.answer.capacity.rate
+    found_at = None if winner.played.answer is None else winner.played.answer.capacity
+    asked = study.question.rate if found_at is None else found_at.rate
+    clients = None if found_at is None else found_at.clients
     trace = study.written.serving[0].trace if study.written.serving else None
     written = winner_scenario(
-        study.source, study.folder, space, winner.design, winner.played.units, rate=asked, trace=trace
+        study.source, study.folder, space, winner.design, winner.played.units, rate=asked,
+        clients=clients, trace=trace,
     )  # fmt: skip
     unplayed = [item for item in search.rest if item.played is None]
     return Sizing(

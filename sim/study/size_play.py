@@ -17,11 +17,11 @@ from sim.jobs.play import play
 from sim.probe import answers, saturated
 from sim.results.schema import JobResult, ServingMetrics, TrainingMetrics
 from sim.spec.sizing import LatencyName
-from sim.study.capacity import at_rate, find_capacity, missed, requests_at
+from sim.study.capacity import at_capacity, find_capacity, missed, tried_at
 from sim.study.size_check import DAY, Checked, Question, lengths_of
 from sim.study.size_schema import Why
 from sim.study.size_space import Design, Space
-from sim.units import format_count, format_percent, format_seconds, format_usd
+from sim.units import format_percent, format_seconds, format_usd
 
 NEARLY: Final = 0.01
 """Latencies that differ by less are taken for equal: the fewer machines win."""
@@ -205,9 +205,8 @@ def _most(space: Space, design: Design, question: Question, checked: Checked) ->
             runs += len(capacity.tried) + 1
             if capacity.rate is None:
                 last = capacity.tried[-1]
-                reason = f"at {format_count(last.rate)} req/s {last.why}"
-                return Played(units, runs, lost="misses an objective", reason=reason)
-            resolved = at_rate(resolved, 0, capacity.rate, requests_at(resolved, 0, capacity.rate))
+                return Played(units, runs, lost="misses an objective", reason=f"{tried_at(last)} {last.why}")
+            resolved = at_capacity(resolved, 0, capacity)
         else:
             resolved = saturated(resolved, recording)
         (found,), runs = answers(resolved), runs + 2

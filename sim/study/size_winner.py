@@ -14,6 +14,7 @@ from sim.adapters.yaml_source import Source, apply_overrides
 from sim.spec.economics import CostSpec, Hosting
 from sim.spec.scenario import ServingJob
 from sim.spec.workload import ARRIVALS, Load
+from sim.study.capacity import requests_of
 from sim.study.size_space import Design, Space
 from sim.study.sweep_axes import text
 
@@ -23,9 +24,10 @@ if TYPE_CHECKING:
 
 def winner_scenario(
     source: Source, folder: Path, space: Space, design: Design, units: int, *, rate: float | None,
-    trace: RequestTrace | None,
+    clients: int | None, trace: RequestTrace | None,
 ) -> dict[str, Any]:  # fmt: skip
-    """The scenario's plain data. ``rate`` replaces the load's arrivals (requests/s); ``trace``: as it was read."""
+    """The scenario's plain data. ``rate`` replaces the load's arrivals (requests/s), ``clients`` the number of a closed
+    loop's; ``trace``: as it was read."""
     resolved, offer = space.resolved(design, units), space.offers[design.offer]
     settings = [f"{key}={text(value)}" for key, value in space.settings(design).items()]
     data: dict[str, Any] = apply_overrides(source, settings).data  # a copy, to change as one likes
@@ -46,7 +48,10 @@ def winner_scenario(
     job["plan"] = plan | {key: n for key, n in degrees.items() if n > 1}
     if not isinstance(spec, ServingJob) and spec.plan.sequence_parallel:
         job["plan"]["sequence_parallel"] = True
-    if rate is not None and isinstance(spec, ServingJob):
+    if clients is not None and isinstance(spec, ServingJob):
+        job["load"]["closed_loop"]["clients"] = clients
+        job["load"]["requests"] = requests_of(spec.load, clients)
+    elif rate is not None and isinstance(spec, ServingJob):
         job["load"] = _load(job["load"], spec.load, rate, trace)
     _absolute(data, folder)
     return data

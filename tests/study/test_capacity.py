@@ -1,4 +1,5 @@
-"""The highest rate within the objectives: between what is met and what is not, whatever the kind of arrivals."""
+"""The most within the objectives: between what is met and what is not, whatever the kind of arrivals; clients of a
+closed loop are counted."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sim.adapters.resolve import ResolvedServing
+from sim.adapters.resolve import Resolved, ResolvedServing
 from sim.adapters.traces import RequestTrace
 from sim.errors import InputError
 from sim.results.schema import Capacity
@@ -22,7 +23,10 @@ LIMIT = {"ttft_p99": "500 ms"}
 
 
 def found(load: dict[str, Any], **job: Any) -> Capacity:
-    case = resolved(toy({"load": {**load, **LENGTHS}, "objectives": LIMIT, **job}))
+    return capacity_of(resolved(toy({"load": {**load, **LENGTHS}, "objectives": LIMIT, **job})))
+
+
+def capacity_of(case: Resolved) -> Capacity:
     outcome = run_recorded(case, effects=False)
     capacity = only(with_capacity(outcome.result, case, outcome.recording)).capacity
     assert capacity is not None
@@ -54,7 +58,7 @@ def test_one_at_a_time_carries_hardly_less_than_one_over_its_service():
     assert 0.9 < capacity.rate * service < 1.0
 
 
-def test_clients_become_arrivals_and_a_trace_is_played_faster():
+def test_a_rate_is_another_kind_of_arrivals_and_a_trace_is_played_faster():
     clients = Load.model_validate({"closed_loop": {"clients": 3}, "requests": 9, **LENGTHS})
     assert load_at(clients, 2.0).poisson.rate == 2.0
     swinging = {"diurnal": {"peak": "4 req/s", "valley": "2 req/s", "period": "1 h"}, "requests": 9, **LENGTHS}
@@ -85,3 +89,74 @@ def test_without_objectives_there_is_no_capacity():
     outcome = run_recorded(case, effects=False)
     with pytest.raises(InputError, match=r"jobs.0.objectives"):
         with_capacity(outcome.result, case, outcome.recording)
+
+
+# ---- clients of a closed loop
+
+ONE_BY_ONE = {"policy": "static", "batch_size": 1}
+
+
+def clients(number: int, **loop: Any) -> dict[str, Any]:
+    return {"closed_loop": {"clients": number, **loop}, "requests": 10 * number}
+
+
+@pytest.mark.parametrize(("bandwidth", "most"), [("1 Gbps", 57), ("1.024 Gbps", 58), ("1.05 Gbps", 60)])
+def test_users_of_a_pipeline_who_get_five_tokens_a_second(bandwidth: str, most: int):
+    """Eight stages of 17.5 ms leave 60 ms for eight hops of 16,384 bytes a user: 60 ms * bandwidth / (8 * 16384)."""
+    asked = "jobs.0.objectives={tpot_p99: 200 ms}", f"cluster.network.bandwidth={bandwidth}"
+    capacity = capacity_of(shipped("article/home_pp8_10gbe", *asked))
+    assert most == int(0.060 * float(bandwidth.split()[0]) * 1e9 / 8 / (8 * 16384))
+    assert capacity.clients == most
+    assert min(t.clients for t in capacity.tried if not t.met) == most + 1
+    assert capacity.output_tokens_per_s == pytest.approx(5 * most, rel=0.02)
+    assert f"it carries {most} clients" in told(capacity)
+    assert f"with {most + 1} clients tpot p99 is" in told(capacity)
+
+
+def test_clients_who_are_served_one_by_one_wait_for_all_others():
+    """With n clients a request takes n services: within 5.5 services are five clients, wherever the search begins."""
+    alone = {"load": {**clients(1), **LENGTHS}, "batching": ONE_BY_ONE}
+    service = only(simulate(toy(alone)).result).metrics.latency_s.p50
+    limit = {"latency_p99": f"{5.5 * service} s"}
+    for number in (1, 5, 40):
+        assert found(clients(number), batching=ONE_BY_ONE, objectives=limit).clients == 5
+
+
+def test_clients_who_pause_are_more():
+    """Who reads for three services after each of its own is one of eight: (8 * service - 3 * service) is within 5.5."""
+    alone = {"load": {**clients(1), **LENGTHS}, "batching": ONE_BY_ONE}
+    service = only(simulate(toy(alone)).result).metrics.latency_s.p50
+    limit = {"latency_p99": f"{5.5 * service} s"}
+    pausing = clients(4, think_time=f"{3 * service} s")
+    assert found(pausing, batching=ONE_BY_ONE, objectives=limit).clients == 8
+
+
+def test_the_scenario_with_so_many_clients_is_within_its_objectives_and_with_more_is_not():
+    batching, objectives = {"max_sequences": 8}, {"ttft_p99": "200 ms", "tpot_p99": "5 ms"}
+    capacity = found(clients(4), batching=batching, objectives=objectives)
+    assert capacity.clients is not None
+    assert capacity.clients > 8
+    for number, within in ((capacity.clients, True), (capacity.clients + 3, False)):
+        load = {"closed_loop": {"clients": number}, "requests": 40 * number, **LENGTHS}
+        job = only(simulate(toy({"load": load, "objectives": objectives, "batching": batching})).result)
+        assert all(row["met"] for row in job.objectives) == within
+
+
+def test_where_nothing_limits_waiting_any_number_of_clients_is_within_the_objectives():
+    """Eight are let in at once: with sixteen, half of the clients wait, and a token takes no longer with more."""
+    for number, most in ((2, 16), (8, 16), (1000, 1000)):
+        capacity = found(clients(number), batching={"max_sequences": 8}, objectives={"tpot_p99": "1 s"})
+        assert capacity.clients == most
+        assert all(t.met for t in capacity.tried)
+        assert f"{most:,} clients" in told(capacity)
+        assert "and more: half of them wait already, which no objective limits" in told(capacity)
+    alone = found(clients(2), batching={"max_sequences": 8}, objectives={"ttft_p99": "1 h", "tpot_p99": "1 us"})
+    assert alone.clients is None
+    assert "no number of clients was found within the objectives, down to one client" in told(alone)
+
+
+def test_a_limit_on_waiting_that_nobody_reaches_ends_the_search(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sim.study.capacity.MOST_CLIENTS", 50)
+    capacity = found(clients(2), batching={"max_sequences": 8}, objectives={"latency_p99": "1 h"})
+    assert capacity.clients == 50
+    assert told(capacity).endswith("and more: more were not tried")

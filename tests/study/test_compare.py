@@ -174,6 +174,27 @@ def test_what_is_made_equal_is_equal_and_what_grows_grows_by_k(what: Any, metric
     assert after.gpus == pytest.approx(4 * after.factor)
 
 
+def test_copies_earn_and_run_times_k_and_are_paid_back_in_the_same_months() -> None:
+    let = {"income": {"per_gpu": "0.5 USD/h", "occupancy": "80%"}}
+    a, b = made(BUSY, "a", cost=COST | let), made({**BUSY, "plan": {"pp": 4}}, "b", gpus=4, cost=TWICE | let)
+    plain = compared(a, b).scenarios[1]
+    equal = compared(a, b, options=Options(seeds=4, curve=False, at_equal="gpus")).scenarios[1]
+    assert equal.factor == 0.5
+    for name in ("income_usd_per_hour", "running_usd_per_hour", "capital_usd"):
+        assert equal.metrics[name].mean == pytest.approx(plain.metrics[name].mean / 2), name
+    income, running, capital, months = (
+        equal.metrics[name].mean
+        for name in ("income_usd_per_hour", "running_usd_per_hour", "capital_usd", "payback_months")
+    )
+    assert months == pytest.approx(plain.metrics["payback_months"].mean)
+    assert months == pytest.approx(capital / (income - running) / 730, rel=1e-3)  # a mean over four runs
+    poor = made(BUSY, "poor", cost=COST | {"income": {"per_gpu": "0.001 USD/h"}})
+    found = compared(a, poor)
+    assert "payback_months" not in found.scenarios[1].metrics
+    assert "payback_months" not in found.pairs[0].metrics
+    assert "Payback" in render_comparison(compared(a, b))
+
+
 def test_a_cost_of_a_token_does_not_scale() -> None:
     assert not EXTENSIVE & {"usd_per_million_tokens", "ttft_s", "tokens_per_s_per_user", "mfu", "utilisation_mean"}
     assert BETTER["usd_per_million_tokens"] == -1

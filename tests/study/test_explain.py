@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from sim.errors import InputError
@@ -65,7 +67,7 @@ def test_mfu_is_told_by_its_own_formula():
 
 
 def test_every_derivation_has_a_number_and_every_number_a_path():
-    known = {path.rsplit(".p", 1)[0] for name in ("4090_pp_home", "gpt3_175b_1024_a100") for path in paths_of(
+    known = {re.sub(r"\.p\d\d$", "", path) for name in ("4090_pp_home", "gpt3_175b_1024_a100") for path in paths_of(
         only(played(name).result))}  # fmt: skip
     assert set(DERIVATIONS) <= {path.removesuffix(".mean") for path in known}
 

@@ -229,6 +229,20 @@ def test_the_capacity_of_the_winner_is_at_least_the_load(tmp_path: Path) -> None
     assert found.capacity.rate >= 3000.0 * 0.98
 
 
+def test_the_most_tokens_of_clients_are_those_of_as_many_as_are_within_the_objectives(tmp_path: Path) -> None:
+    load = {"closed_loop": {"clients": 4}, "prompt_tokens": 100, "output_tokens": 40, "requests": 400}
+    few = {"machines": ["small"], "most_nodes": 1, "vary": {"jobs.0.batching.max_batched_tokens": [512]}}
+    asked = scenario({"goal": "throughput", "budget_per_hour": "0.3 USD/h", **few}, load=load)
+    asked["jobs"][0]["objectives"]["ttft_p99"] = "50 ms"
+    found = sized(tmp_path, asked)
+    assert found.capacity is not None
+    written = found.scenario["jobs"][0]["load"]
+    assert written["closed_loop"]["clients"] == found.capacity.clients
+    job = answer_of(tmp_path, found)
+    assert job.metrics.output_tokens_per_s == pytest.approx(found.answers[0].value, rel=0.02)
+    assert all(row["met"] for row in job.objectives)
+
+
 def test_quantisation_is_chosen_among_what_is_asked_for(tmp_path: Path) -> None:
     data = scenario({"vary": {"jobs.0.precision.weights": ["fp16", "int4"], "jobs.0.plan.pp": [1]}})
     found = sized(tmp_path, data)

@@ -8,6 +8,7 @@ from sim.report.figures.gantt import gantt_figure
 from sim.report.figures.latency import latency_figures
 from sim.report.figures.ledger import ledger_figure
 from sim.report.figures.memory import memory_figures
+from sim.report.figures.payback import payback_figure
 from sim.report.figures.pipeline import step_figures
 from sim.report.figures.roofline import roofline_figure
 from sim.report.figures.timeline import device_figure, job_figures, link_figure
@@ -28,8 +29,8 @@ def figures_of(result: Result) -> dict[str, list[Figure]]:
         "roofline": [roofline_figure(result)],
         "latency": [*latency_figures(result)],
         "cost": [
-            cost_figure(result), purchase_figure(result), use_figure(result), day_figure(result), mix_figure(result),
-            effects_figure(result),
+            cost_figure(result), purchase_figure(result), payback_figure(result), use_figure(result),
+            day_figure(result), mix_figure(result), effects_figure(result),
         ],
     }
     return {section: [figure for figure in figures if figure] for section, figures in made.items()}
