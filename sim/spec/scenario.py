@@ -59,11 +59,13 @@ class Batching(Spec):
     *reserve* sets blocks for the whole answer aside, *preempt* pushes sequences out when blocks run short: what they
     had computed is computed again (``preemption: recompute``) or goes to host memory and back (*swap*).
     ``prefix_caching`` keeps KV blocks of prompts for others that begin alike; ``kv_offload`` those that have to go.
+    Without a ``kv_cache`` nothing is kept from one pass to the next: each pass computes whole contexts again.
     """
 
     policy: Literal["continuous", "prefill_first", "decode_first", "static"] = "continuous"
     admission: Literal["preempt", "reserve"] | None = None
     preemption: Literal["recompute", "swap"] = "recompute"
+    kv_cache: bool = True
     prefix_caching: bool = False
     kv_offload: KvOffload | None = None
     max_batched_tokens: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
