@@ -218,11 +218,6 @@ CASES: dict[str, dict[str, Any]] = {
         PCIE, {"plan": {"tp": 4}, "batching": UNCACHED, "load": closed(6, 12)}, model="llama-2-13b",
         assume={"tp_overlap": "double_buffer"},
     ),
-    "nothing cached on two jobs' cable": scenario(
-        TWO_SWITCHES,
-        *({"plan": {"pp": 4, "placement": p}, "precision": {"weights": "int4"}, "batching": UNCACHED,
-           "load": closed(6, 12)} for p in ([0, 4, 1, 5], [2, 6, 3, 7])),
-    ),
     "nothing cached where replicas come and go": toy(
         {"plan": {"dp": 3}, "autoscale": {"requests": 3, "every": "0.1 s", "start_up": "0.3 s", "cool_down": "0.4 s"},
          "batching": UNCACHED | {"max_sequences": 4}, "load": poisson(20, 60)}, gpus=3),
@@ -267,8 +262,7 @@ def test_the_cases_are_what_they_are_called() -> None:
     """Contention is played in detail by default, plain cases are not, and pressure pushes sequences out."""
     in_detail = {name for name, case in CASES.items() if simulate(case).recording.detailed}
     assert in_detail == {
-        "two jobs on one cable", "nothing cached on two jobs' cable",
-        "tensor groups on NVLink in a pipeline", "mixed cards in a tensor group",
+        "two jobs on one cable", "tensor groups on NVLink in a pipeline", "mixed cards in a tensor group",
         "pipelines for prompts and tokens", "tensor groups for prompts and tokens",
         "experts spread over shared links", "sequences by ranks on NVLink in a pipeline",
     }  # fmt: skip

@@ -281,28 +281,28 @@ def test_reports_say_that_nothing_is_cached() -> None:
 
 
 @pytest.mark.parametrize(
-    ("keys", "where", "said"),
+    ("keys", "said"),
     [
-        ({"batching": {"prefix_caching": True}}, "batching.prefix_caching", "no prompt is kept"),
-        ({"batching": {"admission": "reserve"}}, "batching.admission", "no blocks to set aside"),
-        ({"batching": {"preemption": "swap"}}, "batching.preemption", "nothing to copy"),
-        ({"batching": {"max_batched_tokens": 64}}, "batching.max_batched_tokens", "whole contexts, however long"),
-        ({"batching": {"prefill_chunk": 64}}, "batching.prefill_chunk", "whole contexts, however long"),
-        ({"precision": {"kv": "fp8"}}, "precision.kv", "live within a pass"),
-        ({"router": "kv_aware"}, "router", "take another router"),
-        ({"plan": {"dp": 2}, "disaggregate": {"prefill": 1}}, "disaggregate", "no prompts to hand over"),
-        ({"speculative": {"tokens": 2, "acceptance": 0.5, "draft": "ngram"}}, "speculative", "behind cached tokens"),
-        ({"adapters": {"count": 4, "resident": 2}}, "adapters.resident", "leave resident out"),
+        ({"batching": {"prefix_caching": True}}, ".batching: no prompt is kept for others: leave prefix_caching out"),
+        ({"batching": {"admission": "reserve"}}, ".batching: there are no blocks to set aside"),
+        ({"batching": {"preemption": "swap"}}, ".batching: there is nothing to copy to the host"),
+        ({"batching": {"max_batched_tokens": 64}}, ".batching: each pass computes whole contexts, however long"),
+        ({"batching": {"prefill_chunk": 64}}, ".batching: each pass computes whole contexts, however long"),
+        ({"precision": {"kv": "fp8"}}, ": nothing is kept in fp8: leave precision.kv out"),
+        ({"router": "kv_aware"}, ": no replica has any part of a prompt: leave router: kv_aware out"),
+        ({"plan": {"dp": 2}, "disaggregate": {"prefill": 1}}, ": no replica has prompts to hand over"),
+        ({"speculative": {"tokens": 2, "acceptance": 0.5, "draft": "ngram"}}, ": guesses have no cached tokens"),
+        ({"adapters": {"count": 4, "resident": 2}}, ": each pass begins all prompts anew"),
     ],
 )  # fmt: skip
-def test_what_needs_a_cache_is_refused_where_it_stands(keys: dict[str, Any], where: str, said: str) -> None:
+def test_what_needs_a_cache_is_refused(keys: dict[str, Any], said: str) -> None:
     case = toy({"load": one(10, 5)} | keys | {"batching": OFF | keys.get("batching", {})}, gpus=2)
     with pytest.raises(InputError) as caught:
         resolved(case)
     (problem,) = caught.value.problems
-    assert (problem.path, problem.line is not None) == (f"jobs.0.{where}", True)
-    assert problem.message.startswith("batching.kv_cache is false: ")
-    assert said in problem.message
+    where, _, why = said.partition(": ")
+    assert (problem.path, problem.line is not None) == (f"jobs.0{where}", True)
+    assert problem.message.startswith(f"without a KV cache (kv_cache: false) {why}")
 
 
 def test_adapters_that_are_all_there_ride_along() -> None:
