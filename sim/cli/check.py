@@ -60,7 +60,8 @@ def _job(resolved: Resolved, job: ResolvedServing, layout: Layout, topology: Top
     unchecked = resolved.scenario.assume.kv_capacity == "unchecked"
     prompt, output = spec.load.prompt_tokens, spec.load.output_tokens
     if isinstance(prompt, int) and isinstance(output, int):  # drawn lengths are known once they are drawn
-        check_shortest(spec.name, job.model, layout, prompt + output, unchecked=unchecked)
+        unlimited = unchecked or not spec.batching.kv_cache
+        check_shortest(spec.name, job.model, layout, prompt + output, unchecked=unlimited)
     stages: dict[tuple[object, ...], dict[str, Any]] = {}
     for replica, tokens in zip(layout.replicas, layout.tokens, strict=True):
         for stage in replica:
@@ -75,7 +76,7 @@ def _job(resolved: Resolved, job: ResolvedServing, layout: Layout, topology: Top
         "active_parameters": job.model.active_parameters,
         "stack": job.stack.id, "weights": spec.precision.weights, "kv": spec.precision.kv, "tp": spec.plan.tp,
         "pp": spec.plan.pp, "dp": spec.plan.dp, "ep": spec.plan.ep, "attention": spec.plan.attention,
-        "kv_checked": not unchecked,
+        "kv_cache": spec.batching.kv_cache, "kv_checked": not unchecked,
         "kv_tokens_per_replica": max(0, min(layout.tokens)),
         "context": job.model.context, "memory": list(stages.values()), "routes": _routes(layout, topology),
         "reliability": _outlook(resolved, job, layout, topology),
@@ -254,9 +255,10 @@ def _text(job: dict[str, Any]) -> str:
     active = f", {met / 1e9:.2f} B met by a token" if met < job["parameters"] else ""
     spread = f" ep {job['ep']}" if job["ep"] > 1 else ""
     spread += " attention data" if job["attention"] == "data" else ""
+    kv = job["kv"] if job["kv_cache"] else "no"
     lines = [
         f"job         {job['name']}: {job['model']} ({job['parameters'] / 1e9:.2f} B{active}), "
-        f"{job['weights']} weights, {job['kv']} KV, tp {job['tp']} pp {job['pp']} dp {job['dp']}{spread}, "
+        f"{job['weights']} weights, {kv} KV, tp {job['tp']} pp {job['pp']} dp {job['dp']}{spread}, "
         f"stack {job['stack']}"
     ]
     head = ("stage", "gpu", "layers", "capacity", *job["memory"][0]["parts"])
@@ -268,14 +270,21 @@ def _text(job: dict[str, Any]) -> str:
     rows = _merged(rows)
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     lines += ["  " + "  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
+    lines.append(f"KV cache    {_cache_text(job)}")
+    lines += [f"route       {row['what']}: {row['way']}" for row in job["routes"]]
+    lines += _outlook_text(job["reliability"] or {})
+    return "\n".join(lines)
+
+
+def _cache_text(job: dict[str, Any]) -> str:
+    """What a replica's KV cache holds."""
+    if not job["kv_cache"]:
+        return "none (batching.kv_cache): nothing is held between passes, each computes whole contexts again"
     tokens = job["kv_tokens_per_replica"]
     requests = f"{tokens // job['context']} requests of the full {job['context']:,} tokens of context"
     checked = "" if job["kv_checked"] else " (not checked in the run: assumed)"
     least = "at least " if len({s["gpu"] for s in job["memory"]}) > 1 else ""
-    lines.append(f"KV cache    {least}{tokens:,} tokens a replica, {requests}{checked}")
-    lines += [f"route       {row['what']}: {row['way']}" for row in job["routes"]]
-    lines += _outlook_text(job["reliability"] or {})
-    return "\n".join(lines)
+    return f"{least}{tokens:,} tokens a replica, {requests}{checked}"
 
 
 def _outlook_text(found: dict[str, Any]) -> list[str]:

@@ -171,6 +171,8 @@ def headline(recording: Recording) -> str:
         spec = job.job.spec
         precision = spec.precision
         kv = "" if precision.kv == precision.weights else f"/kv {precision.kv}"
+        if not spec.batching.kv_cache:
+            kv = " without KV cache"
         text = f"{job.job.model.id} {precision.weights}{kv}"
         plan = _plan_text(spec.plan) + _pools_text(spec)
         parts.append(f"{text}, {plan}, stack {job.job.stack.id}")

@@ -18,12 +18,14 @@ import numpy as np
 
 from sim.jobs.play import Recording
 from sim.jobs.serving.recording import ServingRecording
+from sim.jobs.serving.uncached import UncachedScheduler
 from sim.jobs.training.run import TrainingRecording
+from sim.laws.memory import pass_bytes
 from sim.laws.topology_parts import NETWORK
 from sim.results.incidents import ended
 from sim.results.metrics import Table, sums_at
 from sim.results.schema import Effect, Incident, ServingMetrics, State, TrainingMetrics, Verdict, Window
-from sim.units import format_count, format_percent, format_seconds
+from sim.units import format_bytes, format_count, format_percent, format_seconds
 
 #: Share of requests given up above which a run is disrupted.
 LOST = 0.01
@@ -193,7 +195,9 @@ def warnings_of(recording: Recording, jobs: list[tuple[ServingRecording, Serving
         tight = min(
             max(0.0, m.kv_budget) / m.capacity for r in job.layout.replicas for s in r for m in s.memory.values()
         )
-        if tight < 0.1 and not unchecked:
+        if not spec.batching.kv_cache:
+            lines += _crowded(job)
+        elif tight < 0.1 and not unchecked:
             lines.append(
                 f"{spec.name}: the KV cache has {format_percent(tight)} of a GPU's memory; an error of 1 GB in what "
                 "the engine keeps back moves the batch by a lot"
@@ -232,7 +236,7 @@ def warnings_of(recording: Recording, jobs: list[tuple[ServingRecording, Serving
             lines.append(f"{spec.name}: pipelines of four and more stages are not validated for decode-heavy loads")
         chunk = spec.batching.prefill_chunk or spec.batching.max_batched_tokens or job.job.stack.max_batched_tokens
         slow = [s.hop for r in job.replicas for s in r.stages if s.hop and s.hop.cap <= 0.13e9]
-        if slow and chunk > 128:
+        if slow and chunk > 128 and spec.batching.kv_cache:
             lines.append(
                 f"{spec.name}: prompts travel in pieces of up to {chunk} tokens over at most 1 Gbit/s; pieces of "
                 "32-128 (batching.prefill_chunk) keep them from blocking the pipeline"
@@ -243,6 +247,22 @@ def warnings_of(recording: Recording, jobs: list[tuple[ServingRecording, Serving
                 "(4-12 GB/s), not a measurement"
             )
     return lines
+
+
+def _crowded(job: ServingRecording) -> list[str]:
+    """Passes without a KV cache that work on more than the memory beside the weights holds."""
+    schedulers = [r.scheduler for r in job.replicas]
+    largest = max(s.largest for s in schedulers if isinstance(s, UncachedScheduler))
+    plan = job.job.spec.plan
+    need = pass_bytes(job.job.model, plan.slices, largest) * plan.slices / plan.tp
+    room = min(m.kv_budget + m.reserve for r in job.layout.replicas for s in r for m in s.memory.values())
+    if need <= room:
+        return []
+    return [
+        f"{job.name}: a pass of {largest:,} tokens works on {format_bytes(need)} of activations a GPU, "
+        f"{format_bytes(max(0.0, room))} are left beside the weights: an engine would run out of memory "
+        "(batching.max_sequences bounds a pass)"
+    ]
 
 
 def _unmet(job: ServingRecording) -> str:

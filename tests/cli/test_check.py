@@ -55,6 +55,15 @@ def test_tokens_of_kv_cache_add_up(desk):
     assert fullest["parts"]["KV cache"] == pytest.approx(40_960 * job["kv_tokens_per_replica"], rel=1e-3)
 
 
+def test_without_a_cache_no_tokens_are_held(desk):
+    answer = desk.check("--set", "jobs.0.batching.kv_cache=off")
+    assert "\nKV cache    none (batching.kv_cache): nothing is held between passes" in answer.out
+    assert "fp16 weights, no KV, tp 1 pp 8" in answer.out
+    (job,) = desk.check("--json", "--set", "jobs.0.batching.kv_cache=off").json["jobs"]
+    assert (job["kv_cache"], job["kv_tokens_per_replica"]) == (False, 0)
+    assert {stage["parts"]["KV cache"] for stage in job["memory"]} == {0.0}
+
+
 def test_assumptions_are_in_sight(desk):
     assert "assumed" not in desk.check().out
     answer = desk.check("--set", "assume.kv_capacity=unchecked", "--set", "assume.parameters=70e9")
