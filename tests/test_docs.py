@@ -335,6 +335,7 @@ INPUTS: dict[str, dict[str, type[BaseModel]]] = {
     "reference-catalogue.md": {
         "gpu": hardware.Gpu,
         "gpu.flops": hardware.Flops,
+        "gpu.power": hardware.GpuPower,
         "gpu.kernels": hardware.KernelConstants,
         "link": hardware.LinkType,
         "fabric": hardware.Fabric,
