@@ -8,6 +8,7 @@ gives the same page.
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -21,10 +22,11 @@ from sim.report.values import (
     NEVER,
     NONE,
     Row,
-    expected_text,
+    expected_texts,
     interval_text,
     largest_first,
     memory_capacity,
+    missed_facts,
     named,
     outage_facts,
     rows,
@@ -98,14 +100,17 @@ def render_html(result: Result) -> str:
         facts=_facts(result),
         state_sign=STATES.get(result.verdict.state, "") if _serves(result) else "",
         sentence=_sentence(result),
-        expected=[
-            f"{'' if len(result.jobs) == 1 else f'{job.name}: '}{expected_text(job.expected_error)}"
-            for job in result.jobs
-            if job.expected_error is not None
-        ],
+        missed=_of_each(result, missed_facts),
+        expected=_of_each(result, expected_texts),
         yaml=yaml.safe_dump(result.resolved_scenario, sort_keys=False, allow_unicode=True, width=100),
         command=_command(result),
     )
+
+
+def _of_each(result: Result, told: Callable[[JobResult], list[str]]) -> list[str]:
+    """What is told of the jobs, which are named where there are several."""
+    alone = len(result.jobs) == 1
+    return [text if alone else f"{job.name}: {text}" for job in result.jobs for text in told(job)]
 
 
 def _file(result: Result) -> str:

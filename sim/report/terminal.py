@@ -15,11 +15,12 @@ from sim.report.values import (
     BOLD,
     RESET,
     checkpoint_facts,
-    expected_text,
+    expected_texts,
     failure_facts,
     interval_text,
     largest_first,
     memory_capacity,
+    missed_facts,
     of_jobs,
     outage_facts,
     pair,
@@ -48,9 +49,11 @@ def render_text(result: Result, width: int = 100, colour: bool = False) -> str:
         for job in result.jobs:
             page.line(f"job {job.name}", _job_facts(result, job), "; ")
     for job in result.jobs:
-        if job.expected_error is not None:
-            who = "" if len(result.jobs) == 1 else f"{job.name}: "
-            page.line("error", [f"{who}{expected_text(job.expected_error)}"], "  ")
+        who = "" if len(result.jobs) == 1 else f"{job.name}: "
+        page.line("missed", [f"{who}{fact}" for fact in missed_facts(job)], "; ", state="overloaded")
+    for job in result.jobs:
+        who = "" if len(result.jobs) == 1 else f"{job.name}: "
+        page.line("error", [f"{who}{text}" for text in expected_texts(job)], "; ")
     page.line("GPU time", _gpu_time(result.ledger), " | ")
     page.line("not binding", result.verdict.not_binding, "; ")
     for banner in result.banners:

@@ -71,6 +71,16 @@ def test_assumptions_that_physics_forbids_are_shown(result: Result) -> None:
     assert line(render_text(banner), "ASSUMED").endswith("KV reads are free")
 
 
+def test_a_missed_objective_is_told_and_one_that_is_met_is_not(result: Result) -> None:
+    assert line(render_text(result, 140), "missed") == "missed      tpot_p99 171 ms, over 160 ms"
+    job = result.jobs[0]
+    met = job.model_copy(update={"objectives": [{**o, "met": True} for o in job.objectives]})
+    assert "missed" not in render_text(result.model_copy(update={"jobs": [met]}), 140)
+    lost = job.model_copy(update={"objectives": [{**job.objectives[0], "measured_s": None, "met": False}]})
+    text = render_text(result.model_copy(update={"jobs": [lost]}), 140)
+    assert line(text, "missed") == "missed      ttft_p99 never reached, requests were given up"
+
+
 def test_a_training_job_is_told_by_its_step(training: Result) -> None:
     text = render_text(training, 140)
     assert line(text, "step") == "step        1.41 s   23.3k tok/s (5,826 tok/s/GPU)   MFU 26.4%  HFU 36.4%"
