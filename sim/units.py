@@ -367,12 +367,15 @@ def format_seconds(value: float) -> str:
 
 
 def format_usd(value: float) -> str:
-    """Whole dollars from 1,000 on, cents from 0.10 on, three significant figures below: "0.0012 USD"."""
+    """Whole dollars from 1,000 on, cents from 1 on, three significant figures below: "0.105 USD", "0.0012 USD"."""
     if not math.isfinite(value):
         return _scaled(value, "", ())
     if abs(value) >= 1000:
         return f"{value:,.0f} USD"
-    amount = f"{value:,.2f}".removesuffix(".00") if abs(value) >= 0.1 else _figures(value)
+    if abs(value) >= 0.1:
+        amount = f"{value:,.2f}".removesuffix(".00") if abs(value) >= 0.9995 else f"{value:.3f}".removesuffix("0")
+    else:
+        amount = _figures(value)
     return f"{amount} USD"
 
 
