@@ -372,11 +372,10 @@ def format_usd(value: float) -> str:
         return _scaled(value, "", ())
     if abs(value) >= 1000:
         return f"{value:,.0f} USD"
-    if abs(value) >= 0.1:
-        amount = f"{value:,.2f}".removesuffix(".00") if abs(value) >= 0.9995 else f"{value:.3f}".removesuffix("0")
-    else:
-        amount = _figures(value)
-    return f"{amount} USD"
+    cents = abs(value) >= 0.9995 or (abs(value) >= 0.1 and math.isclose(value, round(value, 2), rel_tol=1e-6))
+    if cents:
+        return f"{value:,.2f}".removesuffix(".00") + " USD"
+    return f"{value:.3f} USD" if abs(value) >= 0.0995 else f"{_figures(value)} USD"
 
 
 def format_count(value: float) -> str:

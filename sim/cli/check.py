@@ -38,8 +38,9 @@ def command(scenario: Path, overrides: tuple[str, ...], seed: int | None, as_jso
             found.append(_job(resolved, job, layout, topology))  # type: ignore[arg-type]
         else:
             found.append(_training_job(resolved, job, layout, topology))  # type: ignore[arg-type]
+    idle = len(topology.gpus) - sum(map(_gpus_of, found))
     answer = {"scenario": resolved.scenario.name, "cluster": topology.summary(), "gpus": len(topology.gpus),
-              "feasible": True, "jobs": found}  # fmt: skip
+              "idle_gpus": idle, "feasible": True, "jobs": found}  # fmt: skip
     if as_json:
         click.echo(json.dumps(answer, indent=1))
         return
@@ -48,7 +49,16 @@ def command(scenario: Path, overrides: tuple[str, ...], seed: int | None, as_jso
         click.echo(_training_text(row) if row["kind"] == "training" else _text(row))
     for line in _assumed(resolved):
         click.echo(f"assumed     {line}")
+    if idle:
+        click.echo(f"idle        {idle:,} of the {len(topology.gpus):,} GPUs have no job; all of them are paid for")
     click.echo("fits        yes")
+
+
+def _gpus_of(job: dict[str, Any]) -> int:
+    """GPUs that a job has."""
+    if job["kind"] == "training":
+        return int(job["gpus"])
+    return len({gpu for stage in job["memory"] for gpu in stage["gpus"]})
 
 
 def _job(resolved: Resolved, job: ResolvedServing, layout: Layout, topology: Topology) -> dict[str, Any]:

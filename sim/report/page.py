@@ -299,7 +299,7 @@ def _training_cards(result: Result, job: JobResult, m: TrainingMetrics) -> list[
         made.append(_card(result, job, "ettr", m.ettr, f"goodput {goodput}"))
         made.append(_card(result, job, "failures", float(m.failures or 0), ", ".join(stop_facts(m))))
     if m.days_to_target is not None:
-        beside = f"{write('target_tokens', m.target_tokens)}: {', '.join(target_facts(m)[1:])}"
+        beside = f"{write('target_tokens', m.target_tokens)}: {', '.join(target_facts(result, m)[1:])}"
         made.append(_card(result, job, "days_to_target", m.days_to_target, beside))
     return [*made, *_cost_card(result, job)]
 

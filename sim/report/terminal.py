@@ -78,7 +78,7 @@ def _gpu_time(ledger: dict[str, float]) -> list[str]:
 def _one_job(page: _Page, result: Result, job: JobResult) -> None:
     metrics = job.metrics
     if isinstance(metrics, TrainingMetrics):
-        for label, facts, glue in _training_lines(metrics):
+        for label, facts, glue in _training_lines(result, metrics):
             page.line(label, facts, glue)
     else:
         page.line("throughput", _serving_facts(result, job, metrics), "   ")
@@ -128,7 +128,7 @@ def _cache_facts(m: ServingMetrics) -> list[str]:
     return facts
 
 
-def _training_lines(m: TrainingMetrics) -> Iterator[tuple[str, list[str], str]]:
+def _training_lines(result: Result, m: TrainingMetrics) -> Iterator[tuple[str, list[str], str]]:
     """Label, facts and what stands between them."""
     yield "step", [*_step_facts(m), f"MFU {write('mfu', m.mfu)}  HFU {write('hfu', m.hfu)}"], "   "
     waits = [f"exposed: {_exposed(m)}"] if any(m.exposed_communication_s.values()) else []
@@ -145,8 +145,8 @@ def _training_lines(m: TrainingMetrics) -> Iterator[tuple[str, list[str], str]]:
         yield "failures", failure_facts(m), "   "
     if m.checkpoint_interval_s is not None:
         yield "checkpoint", checkpoint_facts(m), ", "
-    if target_facts(m):
-        yield "training", [f"{write('target_tokens', m.target_tokens)}: {', '.join(target_facts(m))}"], ""
+    if facts := target_facts(result, m):
+        yield "training", [f"{write('target_tokens', m.target_tokens)}: {', '.join(facts)}"], ""
 
 
 def _step_facts(m: TrainingMetrics) -> list[str]:

@@ -352,10 +352,19 @@ def _level(level: CheckpointLevel) -> str:
     return f"then {size}{where} every {every}, {stands}{later}"
 
 
-def target_facts(metrics: TrainingMetrics) -> list[str]:
-    """What training on the target's tokens takes: time, GPU-hours, money, energy; what is not known is left out."""
+def idle_gpus(result: Result) -> int:
+    """GPUs of the cluster that no job has."""
+    return max(0, result.gpus - sum(job.gpus for job in result.jobs))
+
+
+def target_facts(result: Result, metrics: TrainingMetrics) -> list[str]:
+    """What training on the target's tokens takes: time, GPU-hours, money, energy; what is not known is left out. Where
+    GPUs are idle it is said what is of the job's alone."""
     keys = ("days_to_target", "gpu_hours_to_target", "usd_to_target", "kwh_to_target")
-    return [write(key, value) for key in keys if (value := getattr(metrics, key)) is not None]
+    found = [write(key, value) for key in keys if (value := getattr(metrics, key)) is not None]
+    if idle_gpus(result) and metrics.usd_to_target is not None:
+        found[-1] += " with the idle GPUs' share, which GPU-hours leave out"
+    return found
 
 
 def used_parts(stage: MemoryStage) -> dict[str, float]:

@@ -11,7 +11,7 @@ from sim.jobs.serving.recording import ServingRecording
 from sim.jobs.training.run import TrainingRecording
 from sim.results import collect
 from sim.results.assumptions import assumptions_of, banners_of, not_modelled
-from sim.results.cost import cost_of, costs_by_use, curve_of, money_warnings
+from sim.results.cost import cost_of, costs_by_use, curve_of, idle_warnings, money_warnings
 from sim.results.definitions import definitions_of
 from sim.results.expected import ACROSS, expected_error, served_like, trained_like
 from sim.results.incidents import failure_metrics, incidents_of
@@ -213,7 +213,7 @@ def assemble(recording: Recording, effects: list[Effect], resolved: dict[str, An
         for job, result in zip(recording.jobs, jobs, strict=True)
         if isinstance(job, ServingRecording) and isinstance(result.metrics, ServingMetrics)
     ]
-    warn = [*warnings_of(recording, served), *money_warnings(recording, jobs)]
+    warn = [*warnings_of(recording, served), *money_warnings(recording, jobs), *idle_warnings(recording)]
     trained = [
         (job, result.metrics)
         for job, result in zip(recording.jobs, jobs, strict=True)

@@ -57,10 +57,12 @@ BINDS = {
     "restart": "restarts",
     "waiting for repair": "repair of nodes",
 }
+#: The improvement of what a GPU waits for between kernels: their launches, the engine's or the framework's own time.
+HOST = "launches and host time"
 # What binds -> the improvement that would relieve it. Training names the axis too: "network: tp over nvlink".
 RELIEF = {
     "KV memory": "memory capacity", "GPU arithmetic": "GPU arithmetic", "HBM bandwidth": "memory bandwidth",
-    "kernel launches and the host": "host time", "network: nvlink": "nvlink bandwidth",
+    "kernel launches and the host": HOST, "network: nvlink": "nvlink bandwidth",
     "work lost to failures": "failures", "restarts": "recovery time", "failure detection": "recovery time",
     "network: pcie": "pcie bandwidth", "network: PCIe": "pcie bandwidth", "network: ethernet": "network bandwidth",
 }  # fmt: skip
@@ -126,7 +128,7 @@ def binding(ledger: dict[str, float], metrics: list[ServingMetrics], states: lis
 
 
 def ranked(binds: list[str], effects: list[Effect], shares: dict[str, float] | None = None) -> list[str]:
-    """The same, those first whose relief was found to help most; one that does not help alone says so.
+    """The same, those first whose relief was found to help most, which is told; one that does not help alone says so.
 
     ``shares`` of GPU time rank those whose relief was not tried.
     """
@@ -136,14 +138,26 @@ def ranked(binds: list[str], effects: list[Effect], shares: dict[str, float] | N
     for line in binds:
         relief = next((better for name, better in RELIEF.items() if line.startswith(name)), "") or _relief_of_axis(line)
         effect = found_by.get(relief)
-        if effect is not None:
-            gain = max(effect.relative, -(effect.tpot_p50_relative or 0.0))
-        else:  # nothing was tried: what half of its time would give
-            gain = next((value for name, value in half.items() if line.startswith(name)), 0.0)
-        if effect is not None and _is_nothing(effect):
-            line += f", though {effect.resource} {effect.change} alone changes nothing"
-        found.append((gain, line))
+        if effect is None:  # nothing was tried: what half of its time would give
+            gain, told = next((value for name, value in half.items() if line.startswith(name)), 0.0), line
+        else:
+            gain, told = _gain(effect), _with_gain(line, effect)
+        found.append((gain, told))
     return [line for _, line in sorted(found, key=lambda pair: -pair[0])]
+
+
+def _gain(effect: Effect) -> float:
+    """What an improvement gives: more tokens/s, or less time a token."""
+    return max(effect.relative, -(effect.tpot_p50_relative or 0.0))
+
+
+def _with_gain(line: str, effect: Effect) -> str:
+    """What binds with what its relief gives: "HBM bandwidth (50% of GPU time; memory bandwidth x2: +40.0% tok/s)"."""
+    if _is_nothing(effect):
+        return f"{line}, though {effect.resource} {effect.change} alone changes nothing"
+    gain, tpot = _gain(effect), effect.tpot_p50_relative or 0.0
+    what = f"{_signed(tpot)} TPOT" if gain > effect.relative else f"{_signed(effect.relative)} tok/s"
+    return f"{line.removesuffix(')')}; {effect.resource} {effect.change}: {what})"
 
 
 def _relief_of_axis(line: str) -> str:

@@ -41,6 +41,14 @@ def test_json_holds_memory_routes_and_plan(desk):
     assert "ethernet, 1.17 GB/s" in route["way"]
 
 
+def test_idle_gpus_are_told(desk):
+    assert desk.check("--json").json["idle_gpus"] == 0
+    half = ("--set", "jobs.0.plan.pp=4", "--set", "jobs.0.precision.weights=int4")
+    assert desk.check(*half, "--json").json["idle_gpus"] == 4
+    assert "\nidle        4 of the 8 GPUs have no job; all of them are paid for\n" in desk.check(*half).out
+    assert "idle  " not in desk.check().out
+
+
 def test_the_text_shows_what_the_json_holds(desk):
     text, answer = desk.check().out, desk.check("--json").json
     tokens = answer["jobs"][0]["kv_tokens_per_replica"]

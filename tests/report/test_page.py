@@ -82,7 +82,7 @@ def test_sections_stand_in_order(result: Result) -> None:
 
 def test_the_answer_is_plain_html(result: Result) -> None:
     text = Page(render_html(result)).text
-    for words in ("1,312", "[1,270, 1,350]", "TTFT p50", "p99 4.11 s", "0.16 USD/Mtok at saturation", "pp8",
+    for words in ("1,312", "[1,270, 1,350]", "TTFT p50", "p99 4.11 s", "0.156 USD/Mtok at saturation", "pp8",
                   "tpot_p99 171 ms, over 160 ms"):
         assert words in text
     assert "time to first token: from arrival" in text
