@@ -25,6 +25,7 @@ from sim.results.cost import NOT_NUMBERS
 from sim.results.metrics import Table
 from sim.results.schema import Cost, JobResult, ServingMetrics, Spread, TrainingMetrics
 from sim.run import Outcome, run_recorded
+from sim.study.explain_latency import Step, at_percentile, served, ttft
 from sim.units import (
     format_bandwidth,
     format_bytes,
@@ -34,16 +35,6 @@ from sim.units import (
     format_seconds,
     format_usd,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One line of a derivation: what, how it is computed, what comes out, and where the inputs are from."""
-
-    name: str
-    formula: str
-    value: str
-    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +69,8 @@ def explain(resolved: Resolved, path: str, number: int = 0) -> Explanation:
     metric = found.split(".")[1]
     derive = DERIVATIONS.get(f"{found.split('.')[0]}.{metric}")
     steps = tuple(derive(outcome, number)) if derive is not None else ()
+    if steps and found.count(".") == 2:
+        steps += tuple(at_percentile(outcome, number, metric, found.rpartition(".")[2]))
     return Explanation(found, value, outcome.result.definitions.get(metric, ""), steps)
 
 
@@ -101,8 +94,9 @@ def _path_of(said: str, job: JobResult) -> str:
         if tried in known:
             return tried
     head, _, last = wanted.rpartition(".")
-    if f"{head}_s.{last}" in known:
-        return f"{head}_s.{last}"
+    for tried in (f"{head}_s.{last}", f"metrics.{head}_s.{last}"):
+        if tried in known:
+            return tried
     near = did_you_mean(wanted, [*known, *SHORT])
     raise InputError([Problem("", None, None, said, f"no number of job {job.name} is called so", near)])
 
@@ -144,16 +138,9 @@ class _MeanPass:
         return stage.law.cost(n, round(n * self.context), ())
 
 
-def _served(outcome: Outcome, number: int) -> tuple[ServingRecording, ServingMetrics]:
-    job, metrics = outcome.recording.jobs[number], outcome.result.jobs[number].metrics
-    assert isinstance(job, ServingRecording)
-    assert isinstance(metrics, ServingMetrics)
-    return job, metrics
-
-
 def _tpot(outcome: Outcome, number: int) -> list[Step]:
     """The mean pass of the first replica, stage by stage and hop by hop."""
-    job, metrics = _served(outcome, number)
+    job, metrics = served(outcome, number)
     replica = job.replicas[0]
     mean = _MeanPass.of(job, replica)
     b = mean.sequences
@@ -240,30 +227,9 @@ def _stage_steps(outcome: Outcome, job: ServingRecording, stage: Stage, mean: _M
     return [*found, Step(f"{name}pass", "kernels, host and collectives", format_seconds(cost.total))]
 
 
-def _ttft(outcome: Outcome, number: int) -> list[Step]:
-    job, _ = _served(outcome, number)
-    table, window = Table.of(job.table), outcome.result.jobs[number].window
-    mine = (table.arrival >= window.start_s) & (table.arrival <= window.end_s)
-    queue, prefill = (float(np.mean((b - a)[mine])) if mine.any() else 0.0 for a, b in (
-        (table.arrival, table.scheduled), (table.scheduled, table.first)
-    ))  # fmt: skip
-    limits = job.replicas[0].scheduler.limits
-    prompt = float(np.mean(table.prompt[mine])) if mine.any() else 0.0
-    chunk = min(limits.prefill_chunk, limits.max_tokens)
-    way = f"in pieces of at most {chunk:,}: {max(1.0, prompt / chunk):.3g} passes or more"
-    if not job.job.spec.batching.kv_cache:
-        way = "in one pass"
-    return [
-        Step("queue, mean", "from arrival to the first pass that carries the request", format_seconds(queue)),
-        Step("prefill, mean", f"{format_count(prompt)} tokens {way}", format_seconds(prefill),
-             f"stack {job.job.stack.id}, batching of the scenario"),
-        Step("TTFT, mean", "queue + prefill", format_seconds(queue + prefill)),
-    ]  # fmt: skip
-
-
 def _throughput(outcome: Outcome, number: int) -> list[Step]:
     """Little's law on tokens: sequences that decode over the time of a token."""
-    job, metrics = _served(outcome, number)
+    job, metrics = served(outcome, number)
     table, window = Table.of(job.table), outcome.result.jobs[number].window
     seconds = window.end_s - window.start_s
     if seconds <= 0.0 or not metrics.tpot_s.mean:
@@ -420,7 +386,7 @@ def _days(outcome: Outcome, number: int) -> list[Step]:
 
 #: Numbers that are derived, and how.
 DERIVATIONS: dict[str, Callable[[Outcome, int], Sequence[Step]]] = {
-    "metrics.tpot_s": _tpot, "metrics.tokens_per_s_per_user": _tpot, "metrics.ttft_s": _ttft,
+    "metrics.tpot_s": _tpot, "metrics.tokens_per_s_per_user": _tpot, "metrics.ttft_s": ttft,
     "metrics.output_tokens_per_s": _throughput, "cost.usd_per_hour": _per_hour,
     "cost.usd_per_million_tokens": _per_token, "cost.tokens_per_usd": _per_token, "cost.payback_months": _payback,
     "metrics.step_time_s": _step_time, "metrics.tokens_per_s": _rate, "metrics.mfu": _mfu,
