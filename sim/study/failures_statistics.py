@@ -10,15 +10,24 @@ from typing import Any
 from sim.jobs.reliability.replicas import Prepared
 from sim.laws.pieces import pieces_of
 from sim.laws.pricing import PowerDraw, hourly_cost
-from sim.results.intervals import t_interval
+from sim.results.intervals import possible_interval, t_interval
 from sim.study.failures_lives import Record
 from sim.study.failures_plan import Plan, Setting
 from sim.study.failures_points import job_of
 from sim.study.failures_schema import Estimate, PointResult, Quantiles
 
 
-def _estimate(values: Sequence[float]) -> Estimate:
-    interval = t_interval(values)
+def _estimate(values: Sequence[float], name: str = "") -> Estimate:
+    """Mean and interval of what is at least 0, and at most 1 if ``name`` is that of a share."""
+    return _within(values, possible_interval(name, values))
+
+
+def _gap(values: Sequence[float]) -> Estimate:
+    """Mean and interval of a difference, which has no bounds."""
+    return _within(values, t_interval(values))
+
+
+def _within(values: Sequence[float], interval: Sequence[float] | None) -> Estimate:
     low, high = interval if interval is not None else (None, None)
     return Estimate(mean=sum(values) / len(values), low=low, high=high)
 
@@ -47,7 +56,7 @@ def point_result(plan: Plan, setting: Setting, lives: Sequence[Record], supplied
     ends = [life.end if life.finished else math.inf for life in lives]
     by_duration = terms.total == math.inf
     classes = sorted({name for life in lives for name in life.failures})
-    goodput = _estimate([life.goodput for life in lives])
+    goodput = _estimate([life.goodput for life in lives], "goodput")
     saving = terms.saving
     saves = saving.interval < math.inf
     spares = [] if terms.policy == "wait" else [life.spares for life in supplied or lives]
@@ -155,4 +164,4 @@ def compared(point: PointResult, best: PointResult) -> PointResult:
     if point.failed is not None or point is best:
         return point
     pairs = zip(best.goodputs, point.goodputs, strict=True)
-    return point.model_copy(update={"behind": _estimate([a - b for a, b in pairs])})
+    return point.model_copy(update={"behind": _gap([a - b for a, b in pairs])})
