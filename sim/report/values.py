@@ -415,17 +415,21 @@ def expected_texts(job: JobResult) -> list[str]:
         return [f"unvalidated; {FAR}"]
     if job.kind == "training":
         return [_expected("step time", job.expected_error)]
-    found = [_expected("throughput", job.expected_error), _expected("TTFT", job.expected_ttft_error)]
-    return [*found, _expected("TPOT", job.expected_tpot_error)] if job.expected_tpot_error else found
+    rate, first, token = job.expected_error, job.expected_ttft_error, job.expected_tpot_error
+    found = [_expected("throughput", rate), _expected("TTFT", first, rate)]
+    return [*found, _expected("TPOT", token, first)] if token else found
 
 
-def _expected(what: str, found: ExpectedError | None) -> str:
+def _expected(what: str, found: ExpectedError | None, before: ExpectedError | None = None) -> str:
+    """One error in words; in what its group is near is not said again where that is as ``before``."""
     if found is None:
         return f"{what}: unvalidated; {FAR}"
     size = f"{found.median:.1%} median, {found.p90:.0%} p90{_lean(what, found.bias)}"
     runs = f"{found.rows:,} measured runs of {found.group}"
     if found.validated:
         return f"{what}: {size} ({runs})"
+    if before and (before.alike, before.unlike) == (found.alike, found.unlike):
+        return f"{what}: unvalidated; nearest: {size} ({runs}, as near)"
     alike = f": alike in {joined(found.alike)}" if found.alike else ""
     unlike = f", not in {joined(found.unlike)}" if found.unlike else ""
     return f"{what}: unvalidated; nearest: {size} ({runs}{alike}{unlike})"
