@@ -244,9 +244,10 @@ def licence_warnings(spec: CostSpec, gpus: Iterable[Gpu]) -> list[str]:
 
 
 def idle_warnings(recording: Recording) -> list[str]:
-    """GPUs that no job has: they are paid for."""
+    """GPUs that no job has: they are paid for. Where nodes are to stand by for failures, they are those."""
     used, there = sum(len(job.gpus) for job in recording.jobs), len(recording.topology.gpus)
-    if used >= there:
+    faults = recording.resolved.scenario.faults
+    if used >= there or (faults is not None and faults.spares):
         return []
     line = f"{there - used:,} of the cluster's {there:,} GPUs have no job"
     if recording.resolved.scenario.cost is not None:

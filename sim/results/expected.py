@@ -40,7 +40,7 @@ TRAINED: Final = ("pretrain", "pretrain-moe", "sft", "lora", "qlora")
 SERVED: Final[dict[str, tuple[ErrorOf, str]]] = {
     "offline": ("throughput", MANY), "static batch": ("throughput", MANY), "closed loop": ("throughput", MANY),
     "one stream, decode": ("throughput", ALONE), "closed loop, TTFT": ("TTFT", MANY), "TTFT alone": ("TTFT", ALONE),
-    "closed loop, time between tokens": ("TPOT", MANY),
+    "closed loop, time between tokens": ("TPOT", MANY), "static batch, TPOT": ("TPOT", MANY),
 }  # fmt: skip
 
 
