@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import yaml
 
+from sim.report.answer_words import expected_texts, missed_facts
 from sim.report.cost_words import payback_facts
 from sim.report.figures import figures_of
 from sim.report.figures.common import sentence as capitalised
@@ -22,11 +23,9 @@ from sim.report.values import (
     NEVER,
     NONE,
     Row,
-    expected_texts,
     interval_text,
     largest_first,
     memory_capacity,
-    missed_facts,
     named,
     outage_facts,
     rows,

@@ -10,17 +10,16 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from sim.report.answer_words import expected_texts, missed_facts
 from sim.report.cost_words import cost_facts, swing_facts
 from sim.report.values import (
     BOLD,
     RESET,
     checkpoint_facts,
-    expected_texts,
     failure_facts,
     interval_text,
     largest_first,
     memory_capacity,
-    missed_facts,
     of_jobs,
     outage_facts,
     pair,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sim import catalog
-from sim.report.values import expected_texts
+from sim.report.answer_words import expected_texts
 from sim.results.expected import ACROSS, ALONE, LEAST, MANY, Likeness, expected_error
 from sim.results.schema import JobResult
 
