@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sim.laws.topology import Topology
     from sim.laws.training.groups import GroupNetwork
     from sim.laws.training.layout import TrainingLayout
+    from sim.report.screen import Screen
     from sim.spec.training import TrainingPlan
 
 
@@ -44,14 +45,18 @@ def command(scenario: Path, overrides: tuple[str, ...], seed: int | None, as_jso
     if as_json:
         click.echo(json.dumps(answer, indent=1))
         return
-    click.echo(f"{resolved.scenario.name} - {topology.summary()}")
+    from sim.report.screen import screen
+
+    here = screen()
+    lines = [f"{resolved.scenario.name} - {topology.summary()}"]
     for row in found:
-        click.echo(_training_text(row) if row["kind"] == "training" else _text(row))
-    for line in _assumed(resolved):
-        click.echo(f"assumed     {line}")
+        lines += _training_lines(row, here) if row["kind"] == "training" else _lines(row, here)
+    lines += [f"assumed     {line}" for line in _assumed(resolved)]
     if idle:
-        click.echo(f"idle        {idle:,} of the {len(topology.gpus):,} GPUs have no job; all of them are paid for")
-    click.echo("fits        yes")
+        lines.append(f"idle        {idle:,} of the {len(topology.gpus):,} GPUs have no job; all of them are paid for")
+    # Tables fit already; labelled lines go on below what they say.
+    told = [line if line.startswith(" ") else here.prose(line, None, "", " " * 12) for line in lines]
+    click.echo("\n".join([*told, "fits        yes"]))
 
 
 def _gpus_of(job: dict[str, Any]) -> int:
@@ -205,7 +210,7 @@ def _training_routes(plan: TrainingPlan, network: GroupNetwork) -> list[dict[str
     return rows
 
 
-def _training_text(job: dict[str, Any]) -> str:
+def _training_lines(job: dict[str, Any], here: Screen) -> list[str]:
     from sim.units import format_bytes, format_percent
 
     degrees = " ".join(f"{k} {v}" for k, v in job["plan"].items() if not isinstance(v, (dict, list))) or "1 GPU"
@@ -221,9 +226,7 @@ def _training_text(job: dict[str, Any]) -> str:
          *(format_bytes(s["parts"][part]) for part in shown))
         for s in job["memory"]
     ]  # fmt: skip
-    rows = _merged(rows)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    lines += ["  " + "  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
+    lines += here.table(_merged(rows), keys=2, indent="  ")
     tiers: dict[str, float] = {}
     for s in job["memory"]:
         for tier, size in s["offloaded"].items():
@@ -234,8 +237,7 @@ def _training_text(job: dict[str, Any]) -> str:
     checked = "" if job["memory_checked"] else " (not checked in the run: assumed)"
     lines.append(f"peak        {format_bytes(job['memory_peak_bytes'])}, {format_percent(share)} of a GPU{checked}")
     lines += [f"route       {row['what']}: {row['way']}" for row in job["routes"]]
-    lines += _reliability_text(job["reliability"] or {})
-    return "\n".join(lines)
+    return lines + _reliability_text(job["reliability"] or {})
 
 
 def _reliability_text(found: dict[str, float | None]) -> list[str]:
@@ -258,7 +260,7 @@ def _assumed(resolved: Resolved) -> list[str]:
     return [f"{key}: {value}" for key, value in given.items()]
 
 
-def _text(job: dict[str, Any]) -> str:
+def _lines(job: dict[str, Any], here: Screen) -> list[str]:
     from sim.units import format_bytes
 
     met = job["active_parameters"]
@@ -277,13 +279,10 @@ def _text(job: dict[str, Any]) -> str:
          *(format_bytes(v) for v in s["parts"].values()))
         for s in job["memory"]
     ]  # fmt: skip
-    rows = _merged(rows)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    lines += ["  " + "  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
+    lines += here.table(_merged(rows), keys=2, indent="  ")
     lines.append(f"KV cache    {_cache_text(job)}")
     lines += [f"route       {row['what']}: {row['way']}" for row in job["routes"]]
-    lines += _outlook_text(job["reliability"] or {})
-    return "\n".join(lines)
+    return lines + _outlook_text(job["reliability"] or {})
 
 
 def _cache_text(job: dict[str, Any]) -> str:

@@ -80,11 +80,13 @@ def _refusal(message: str, suggestion: str | None = None) -> InputError:
 
 
 def _list() -> None:
+    from sim.report.screen import screen
+
+    here = screen()
     scenarios, topologies = _files()
     for what, files in (("scenarios", scenarios), ("topologies", topologies)):
-        click.echo(what)
-        for stem, path in sorted(files.items()):
-            click.echo(f"  {stem:28} {_about(path)}")
+        rows = [[stem, _about(path)] for stem, path in sorted(files.items())]
+        click.echo("\n".join([what, *here.table(rows, left=(0, 1), indent="  ", heads=0)]))
 
 
 def _files() -> tuple[dict[str, Path], dict[str, Path]]:

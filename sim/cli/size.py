@@ -66,9 +66,10 @@ def _print(found: Sizing, as_json: bool, folder: Path | None) -> None:
     if as_json:
         click.echo(found.model_dump_json(indent=1))
         return
+    from sim.report.screen import screen
     from sim.report.size_text import render_size
 
     colour = sys.stdout.isatty()
-    click.echo(render_size(found, colour=colour), nl=False, color=colour)
+    click.echo(render_size(found, colour=colour, screen=screen()), nl=False, color=colour)
     if folder is not None:
         click.echo(f"\nreport      {folder / 'index.html'}\nthe winner  {folder / 'winner.yaml'}")

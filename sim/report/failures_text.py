@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from sim.report.values import BOLD, RESET, aligned, styled
+from sim.report.screen import FILE, Screen, bold, styled
 from sim.study.failures_plan import GIVEN_UP
 from sim.study.failures_schema import Estimate, FailureStudy, PointResult, Quantiles
 from sim.units import format_count, format_percent, format_seconds, format_usd
@@ -40,19 +40,20 @@ SHOWN: Final = 60
 NONE: Final = "-"
 
 
-def render_failures(study: FailureStudy, colour: bool = False) -> str:
+def render_failures(study: FailureStudy, colour: bool = False, screen: Screen = FILE) -> str:
     """The study for a terminal; no escape codes unless ``colour``."""
-    head = answer(study)
-    parts = [f"{BOLD}{head}{RESET}" if colour else head, _facts(study), _table(study), _lost(study)]
+    head = bold(screen.prose(answer(study)), colour)
+    parts = [head, screen.prose(_facts(study)), _table(study, screen), _lost(study, screen)]
     failed = not_possible(study)
     if failed:
-        parts.append("\n".join(["Not possible", *(f"  {settings}: {reason}" for settings, reason in failed)]))
+        told = (screen.prose(f"{settings}: {reason}", None, "  ", "    ") for settings, reason in failed)
+        parts.append("\n".join(["Not possible", *told]))
     notes = [GOODPUT]
     notes += [DALY] if any(p.goodput_daly is not None for p in study.points) else []
     notes += [BEST] if len(study.points) > 1 else []
     notes += [BEHIND] if any(p.behind is not None for p in study.points) else []
     notes += [GIVEN_UP_NOTE] if any(p.finished is not None and p.finished < 1.0 for p in study.points) else []
-    parts.append("\n".join(notes))
+    parts.append("\n".join(screen.prose(note) for note in notes))
     lines = "\n\n".join(part for part in parts if part).splitlines()
     return "\n".join(styled(line, colour) for line in lines) + "\n"
 
@@ -210,14 +211,20 @@ def _ends(point: PointResult, by_time: bool) -> tuple[str, str]:
     return format_count(tokens.p50), format_count(tokens.p10)
 
 
-def _table(study: FailureStudy) -> str:
+def _table(study: FailureStudy, screen: Screen) -> str:
     rows = table_rows(study)
     left_out = len(rows) - 1 - SHOWN
-    text = aligned(rows[: SHOWN + 1])
+    text = "\n".join(screen.table(rows[: SHOWN + 1], keys=_axes(study)))
     return f"{text}\n{left_out:,} more points are in failures.json" if left_out > 0 else text
 
 
-def _lost(study: FailureStudy) -> str:
+def _axes(study: FailureStudy) -> int:
+    """Columns of the table that tell one point from another: up to the last axis that varies."""
+    names = ("nodes", "mtbf", "checkpoint", "policy")
+    return max((names.index(axis) + 1 for axis in study.axes), default=1)
+
+
+def _lost(study: FailureStudy, screen: Screen) -> str:
     """What was not progress, the largest first."""
     lines = []
     for point in [p for p in study.points if p.failed is None][:SHOWN]:
@@ -225,5 +232,4 @@ def _lost(study: FailureStudy) -> str:
         parts = [f"{BUCKETS.get(bucket, bucket)} {format_percent(seconds / total)}"
                  for bucket, seconds in point.seconds.items() if bucket != "progress" and total > 0.0]  # fmt: skip
         lines.append([setting(point, study), ", ".join(parts) or "nothing"])
-    width = max(len(line[0]) for line in lines)
-    return "\n".join(["Time lost to", *(f"  {name.ljust(width)}  {text}" for name, text in lines)])
+    return "\n".join(["Time lost to", *screen.table(lines, left=(0, 1), indent="  ", heads=0)])

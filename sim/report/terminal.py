@@ -12,9 +12,8 @@ from typing import Final
 
 from sim.report.answer_words import expected_texts, missed_facts
 from sim.report.cost_words import cost_facts, swing_facts
+from sim.report.screen import BOLD, RESET, printable
 from sim.report.values import (
-    BOLD,
-    RESET,
     checkpoint_facts,
     failure_facts,
     interval_text,
@@ -23,7 +22,6 @@ from sim.report.values import (
     of_jobs,
     outage_facts,
     pair,
-    printable,
     shares,
     target_facts,
     visible,
@@ -32,12 +30,14 @@ from sim.report.values import (
 from sim.results.schema import JobResult, Result, ServingMetrics, TenantResult, TrainingMetrics
 from sim.units import format_percent
 
+WIDTH: Final = 100
+"""Columns of a line, where the terminal has as many."""
 LABEL: Final = 12
 """Columns of a label."""
 _STATES: Final = {"stable": "\x1b[32m", "saturated": "\x1b[33m", "overloaded": "\x1b[31m", "disrupted": "\x1b[31m"}
 
 
-def render_text(result: Result, width: int = 100, colour: bool = False) -> str:
+def render_text(result: Result, width: int = WIDTH, colour: bool = False) -> str:
     """The run in the layout of a terminal; no escape codes unless `colour`."""
     page = _Page(max(width, 40), colour)
     page.paragraph(result.headline)

@@ -6,7 +6,6 @@ Serving and training jobs have metrics of their own; those that share a name mea
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -41,8 +40,6 @@ NEGLIGIBLE: Final = 0.005
 """Shares below this are not told."""
 DAY: Final = 86_400.0
 """Seconds."""
-BOLD: Final = "\x1b[1m"
-RESET: Final = "\x1b[0m"
 
 
 def _rate(unit: str) -> Callable[[float], str]:
@@ -409,26 +406,3 @@ def _row(result: Result, job: JobResult, key: str, value: float | None) -> Row:
 def joined(words: Sequence[str]) -> str:
     """ "a", "a and b", "a, b and c"."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
-
-
-def printable(text: str) -> str:
-    """Text without control or direction characters: a name in a hand-edited file cannot steer a terminal."""
-    return "".join(c if unicodedata.category(c)[0] != "C" else " " for c in text)
-
-
-def styled(line: str, colour: bool) -> str:
-    """A line for a terminal, cleaned; one that is bold as a whole stays so with ``colour``."""
-    if colour and line.startswith(BOLD):
-        return f"{BOLD}{printable(line.removeprefix(BOLD).removesuffix(RESET)).rstrip()}{RESET}"
-    return printable(line).rstrip()
-
-
-def aligned(lines: Sequence[Sequence[str]], last_left: bool = False) -> str:
-    """A table for a terminal, cells to the right; ``last_left``: but for the last column."""
-    cleaned = [[printable(cell) for cell in line] for line in lines]
-    widths = [max(map(len, cells)) for cells in zip(*cleaned, strict=True)]
-    left = len(widths) - 1 if last_left else -1
-    return "\n".join(
-        "  ".join(c.ljust(w) if i == left else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
-        for line in cleaned
-    )
