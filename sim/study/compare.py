@@ -9,6 +9,7 @@ from typing import Final
 from sim.adapters.resolve import Resolved, ResolvedServing
 from sim.errors import InfeasibleError, InputError, Problem, RunError
 from sim.laws.topology_draw import summary
+from sim.results.schema import Result
 from sim.study.compare_config import settings
 from sim.study.compare_demand import against, against_api, by_demand, by_load, fullest, use_of
 from sim.study.compare_pairs import EXTENSIVE, difference, estimate, metric_of, waterfall
@@ -18,6 +19,7 @@ from sim.study.compare_schema import (
     Comparison,
     CurvePoint,
     FrontPoint,
+    Missed,
     Pair,
     ScenarioPart,
     Setting,
@@ -321,6 +323,7 @@ def _part(
         "split": _split(runs, split_by) if split_by else {},
         "curve": list(curve),
         "use": _saturated(runs, curve),
+        "missed": _missed([run.result for run in runs]),
         "objectives": {row["name"]: row["limit_s"] for job in first.result.jobs for row in job.objectives},
         "within": _within(runs, curve),
         "rented": scenario.cost is not None and scenario.cost.rental is not None,
@@ -330,16 +333,12 @@ def _part(
 
 
 def _saturated(runs: Sequence[Run], curve: Sequence[CurvePoint]) -> Use | None:
-    """Cost by use at the most tokens/s seen: of the curve and the load itself; of training the run.
+    """Cost by use at the most tokens/s seen, of the curve and the load itself.
 
-    None for serving without a curve: how far its load is from saturation is not known.
+    None without a curve: how far the load is from saturation is not known, and a model is trained once, not on demand.
     """
     first = runs[0]
-    if first.use is None or (first.most is None and {job.kind for job in first.jobs} != {"training"}):
-        return None
-    if first.most is None:
-        return first.use
-    if not curve:
+    if first.use is None or first.most is None or not curve:
         return None
     points = [use for p in curve if (use := use_of(p)) is not None]
     return max([first.use, *points], key=lambda use: use.tokens_per_s)
@@ -355,6 +354,19 @@ def _within(runs: Sequence[Run], curve: Sequence[CurvePoint]) -> Use | None:
     if strain is not None and strain <= 1.0:
         found.append(first.use)
     return max((use for use in found if use is not None), key=lambda use: use.tokens_per_s, default=None)
+
+
+def _missed(results: Sequence[Result]) -> list[Missed]:
+    """Objectives that the runs do not keep on average; of several jobs with the job's name."""
+    found = []
+    for number, job in enumerate(results[0].jobs):
+        for at, row in enumerate(job.objectives):
+            seen = [result.jobs[number].objectives[at]["measured_s"] for result in results]
+            measured = None if None in seen else sum(seen) / len(seen)
+            if measured is None or measured > row["limit_s"]:
+                name = row["name"] if len(results[0].jobs) == 1 else f"{job.name}: {row['name']}"
+                found.append(Missed(name=name, limit_s=row["limit_s"], measured_s=measured))
+    return found
 
 
 def _labelled(parts: Sequence[ScenarioPart]) -> list[ScenarioPart]:
