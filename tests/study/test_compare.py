@@ -15,9 +15,10 @@ from sim.report.compare_text import render_comparison
 from sim.report.compare_words import metric_rows
 from sim.report.values import write
 from sim.results.intervals import t_interval
-from sim.study.compare import Options, compare, is_random
+from sim.study.compare import Options, compare
 from sim.study.compare_config import settings
 from sim.study.compare_pairs import BETTER, EXTENSIVE, difference, metric_of, waterfall
+from sim.study.compare_parts import is_random
 from sim.study.compare_schema import Comparison, CurvePoint
 from sim.study.compare_speed import cheapest, cost_at, envelope
 from sim.study.executors import open_executor
