@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
+from sim.adapters.resolve import ResolvedTraining
 from sim.jobs.reliability.replicas import Prepared
 from sim.laws.pieces import pieces_of
 from sim.laws.pricing import PowerDraw, hourly_cost
@@ -15,6 +16,8 @@ from sim.study.failures_lives import Record
 from sim.study.failures_plan import Plan, Setting
 from sim.study.failures_points import job_of
 from sim.study.failures_schema import Estimate, PointResult, Quantiles
+
+DAY: Final = 86_400.0
 
 
 def _estimate(values: Sequence[float], name: str = "") -> Estimate:
@@ -57,6 +60,7 @@ def point_result(plan: Plan, setting: Setting, lives: Sequence[Record], supplied
     by_duration = terms.total == math.inf
     classes = sorted({name for life in lives for name in life.failures})
     goodput = _estimate([life.goodput for life in lives], "goodput")
+    rate, target = prepared.tokens / prepared.step * goodput.mean, target_of(job)
     saving = terms.saving
     saves = saving.interval < math.inf
     spares = [] if terms.policy == "wait" else [life.spares for life in supplied or lives]
@@ -66,7 +70,7 @@ def point_result(plan: Plan, setting: Setting, lives: Sequence[Record], supplied
         blocking_s=saving.blocking if saves else None, persist_s=saving.persist if saves else None,
         useful_s=_finite(prepared.terms.total), step_s=prepared.step,
         tokens_per_step=prepared.tokens, goodput=goodput, goodput_daly=_daly(prepared),
-        tokens_per_s=prepared.tokens / prepared.step * goodput.mean,
+        tokens_per_s=rate, days_to_target=target / rate / DAY if target and rate > 0.0 else None,
         failures=_estimate([float(sum(life.failures.values())) for life in lives]),
         failures_by_class={name: sum(life.failures.get(name, 0) for life in lives) / len(lives) for name in classes},
         stops=sum(life.stops for life in lives) / len(lives), seconds=mean,
@@ -81,6 +85,12 @@ def point_result(plan: Plan, setting: Setting, lives: Sequence[Record], supplied
         completions_s=[] if by_duration else [_finite(end) for end in ends],
         spares_used=spares,
     )  # fmt: skip
+
+
+def target_of(job: ResolvedTraining) -> float | None:
+    """Tokens that the job is to train on: what it says, or what it runs for."""
+    run = job.spec.run
+    return float(run.target_tokens or run.tokens or 0) or None
 
 
 def _words(setting: Setting) -> dict[str, Any]:
