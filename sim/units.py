@@ -267,7 +267,10 @@ def _checked(exact: Decimal, shown: str, wanted: Dimension) -> float:
 
 
 def _ambiguous(number: str, wanted: Dimension) -> str:
-    return f"a bare {number} is ambiguous: write a unit, e.g. {number} {wanted.example.split(' ', 1)[-1]}"
+    example = f"{number} {wanted.example.split(' ', 1)[-1]}"
+    if wanted is SECONDS:  # from kernels to years: nobody knows which was meant
+        example = f"{number} ms, {number} s or {number} min"
+    return f"a bare {number} is ambiguous: write a unit, e.g. {example}"
 
 
 def _explain(shown: str, number: str, unit: str, wanted: Dimension) -> str:

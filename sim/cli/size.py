@@ -11,6 +11,7 @@ import click
 from sim.cli.common import progress, said, scenario_options, settle, workers_of, write_file
 
 if TYPE_CHECKING:
+    from sim.study.size_question import Study
     from sim.study.size_schema import Sizing
 
 PRELOAD = ("sim.study.size",)
@@ -43,6 +44,8 @@ def command(
 
     axes = dict(from_options(vary).grid) if vary else {}
     study = prepare(scenario, overrides, seed, axes)
+    if study.base.scenario.size is None:
+        _say_default(study)
     settle()
     with progress() as hear:
         found = size(study, workers_of(workers, PRELOAD, executor), hear)
@@ -51,6 +54,16 @@ def command(
     if folder is not None:
         _write(found, folder)
     _print(found, as_json, folder)
+
+
+def _say_default(study: Study) -> None:
+    """What is looked for where the scenario does not say it: on standard error, before a search that may take long."""
+    machines = {offer.machine.id for offer in study.space.offers}
+    click.echo(
+        f"{study.base.scenario.name} has no size block: the cheapest of all {len(machines)} machines known, on every "
+        f"network, is looked for, {len(study.space.designs):,} designs at most (size: {{machines: [...], throughput: "
+        "...} narrows it; sim catalog machine)", err=True,
+    )  # fmt: skip
 
 
 def _write(found: Sizing, folder: Path) -> None:

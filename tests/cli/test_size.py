@@ -97,6 +97,20 @@ def test_a_slip_is_told_with_its_line(sim, folder):
     assert "unknown machine 'smal', did you mean 'small'?" in answer.err
 
 
+def test_a_question_that_is_not_asked_is_said(sim, folder):
+    """Without a size block everything known is searched: that is told before it takes long, and with other mistakes."""
+    own = scenario({"machines": ["small"]})
+    del own["size"]
+    file = folder / "unasked.yaml"
+    file.write_text(yaml.safe_dump({**own, "cost": {**own["cost"], "hosting": "1 USD/h"}}, sort_keys=False))
+    refused = sim("size", file).err.splitlines()
+    assert "unasked.yaml:1:1: has no size block (goal, " in refused[0]
+    assert "cost.hosting: " in refused[1]
+    rented = {**own, "size": {"machines": ["small"]}, "cost": {"rental": {"per_gpu": "1 USD/h"}}}
+    file.write_text(yaml.safe_dump(rented, sort_keys=False))
+    assert "cost.rental: bought machines (small) pay for power: in place of rental give" in sim("size", file).err
+
+
 def test_what_nothing_can_do_has_a_code_of_its_own(sim, folder):
     answer = sim("size", folder / "sized.yaml", "--no-report", "--set", "jobs.0.objectives.tpot_p99=0.001 ms")
     assert (answer.code, answer.out) == (3, "")
