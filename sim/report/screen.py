@@ -38,6 +38,11 @@ def printable(text: str) -> str:
     return "".join(c if unicodedata.category(c)[0] != "C" else " " for c in text)
 
 
+def tied(text: object) -> str:
+    """Text whose numbers stay with their units, and intervals whole, where lines break at blanks."""
+    return _TIED.sub(_TIE, str(text))
+
+
 def styled(line: str, colour: bool) -> str:
     """A line for a terminal, cleaned; one that is bold as a whole stays so with ``colour``."""
     if colour and line.startswith(BOLD):
@@ -68,8 +73,8 @@ class Screen:
             return ""
         width = self.columns or 0 if most is None else self.width(most)
         hanging = hanging if len(hanging) <= width // 2 else "  "
-        tied = text if self.columns is None else _TIED.sub(_TIE, text)
-        filled = textwrap.fill(tied, width, initial_indent=indent, subsequent_indent=hanging)
+        whole = text if self.columns is None else tied(text)
+        filled = textwrap.fill(whole, width, initial_indent=indent, subsequent_indent=hanging)
         return filled.replace(_TIE, " ")
 
     def table(
@@ -151,5 +156,4 @@ def _lines(
 def _broken(cell: str, width: int) -> list[str]:
     if len(cell) <= width:
         return [cell]
-    tied = _TIED.sub(_TIE, cell)
-    return [part.replace(_TIE, " ") for part in textwrap.wrap(tied, width)] or [""]
+    return [part.replace(_TIE, " ") for part in textwrap.wrap(tied(cell), width)] or [""]
