@@ -267,7 +267,10 @@ def _checked(exact: Decimal, shown: str, wanted: Dimension) -> float:
 
 
 def _ambiguous(number: str, wanted: Dimension) -> str:
-    return f"a bare {number} is ambiguous: write a unit, e.g. {number} {wanted.example.split(' ', 1)[-1]}"
+    example = f"{number} {wanted.example.split(' ', 1)[-1]}"
+    if wanted is SECONDS:  # from kernels to years: nobody knows which was meant
+        example = f"{number} ms, {number} s or {number} min"
+    return f"a bare {number} is ambiguous: write a unit, e.g. {example}"
 
 
 def _explain(shown: str, number: str, unit: str, wanted: Dimension) -> str:
@@ -367,13 +370,15 @@ def format_seconds(value: float) -> str:
 
 
 def format_usd(value: float) -> str:
-    """Whole dollars from 1,000 on, cents from 0.10 on, three significant figures below: "0.0012 USD"."""
+    """Whole dollars from 1,000 on, cents from 1 on, three significant figures below: "0.105 USD", "0.0012 USD"."""
     if not math.isfinite(value):
         return _scaled(value, "", ())
     if abs(value) >= 1000:
         return f"{value:,.0f} USD"
-    amount = f"{value:,.2f}".removesuffix(".00") if abs(value) >= 0.1 else _figures(value)
-    return f"{amount} USD"
+    cents = abs(value) >= 0.9995 or (abs(value) >= 0.1 and math.isclose(value, round(value, 2), rel_tol=1e-6))
+    if cents:
+        return f"{value:,.2f}".removesuffix(".00") + " USD"
+    return f"{value:.3f} USD" if abs(value) >= 0.0995 else f"{_figures(value)} USD"
 
 
 def format_count(value: float) -> str:

@@ -10,12 +10,17 @@ from __future__ import annotations
 import re
 
 import pytest
+import yaml
 
 from sim.adapters.resolve import resolve_file
 from sim.errors import InfeasibleError, InputError
+from sim.results.schema import TrainingMetrics
 from sim.run import run_recorded
 
-from .article import run
+from .article import Figure, run
+from .article_bytes import CARD, MHA, ONE_REQUEST, SEVEN_MONTHS, UNCACHED, held, memory, paid_back, users
+from .article_bytes import IDEAL as BYTES
+from .article_bytes import MEASURED as MEASURED_BYTES
 from .article_page import PAGE, TOLERANCE, says_what_runs_say, shows, table
 from .article_serving import (
     ALONE,
@@ -24,8 +29,6 @@ from .article_serving import (
     H100,
     HOME,
     HOME_PRICE,
-    IDEAL,
-    MEASURED,
     PAIR,
     PIPELINE,
     REAL_H100,
@@ -36,13 +39,18 @@ from .article_serving import (
     SERVER,
     cost,
     kilowatts_for_as_much,
+    metrics,
     rate,
+    stage,
     token_ms,
     tokens_per_usd,
 )
+from .article_serving import IDEAL as SERVERS
+from .article_serving import MEASURED as MEASURED_SERVERS
 from .helpers import ROOT, SCENARIOS, differences, shipped
 
 ROWS = table("article_serving")
+IDEAL, MEASURED = SERVERS | BYTES, MEASURED_SERVERS | MEASURED_BYTES
 MANY = (
     "jobs.0.batching.max_sequences=1024", "jobs.0.load.closed_loop.clients=1024", "jobs.0.load.requests=6144"
 )  # fmt: skip
@@ -183,3 +191,88 @@ def test_other_numbers_of_the_page() -> None:
     assert rate(SERVER, HOME_PRICE) == rate(SERVER)  # a price changes no token
     assert rate(PIPELINE) < 0.2 * IDEAL["HOM-05"]()
     assert tokens_per_usd(REAL_SERVER) < 0.05 * tokens_per_usd(SERVER)
+
+
+def h100_server(price: float) -> float:
+    """Tokens for a dollar of the H100 server against the 4090's, an H100 at a price."""
+    rest = "{what: host and network, unit_price: 60000 USD}"
+    capital = f"cost.capital=[{{what: H100, per: gpu, unit_price: {price} USD}}, {rest}]"
+    return tokens_per_usd(H100, capital) / tokens_per_usd(SERVER)
+
+
+def speed_on(gpu: str, *overrides: str) -> float:
+    """Tokens a second of the small model's training on one card."""
+    found = run(CARD, f"cluster.topology.nodes.0.gpus.0.type={gpu}", *overrides).result.metrics
+    assert isinstance(found, TrainingMetrics)
+    return found.tokens_per_s
+
+
+def hop_us() -> float:
+    """A batch of 8 to the next stage without P2P."""
+    hop = stage(REAL_SERVER, "jobs.0.plan={pp: 8}").hop
+    assert hop is not None
+    return 1e6 * (hop.latency + hop.size(8, 8) / hop.cap)
+
+
+def with_p2p() -> float:
+    """Tokens a second of the measured 4090 server if its cards could reach each other."""
+    described = yaml.safe_load((ROOT / "topologies" / "server_8x4090_pcie.yaml").read_text(encoding="utf-8"))
+    described["nodes"][0]["p2p"] = True
+    return rate(REAL_SERVER, f"cluster.topology={described}")
+
+
+def answer_s(*overrides: str) -> float:
+    """Seconds of 4,096 tokens without a cache."""
+    found = metrics(UNCACHED, *overrides).latency_s.mean
+    assert found is not None
+    return found
+
+
+def in_bits(weights: str) -> float:
+    """GB of 70B."""
+    return held("weights", MHA, f"jobs.0.precision.weights={weights}")
+
+
+LET = f"income: {{per_gpu: {SEVEN_MONTHS / 2} USD/h, occupancy: 80%}}"
+PAID = f"cost={{capital: 30000 USD, electricity: 0.10 USD/kWh, hosting: {{price: hosting-rack-2023}}, {LET}}}"
+RENTED = "cost={rental: {price: lambda-h100-sxm-on-demand}}"
+OWN_HEADS = "define.models.llama-2-70b-mha.kv_heads=8"
+MEASURED_CARD = ("stack=generic", "assume={}")
+LAST = ONE_REQUEST.format(4095, 2)
+QUOTED: dict[str, Figure] = {
+    r"datasheets have the H100 at ([\d.]+) times a 4090": lambda: speed_on("h100-sxm", "assume.gpu=null")
+    / speed_on("rtx4090"),
+    r"measured kernels at ([\d.]+) \(": lambda: speed_on("h100-sxm", *MEASURED_CARD)
+    / speed_on("rtx4090", *MEASURED_CARD),
+    r"14 months are ([\d.]+)\.": lambda: paid_back(PAID),
+    r"would buy ([\d.]+) times the tokens": lambda: h100_server(4000),
+    r"13\.4 USD an hour, rented on demand ([\d.]+)": lambda: cost(H100, RENTED).usd_per_hour,
+    r"a token ([\d.]+) times as much": lambda: tokens_per_usd(H100) / tokens_per_usd(H100, RENTED),
+    r"without a cache\": ([\d.]+) s of arithmetic": lambda: token_ms(UNCACHED, LAST) / 1e3,
+    r"takes ([\d,]+) s without a cache": answer_s,
+    r"without a cache and (\d+) s with it": lambda: answer_s("jobs.0.batching.kv_cache=true"),
+    r"bits are ([\d.]+), ": lambda: in_bits("int4"),
+    r"bits are [\d.]+, ([\d.]+) and": lambda: in_bits("int3"),
+    r"bits are [\d.]+, [\d.]+ and ([\d.]+) GB": lambda: in_bits("int2"),
+    r"without P2P\": ([\d.]+) us": hop_us,
+    r"At 1 Gbit/s (\d+) users": lambda: users(PIPELINE, "cluster.network.bandwidth=1 Gbps"),
+    r"latency a hop (\d+)\.": lambda: users(PIPELINE, "cluster.network={bandwidth: 1 Gbps, latency: 0.25 ms}"),
+    r"makes (\d+) tokens/s instead": with_p2p,
+    r"tokens/s instead of (\d+)": lambda: rate(REAL_SERVER),
+    r"eight 4090 hold (\d+) conversations": lambda: (memory(MHA, OWN_HEADS)[0].kv_tokens or 0) // 4096,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("pattern", QUOTED)
+def test_remarks_quote_runs(pattern: str) -> None:
+    """Sentences below the tables of memory, arithmetic, messages and payback."""
+    text = " ".join(PAGE.read_text(encoding="utf-8").split())
+    found = re.search(pattern, text)
+    assert found is not None
+    assert shows(found[1], QUOTED[pattern]()), f"{found[0]}: {QUOTED[pattern]()}"
+
+
+def test_where_an_h100_buys_as_much() -> None:
+    """HW-04: the price at which a token costs as much on either server."""
+    assert "at 24,500 USD both buy the same" in PAGE.read_text(encoding="utf-8")
+    assert h100_server(24_000) > 1 > h100_server(25_000)

@@ -133,6 +133,20 @@ def test_nothing_is_lost_when_the_cache_is_full(policy: str, pp: int) -> None:
     assert (metrics.recomputed_tokens > 0) == (policy == "preempt")
 
 
+@pytest.mark.parametrize("plan", [{"pp": 4}, {"tp": 4}, {"tp": 2, "pp": 2}, {"tp": 4, "ep": 4}])
+def test_nothing_is_lost_where_nothing_is_cached(plan: dict[str, int]) -> None:
+    """Hops and collectives carry every context in every pass: all of it is told as computed again, to the token."""
+    load = {"poisson": {"rate": "2 req/s"}, "requests": 30, "prompt_tokens": 90,
+            "output_tokens": {"lognormal": {"median": 20, "p90": 60, "max": 90}}}  # fmt: skip
+    cluster, model = topology("server_8x4090_pcie"), "mixtral-8x7b" if "ep" in plan else "llama-2-13b"
+    job = {"plan": plan, "batching": {"kv_cache": False}, "precision": {"weights": "int4"}, "load": load}
+    outcome = simulate(scenario(cluster, job, model=model))
+    check(outcome)
+    table = outcome.recording.jobs[0].table
+    more = [(p, n - 1) for p, n in zip(table.prompt, table.length, strict=True)]
+    assert table.recomputed == sum(p * n + n * (n - 1) // 2 for p, n in more)
+
+
 def test_requests_that_cannot_fit_are_refused_and_counted() -> None:
     """The cache holds about 1,000 tokens, the context 2,000."""
     load = {"closed_loop": {"clients": 4, "think_time": "1 ms"}, "requests": 200, "output_tokens": 10,

@@ -29,6 +29,7 @@ from sim.adapters.lookup import Library
 from sim.adapters.resolve import resolve_file
 from sim.adapters.validation import validate
 from sim.adapters.yaml_source import load_yaml
+from sim.catalog import KINDS
 from sim.cli import VERBS, cli
 from sim.laws.arrange import layouts, topology_of
 from sim.laws.topology import build_topology
@@ -335,6 +336,7 @@ INPUTS: dict[str, dict[str, type[BaseModel]]] = {
     "reference-catalogue.md": {
         "gpu": hardware.Gpu,
         "gpu.flops": hardware.Flops,
+        "gpu.power": hardware.GpuPower,
         "gpu.kernels": hardware.KernelConstants,
         "link": hardware.LinkType,
         "fabric": hardware.Fabric,
@@ -499,6 +501,14 @@ def test_every_verb_option_and_exit_code_is_described() -> None:
             assert word in found[f"sim {name}"], f"sim {name}: {word}"
     kinds = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, errors.SimError)]
     assert {row[0] for row in rows(found["Exit codes"])} == {"0", *(str(kind.exit_code) for kind in kinds)}
+
+
+def test_every_verb_and_every_kind_of_the_catalogue_is_listed() -> None:
+    text = (DOCS / "reference-cli.md").read_text(encoding="utf-8")
+    listed = [row[0] for row in rows(text.partition("## Exit codes")[0])]
+    assert sorted(listed) == sorted(f"[`sim {name}`](#sim-{name})" for name in VERBS)
+    told = sections("reference-cli.md")["sim catalog"]
+    assert all(re.search(rf"\b{kind}\b", told) for kind in KINDS)
 
 
 def test_what_reports_call_not_modelled_is_explained() -> None:

@@ -133,6 +133,18 @@ def test_kv_exceeds_the_weights_at_batch_14() -> None:
     assert 13 * a_prompt < 140e9 < 14 * a_prompt
 
 
+def test_what_a_cache_saves() -> None:
+    """KV-03 to KV-05: keys and values of 8 x 4,096 tokens, multi-head: 704 TFLOP, 8,192 for each byte that is kept."""
+    model = LIBRARY.model("llama-2-70b").model_copy(update={"kv_heads": 64})
+    tokens = 8 * 4096
+    keys_and_values = model.attention_parameters - 2 * model.hidden**2
+    saved = 2.0 * tokens * model.layers * keys_and_values
+    kept = 2 * tokens * model.layers * model.cached_elements
+    assert saved == pytest.approx(703.687e12, rel=1e-5)
+    assert saved / kept == 8192
+    assert 4096 * model.layers * keys_and_values == pytest.approx(43.9805e12, rel=1e-5)
+
+
 # ---- network
 
 

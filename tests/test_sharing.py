@@ -401,7 +401,7 @@ def test_every_byte_that_the_network_moves_is_on_a_link(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(sim.jobs.play, "Network", Kept)
     saving = saves(mode="async", to={"write": "100 GB/s"})
-    both = simulate(workstations(trains("left", LEFT, 4, **saving), serves("chat", RIGHT, 400)))
+    both = simulate(workstations(trains("left", LEFT, 4, **saving), serves("chat", RIGHT, 450)))
     (network,) = seen
     assert life(both, 0).end < both.result.simulated_s - 5
     told: dict[int, float] = {}

@@ -52,7 +52,7 @@ TOY_LATENT = {
     "v_head_dim": 64,
 }  # fmt: skip
 SMALL = {"model": "llama-3-8b"}
-CACHING = {"prefix_caching": True}
+CACHING, UNCACHED = {"prefix_caching": True}, {"kv_cache": False}
 CASES: dict[str, dict[str, Any]] = {
     "one GPU": scenario(DGX, {"load": poisson(8, 60)}, **SMALL),
     "tensor parallel": scenario(DGX, {"plan": {"tp": 8}, "load": poisson(20, 60)}),
@@ -198,6 +198,31 @@ CASES: dict[str, dict[str, Any]] = {
         {"plan": {"pp": 4}, "batching": {"max_sequences": 6}, "adapters": {"count": 30, "resident": 8, "rank": 64},
          "load": closed(9, 30)}, gpus=4, stack={"links": "measured"},
     ),
+    "nothing cached": scenario(DGX, {"plan": {"tp": 8}, "batching": UNCACHED, "load": poisson(3, 30)}),
+    "nothing cached in a ring": scenario(HOME, {"plan": {"pp": 8, "micro_batches": 3}, "batching": UNCACHED,
+                                                "load": closed(9, 15)}),
+    "nothing cached of tensor groups in a pipeline": scenario(
+        PCIE, {"plan": {"tp": 4, "pp": 2}, "batching": UNCACHED, "load": poisson(0.2, 12)}
+    ),
+    "nothing cached, prompts first": toy({"plan": {"pp": 2}, "batching": UNCACHED | {"policy": "prefill_first"},
+                                          "load": closed(9, 30)}, gpus=2),
+    "nothing cached of static batches": toy({"plan": {"dp": 2}, "batching": UNCACHED | {
+        "policy": "static", "batch_size": 3}, "router": "least_loaded", "load": poisson(4, 20)}, gpus=2),
+    "nothing cached, launched layer by layer": scenario(
+        DGX, {"plan": {"tp": 8}, "batching": UNCACHED, "load": poisson(3, 20)}, stack="eager-2023"),
+    "nothing cached by ranks": scenario(
+        PCIE, {"plan": {"tp": 4, "pp": 2, "ep": 4, "attention": "data"}, "precision": {"weights": "int4"},
+               "batching": UNCACHED, "load": poisson(0.2, 12)}, model="mixtral-8x7b",
+    ),
+    "nothing cached, in halves": scenario(
+        PCIE, {"plan": {"tp": 4}, "batching": UNCACHED, "load": closed(6, 12)}, model="llama-2-13b",
+        assume={"tp_overlap": "double_buffer"},
+    ),
+    "nothing cached where replicas come and go": toy(
+        {"plan": {"dp": 3}, "autoscale": {"requests": 3, "every": "0.1 s", "start_up": "0.3 s", "cool_down": "0.4 s"},
+         "batching": UNCACHED | {"max_sequences": 4}, "load": poisson(20, 60)}, gpus=3),
+    "nothing cached of conversations, with adapters": toy(
+        {"batching": UNCACHED, "adapters": {"count": 9}, "load": closed(9, 40) | {"conversation": {"turns": 4}}}),
 }  # fmt: skip
 
 

@@ -99,8 +99,24 @@ class Library:
         if "/" in name or name.endswith(".json"):
             from sim.adapters.huggingface import read_config
 
-            return read_config(path or Path(name))
+            try:
+                return read_config(path or Path(name))
+            except InputError:
+                if name.endswith(".json") or (path or Path(name)).exists():
+                    raise
+                raise self._no_such_model(name) from None
         return self._get("model", name, Transformer)
+
+    def _no_such_model(self, name: str) -> InputError:
+        """What looks like a path and is none: perhaps a name on the Hugging Face hub."""
+        from sim.adapters.vllm_models import model_of  # which asks this library
+
+        try:
+            near: str | None = model_of(name, self)
+        except InputError:
+            near = self._near("model", name.rpartition("/")[2])
+        text = "no such model configuration: neither a folder, nor a model of the catalogue (sim catalog model)"
+        return InputError([Problem("", None, None, "", text, near)])
 
     def fabrics(self) -> tuple[Fabric, ...]:
         """All collective fabrics, the user's before the catalogue's."""
@@ -144,7 +160,10 @@ class Library:
             word = WORDS.get(kind, kind)
             close = self._near(kind, name)
             message = f"unknown {word} '{name}'"
-            if not close:
+            if kind == "machine" and name in self.names("gpu"):
+                message += f", which is a GPU; machines with it: {', '.join(self._machines_with(name)) or 'none'}"
+                close = None
+            elif not close:
                 message += f"; sim catalog {kind} lists those that are known"
             raise InputError([Problem("", None, None, "", message, close)]) from None
 
@@ -191,6 +210,14 @@ class Library:
                     f"{value} is twice the dense rate, as datasheets advertise it with structured sparsity, which is "
                     f"not used: it is {known[key]}. What if it were twice as fast? Say so under assume: gpu",
                 )
+
+    def _machines_with(self, gpu: str) -> list[str]:
+        """Ids of the machines that hold a GPU."""
+        def holds(name: str) -> bool:
+            groups = self.raw("machine", name).get("node", {}).get("gpus", [])
+            return any(isinstance(group, dict) and group.get("type") == gpu for group in groups)
+
+        return [name for name in self.names("machine") if holds(name)]
 
     def _near(self, kind: str, word: str) -> str | None:
         """The entry most likely meant by an unknown name."""

@@ -199,6 +199,7 @@ class _Resolver:
         prices = self._prices()
         faults, recorded, preset = self._faults()
         self._check_lives()
+        self._check_choice()
         if topology is not None:
             self._check_recorded(topology, recorded)
         self._check_defined()
@@ -304,6 +305,15 @@ class _Resolver:
         limits = [n for n in (wanted.limit, load.requests) if n is not None]
         path = self._path(where, wanted.file)
         return read_trace(path, wanted.format, limit=min(limits, default=None), time_scale=wanted.time_scale)
+
+    def _check_choice(self) -> None:
+        """Machines and networks that ``sim size`` would choose from are known to every command."""
+        size = self.scenario.size
+        if size is not None:
+            for i, name in enumerate(size.machines):
+                self._try(("size", "machines", i), partial(self.library.machine, name))
+            for i, name in enumerate(size.networks):
+                self._try(("size", "networks", i), partial(self.library.network, name))
 
     def _check_lives(self) -> None:
         """What faults, checkpoints and recoveries need of each other."""

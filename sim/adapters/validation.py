@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, RootModel, Tag, ValidationError
 
+from sim.adapters.key_hints import KeyHints
 from sim.adapters.yaml_source import KeyPath, Source, shown
 from sim.errors import InputError, did_you_mean
 
@@ -202,8 +203,8 @@ def _fault(model_cls: type[BaseModel], data: Any, error: Any) -> _Fault:
     if kind == "missing":
         return replace(fault, message="is missing")
     if kind == "extra_forbidden":
-        close = did_you_mean(str(trail.path[-1]), _field_names(trail.owner))
-        return replace(fault, message="unknown key", suggestion=close, key=True)
+        message, close = KeyHints(model_cls, _members, _unwrapped).of(str(trail.path[-1]), trail.owner)
+        return replace(fault, message=message, suggestion=close, key=True)
     if kind.startswith("union_tag"):
         return _tag_fault(fault, context)
     if kind in ("literal_error", "enum"):
@@ -236,14 +237,6 @@ def _tag_fault(fault: _Fault, context: Mapping[str, Any]) -> _Fault:
     message = f"must be {' or '.join(map(repr, allowed))}"
     close = did_you_mean(context["tag"], allowed)
     return replace(fault, path=path, message=message, given=shown(context["tag"]), suggestion=close)
-
-
-def _field_names(annotation: Any) -> list[str]:
-    annotation = _unwrapped(annotation)
-    if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-        return []
-    fields = annotation.model_fields.items()
-    return [f.validation_alias if isinstance(f.validation_alias, str) else name for name, f in fields]
 
 
 def _relevant(faults: Sequence[_Fault], level: int) -> list[_Fault]:

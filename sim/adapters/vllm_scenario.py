@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from sim.adapters.lookup import Library
 from sim.adapters.vllm_arguments import Argument
+from sim.adapters.vllm_limits import LARGE
 from sim.adapters.vllm_models import model_of, weights_of
 from sim.adapters.vllm_names import REASONS
 from sim.adapters.vllm_values import DTYPES, KV_DTYPES, QUANTIZATION, count, flag, modules, share
@@ -268,7 +269,7 @@ class _Mapping:
         held = self.count("max-cpu-loras", "jobs.0.adapters.count, unless --lora-modules names them")
         number = len(named) if named else max(held or 0, slots)
         adapters: dict[str, Any] = {"count": number, "rank": rank}
-        running = self.result.job["batching"].get("max_sequences") or self.library.stack(STACK).max_sequences
+        running = self.result.job["batching"].get("max_sequences") or LARGE.sequences
         if slots < number and running <= slots:
             adapters["resident"] = slots
         elif slots < number:

@@ -111,8 +111,24 @@ def _unreadable(file: str, error: Exception) -> Problem:
     if reason and os.path.isdir(folder or "."):
         with os.scandir(folder or ".") as entries:
             near = did_you_mean(name, (e.name for e in itertools.islice(entries, 2000) if e.is_file()))
+    if reason and not near:
+        near, shipped = _shipped(file)
+        folder, reason = "", reason + shipped
     text = reason or f"cannot be read ({getattr(error, 'strerror', None) or error})"
     return Problem(file, None, None, None, text, near and os.path.join(folder, near))
+
+
+def _shipped(file: str) -> tuple[str | None, str]:
+    """Of a shipped scenario's name its file, if that lies here; else how to get it."""
+    from sim.catalog import shipped
+
+    name = file.removesuffix(".yaml").removesuffix(".yml").removeprefix("scenarios/")
+    here = os.path.join("scenarios", f"{name}.yaml")
+    if os.path.isfile(here):
+        return here, ""
+    known = [path.stem for path in shipped("scenarios")]
+    known += [f"article/{path.stem}" for path in shipped("scenarios/article")]
+    return None, f": sim init {name} writes the shipped scenario of that name" if name in known else ""
 
 
 def _refusal(file: str, position: Position | None, message: str) -> InputError:

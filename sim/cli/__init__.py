@@ -64,7 +64,7 @@ class Verbs(click.Group):
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="sim")
 def cli() -> None:
-    """Simulate GPU clusters for LLM inference: how fast, what binds, what it costs, how far to trust it.
+    """Simulate GPU clusters for LLM training and inference: how fast, what binds, what it costs, how far to trust it.
 
     Start with: sim init --list, or sim run scenarios/4090_pp_home.yaml
     """

@@ -163,6 +163,7 @@ def _link_json(measured: Any) -> dict[str, float]:
 
 def _tell(found: Calibration, name: str, folder: Path | None, as_json: bool) -> None:
     from sim.report.calibrate_text import heading, render_calibration
+    from sim.report.screen import screen
 
     path = _write_entry(found.entry, name, folder, heading(found, name))
     if folder is not None:
@@ -171,7 +172,7 @@ def _tell(found: Calibration, name: str, folder: Path | None, as_json: bool) -> 
         click.echo(found.model_dump_json(indent=1))
         return
     colour = sys.stdout.isatty()
-    click.echo(render_calibration(found, colour=colour), nl=False, color=colour)
+    click.echo(render_calibration(found, colour=colour, screen=screen()), nl=False, color=colour)
     _say(found.entry, path)
 
 

@@ -84,15 +84,14 @@ def _per_node_days(classes: list[dict[str, Any]]) -> str:
 
 def _all(kind: str, as_json: bool) -> None:
     from sim import catalog
+    from sim.report.screen import screen
 
     entries = [catalog.raw(kind, name) for name in catalog.names(kind)]
     if as_json:
         click.echo(json.dumps(entries, indent=1, default=str))
         return
     rows = [COLUMNS[kind], *(tuple(_cell(entry, column) for column in COLUMNS[kind]) for entry in entries)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        click.echo("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
+    click.echo("\n".join(screen().table(rows, left=range(len(rows[0])))))
 
 
 #: Columns of each kind's list; a dot goes into a mapping, a mapping itself is shown by its keys.

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sim.laws.topology import Topology
     from sim.laws.training.groups import GroupNetwork
     from sim.laws.training.layout import TrainingLayout
+    from sim.report.screen import Screen
     from sim.spec.training import TrainingPlan
 
 
@@ -38,17 +39,31 @@ def command(scenario: Path, overrides: tuple[str, ...], seed: int | None, as_jso
             found.append(_job(resolved, job, layout, topology))  # type: ignore[arg-type]
         else:
             found.append(_training_job(resolved, job, layout, topology))  # type: ignore[arg-type]
+    idle = len(topology.gpus) - sum(map(_gpus_of, found))
     answer = {"scenario": resolved.scenario.name, "cluster": topology.summary(), "gpus": len(topology.gpus),
-              "feasible": True, "jobs": found}  # fmt: skip
+              "idle_gpus": idle, "feasible": True, "jobs": found}  # fmt: skip
     if as_json:
         click.echo(json.dumps(answer, indent=1))
         return
-    click.echo(f"{resolved.scenario.name} - {topology.summary()}")
+    from sim.report.screen import screen
+
+    here = screen()
+    lines = [f"{resolved.scenario.name} - {topology.summary()}"]
     for row in found:
-        click.echo(_training_text(row) if row["kind"] == "training" else _text(row))
-    for line in _assumed(resolved):
-        click.echo(f"assumed     {line}")
-    click.echo("fits        yes")
+        lines += _training_lines(row, here) if row["kind"] == "training" else _lines(row, here)
+    lines += [f"assumed     {line}" for line in _assumed(resolved)]
+    if idle:
+        lines.append(f"idle        {idle:,} of the {len(topology.gpus):,} GPUs have no job; all of them are paid for")
+    # Tables fit already; labelled lines go on below what they say.
+    told = [line if line.startswith(" ") else here.prose(line, None, "", " " * 12) for line in lines]
+    click.echo("\n".join([*told, "fits        yes"]))
+
+
+def _gpus_of(job: dict[str, Any]) -> int:
+    """GPUs that a job has."""
+    if job["kind"] == "training":
+        return int(job["gpus"])
+    return len({gpu for stage in job["memory"] for gpu in stage["gpus"]})
 
 
 def _job(resolved: Resolved, job: ResolvedServing, layout: Layout, topology: Topology) -> dict[str, Any]:
@@ -60,7 +75,8 @@ def _job(resolved: Resolved, job: ResolvedServing, layout: Layout, topology: Top
     unchecked = resolved.scenario.assume.kv_capacity == "unchecked"
     prompt, output = spec.load.prompt_tokens, spec.load.output_tokens
     if isinstance(prompt, int) and isinstance(output, int):  # drawn lengths are known once they are drawn
-        check_shortest(spec.name, job.model, layout, prompt + output, unchecked=unchecked)
+        unlimited = unchecked or not spec.batching.kv_cache
+        check_shortest(spec.name, job.model, layout, prompt + output, unchecked=unlimited)
     stages: dict[tuple[object, ...], dict[str, Any]] = {}
     for replica, tokens in zip(layout.replicas, layout.tokens, strict=True):
         for stage in replica:
@@ -75,7 +91,7 @@ def _job(resolved: Resolved, job: ResolvedServing, layout: Layout, topology: Top
         "active_parameters": job.model.active_parameters,
         "stack": job.stack.id, "weights": spec.precision.weights, "kv": spec.precision.kv, "tp": spec.plan.tp,
         "pp": spec.plan.pp, "dp": spec.plan.dp, "ep": spec.plan.ep, "attention": spec.plan.attention,
-        "kv_checked": not unchecked,
+        "kv_cache": spec.batching.kv_cache, "kv_checked": not unchecked,
         "kv_tokens_per_replica": max(0, min(layout.tokens)),
         "context": job.model.context, "memory": list(stages.values()), "routes": _routes(layout, topology),
         "reliability": _outlook(resolved, job, layout, topology),
@@ -194,7 +210,7 @@ def _training_routes(plan: TrainingPlan, network: GroupNetwork) -> list[dict[str
     return rows
 
 
-def _training_text(job: dict[str, Any]) -> str:
+def _training_lines(job: dict[str, Any], here: Screen) -> list[str]:
     from sim.units import format_bytes, format_percent
 
     degrees = " ".join(f"{k} {v}" for k, v in job["plan"].items() if not isinstance(v, (dict, list))) or "1 GPU"
@@ -210,9 +226,7 @@ def _training_text(job: dict[str, Any]) -> str:
          *(format_bytes(s["parts"][part]) for part in shown))
         for s in job["memory"]
     ]  # fmt: skip
-    rows = _merged(rows)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    lines += ["  " + "  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
+    lines += here.table(_merged(rows), keys=2, indent="  ")
     tiers: dict[str, float] = {}
     for s in job["memory"]:
         for tier, size in s["offloaded"].items():
@@ -223,8 +237,7 @@ def _training_text(job: dict[str, Any]) -> str:
     checked = "" if job["memory_checked"] else " (not checked in the run: assumed)"
     lines.append(f"peak        {format_bytes(job['memory_peak_bytes'])}, {format_percent(share)} of a GPU{checked}")
     lines += [f"route       {row['what']}: {row['way']}" for row in job["routes"]]
-    lines += _reliability_text(job["reliability"] or {})
-    return "\n".join(lines)
+    return lines + _reliability_text(job["reliability"] or {})
 
 
 def _reliability_text(found: dict[str, float | None]) -> list[str]:
@@ -247,16 +260,17 @@ def _assumed(resolved: Resolved) -> list[str]:
     return [f"{key}: {value}" for key, value in given.items()]
 
 
-def _text(job: dict[str, Any]) -> str:
+def _lines(job: dict[str, Any], here: Screen) -> list[str]:
     from sim.units import format_bytes
 
     met = job["active_parameters"]
     active = f", {met / 1e9:.2f} B met by a token" if met < job["parameters"] else ""
     spread = f" ep {job['ep']}" if job["ep"] > 1 else ""
     spread += " attention data" if job["attention"] == "data" else ""
+    kv = job["kv"] if job["kv_cache"] else "no"
     lines = [
         f"job         {job['name']}: {job['model']} ({job['parameters'] / 1e9:.2f} B{active}), "
-        f"{job['weights']} weights, {job['kv']} KV, tp {job['tp']} pp {job['pp']} dp {job['dp']}{spread}, "
+        f"{job['weights']} weights, {kv} KV, tp {job['tp']} pp {job['pp']} dp {job['dp']}{spread}, "
         f"stack {job['stack']}"
     ]
     head = ("stage", "gpu", "layers", "capacity", *job["memory"][0]["parts"])
@@ -265,17 +279,21 @@ def _text(job: dict[str, Any]) -> str:
          *(format_bytes(v) for v in s["parts"].values()))
         for s in job["memory"]
     ]  # fmt: skip
-    rows = _merged(rows)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    lines += ["  " + "  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
+    lines += here.table(_merged(rows), keys=2, indent="  ")
+    lines.append(f"KV cache    {_cache_text(job)}")
+    lines += [f"route       {row['what']}: {row['way']}" for row in job["routes"]]
+    return lines + _outlook_text(job["reliability"] or {})
+
+
+def _cache_text(job: dict[str, Any]) -> str:
+    """What a replica's KV cache holds."""
+    if not job["kv_cache"]:
+        return "none (batching.kv_cache): nothing is held between passes, each computes whole contexts again"
     tokens = job["kv_tokens_per_replica"]
     requests = f"{tokens // job['context']} requests of the full {job['context']:,} tokens of context"
     checked = "" if job["kv_checked"] else " (not checked in the run: assumed)"
     least = "at least " if len({s["gpu"] for s in job["memory"]}) > 1 else ""
-    lines.append(f"KV cache    {least}{tokens:,} tokens a replica, {requests}{checked}")
-    lines += [f"route       {row['what']}: {row['way']}" for row in job["routes"]]
-    lines += _outlook_text(job["reliability"] or {})
-    return "\n".join(lines)
+    return f"{least}{tokens:,} tokens a replica, {requests}{checked}"
 
 
 def _outlook_text(found: dict[str, Any]) -> list[str]:

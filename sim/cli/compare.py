@@ -130,8 +130,9 @@ def _print(comparison: Comparison, as_json: bool, folder: Path | None) -> None:
         click.echo(comparison.model_dump_json(indent=1))
         return
     from sim.report.compare_text import render_comparison
+    from sim.report.screen import screen
 
     colour = sys.stdout.isatty()
-    click.echo(render_comparison(comparison, colour=colour), nl=False, color=colour)
+    click.echo(render_comparison(comparison, colour=colour, screen=screen()), nl=False, color=colour)
     if folder is not None:
         click.echo(f"\nreport      {folder / 'index.html'}")

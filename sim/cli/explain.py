@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ if TYPE_CHECKING:
     from sim.study.explain import Explanation
 
 WIDTH = 100
+"""Columns of a line, where the terminal has as many."""
 
 
 @click.command("explain")
@@ -44,19 +44,24 @@ def command(
 
 def _text(found: Explanation) -> str:
     """The derivation as a table of lines, sources below each."""
+    from sim.report.screen import Screen, screen
     from sim.report.values import NONE, write
 
+    here = screen()
     metric = found.path.split(".")[1]
     lines = [f"{found.path} = {NONE if found.value is None else write(metric, found.value)}"]
-    lines += textwrap.wrap(found.definition, WIDTH - 2, initial_indent="  ", subsequent_indent="  ")
+    lines.append(here.prose(found.definition, WIDTH, "  ", "  "))
     if not found.steps:
         lines += ["", "It is counted as defined; no formula stands behind it."]
     name = max((len(step.name) for step in found.steps), default=0)
     value = max((len(step.value) for step in found.steps), default=0)
-    indent = " " * (name + value + 6)
+    room = here.width(WIDTH) - name - value - 6
     for step in found.steps:
-        head = f"  {step.name.ljust(name)}  {step.value.rjust(value)}  "
         told = [step.formula, *([f"[{step.source}]"] if step.source else [])]
-        rows = [row for text in told for row in textwrap.wrap(text, max(40, WIDTH - len(indent)))]
-        lines += ["", head + rows[0], *(indent + row for row in rows[1:])]
+        head = f"  {step.name.ljust(name)}  {step.value.rjust(value)}"
+        if here.columns is not None and room < 40:  # the formula below the number
+            lines += ["", head, *(here.prose(text, WIDTH, "      ", "      ") for text in told)]
+            continue
+        rows = [row for text in told for row in Screen(max(40, room)).prose(text).splitlines()]
+        lines += ["", f"{head}  {rows[0]}", *(" " * (name + value + 6) + row for row in rows[1:])]
     return "\n".join(lines) + "\n"

@@ -70,8 +70,9 @@ def _print(study: FailureStudy, as_json: bool, folder: Path | None) -> None:
         click.echo(study.model_dump_json(indent=1))
         return
     from sim.report.failures_text import render_failures
+    from sim.report.screen import screen
 
     colour = sys.stdout.isatty()
-    click.echo(render_failures(study, colour=colour), nl=False, color=colour)
+    click.echo(render_failures(study, colour=colour, screen=screen()), nl=False, color=colour)
     if folder is not None:
         click.echo(f"\nreport      {folder / 'index.html'}")

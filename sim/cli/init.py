@@ -16,6 +16,7 @@ from sim.errors import InputError, Problem, did_you_mean
 
 if TYPE_CHECKING:
     from sim.adapters.lookup import Library
+    from sim.adapters.resolve import Resolved
 
 STARTER = "4090_pp_home"
 
@@ -80,11 +81,13 @@ def _refusal(message: str, suggestion: str | None = None) -> InputError:
 
 
 def _list() -> None:
+    from sim.report.screen import screen
+
+    here = screen()
     scenarios, topologies = _files()
     for what, files in (("scenarios", scenarios), ("topologies", topologies)):
-        click.echo(what)
-        for stem, path in sorted(files.items()):
-            click.echo(f"  {stem:28} {_about(path)}")
+        rows = [[stem, _about(path)] for stem, path in sorted(files.items())]
+        click.echo("\n".join([what, *here.table(rows, left=(0, 1), indent="  ", heads=0)]))
 
 
 def _files() -> tuple[dict[str, Path], dict[str, Path]]:
@@ -154,6 +157,7 @@ def _served(
     """A scenario of vLLM's arguments, and its topology if that is a shipped one, to be written; what is not mapped."""
     from sim.adapters.resolve import resolve
     from sim.adapters.vllm_arguments import MAX_BYTES, parse_command, read_arguments
+    from sim.adapters.vllm_limits import with_defaults
     from sim.adapters.vllm_scenario import map_arguments, scenario_text
     from sim.adapters.yaml_source import parse_yaml
     from sim.laws.arrange import layouts, topology_of
@@ -170,9 +174,18 @@ def _served(
     name = _named(name or f"vllm-{re.sub(r'[^A-Za-z0-9._+-]+', '-', mapped.title)}")
     path = folder / "scenarios" / f"{name}.yaml"
     copies, there, written = _cluster(topology, folder)
+
+    def checked() -> Resolved:
+        return resolve(parse_yaml(scenario_text(mapped, name, str(there), origin), str(path)), folder)
+
+    # Which GPUs serve is known once the job is laid out; vLLM's limits follow from them.
+    resolved = checked()
+    cluster = topology_of(resolved)
+    (layout,) = layouts(resolved, cluster)
+    kinds = dict.fromkeys(cluster.gpus[gpu].gpu for gpu in layout.gpus)
+    mapped.told += with_defaults(mapped.job, [resolved.gpus[kind] for kind in kinds], resolved.serving[0].model.context)
     # What is written is what sim check would accept.
-    resolved = resolve(parse_yaml(scenario_text(mapped, name, str(there), origin), str(path)), folder)
-    layouts(resolved, topology_of(resolved))
+    layouts(checked(), cluster)
     return [(path, scenario_text(mapped, name, written, origin)), *copies], mapped.left
 
 

@@ -101,9 +101,11 @@ def _print(result: Result, as_json: bool, folder: Path | None) -> None:
     if as_json:
         click.echo(result.model_dump_json(indent=1))
         return
-    from sim.report.terminal import render_text
+    from sim.report.screen import screen
+    from sim.report.terminal import WIDTH, render_text
 
-    click.echo(render_text(result, colour=sys.stdout.isatty()), nl=False, color=sys.stdout.isatty())
+    colour = sys.stdout.isatty()
+    click.echo(render_text(result, screen().width(WIDTH), colour), nl=False, color=colour)
     if folder is not None:
         click.echo(f"report      {folder / 'index.html'}")
 

@@ -54,12 +54,13 @@ def command(as_json: bool, **options: str | None) -> None:
     models of at most 16B parameters: beyond that they extrapolate, and the answer says how far.
     """
     from sim.report.scaling_text import render_fit, render_scaling
+    from sim.report.screen import screen
 
     if options["fit"] is not None:
         document, show = _fit(options), render_fit
     else:
         document, show = answer(_question(options)), render_scaling
-    click.echo(json.dumps(document, indent=1) if as_json else show(document))
+    click.echo(json.dumps(document, indent=1) if as_json else show(document, screen()))
 
 
 # -- what is asked ------------------------------------------------------------------------------------------

@@ -69,6 +69,7 @@ def _file(given: Path) -> Path:
 
 def _renderer(found: Document) -> Renderer:
     """What draws a document; only what is needed is imported."""
+    from sim.report.screen import screen
     from sim.results.schema import Result
     from sim.study.compare_schema import Comparison
     from sim.study.size_schema import Sizing
@@ -76,33 +77,37 @@ def _renderer(found: Document) -> Renderer:
 
     if isinstance(found, Result):
         from sim.report.page import render_html
-        from sim.report.terminal import render_text
+        from sim.report.terminal import WIDTH, render_text
 
-        return Renderer("run", lambda colour: render_text(found, colour=colour), lambda: render_html(found))
+        return Renderer(
+            "run", lambda colour: render_text(found, screen().width(WIDTH), colour), lambda: render_html(found)
+        )
     if isinstance(found, Comparison):
         from sim.report.compare_page import render_comparison_html
         from sim.report.compare_text import render_comparison
 
         return Renderer(
             "comparison",
-            lambda colour: render_comparison(found, colour=colour),
+            lambda colour: render_comparison(found, colour, screen()),
             lambda: render_comparison_html(found),
         )
     if isinstance(found, SweepStudy):
         from sim.report.sweep_page import render_sweep_html
         from sim.report.sweep_text import render_sweep
 
-        return Renderer("sweep", lambda colour: render_sweep(found, colour), lambda: render_sweep_html(found))
+        return Renderer(
+            "sweep", lambda colour: render_sweep(found, colour, screen=screen()), lambda: render_sweep_html(found)
+        )
     if isinstance(found, Sizing):
         from sim.report.size_page import render_size_html
         from sim.report.size_text import render_size
 
-        return Renderer("size", lambda colour: render_size(found, colour), lambda: render_size_html(found))
+        return Renderer("size", lambda colour: render_size(found, colour, screen()), lambda: render_size_html(found))
     from sim.report.failures_page import render_failures_html
     from sim.report.failures_text import render_failures
 
     return Renderer(
         "study of failures",
-        lambda colour: render_failures(found, colour=colour),
+        lambda colour: render_failures(found, colour, screen()),
         lambda: render_failures_html(found),
     )

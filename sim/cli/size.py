@@ -11,6 +11,7 @@ import click
 from sim.cli.common import progress, said, scenario_options, settle, workers_of, write_file
 
 if TYPE_CHECKING:
+    from sim.study.size_question import Study
     from sim.study.size_schema import Sizing
 
 PRELOAD = ("sim.study.size",)
@@ -47,6 +48,8 @@ def command(
 
     axes = dict(from_options(vary).grid) if vary else {}
     study = prepare(scenario, overrides, seed, axes)
+    if study.base.scenario.size is None:
+        _say_default(study)
     settle()
     try:
         with progress() as hear:
@@ -65,6 +68,16 @@ def command(
     _print(found, as_json, folder)
 
 
+def _say_default(study: Study) -> None:
+    """What is looked for where the scenario does not say it: on standard error, before a search that may take long."""
+    machines = {offer.machine.id for offer in study.space.offers}
+    click.echo(
+        f"{study.base.scenario.name} has no size block: the cheapest of all {len(machines)} machines known, on every "
+        f"network, is looked for, {len(study.space.designs):,} designs at most (size: {{machines: [...], throughput: "
+        "...} narrows it; sim catalog machine)", err=True,
+    )  # fmt: skip
+
+
 def _write(found: Sizing, folder: Path) -> None:
     from sim.report.size_page import render_size_html, winner_yaml
 
@@ -78,9 +91,10 @@ def _print(found: Sizing, as_json: bool, folder: Path | None) -> None:
     if as_json:
         click.echo(found.model_dump_json(indent=1))
         return
+    from sim.report.screen import screen
     from sim.report.size_text import render_size
 
     colour = sys.stdout.isatty()
-    click.echo(render_size(found, colour=colour), nl=False, color=colour)
+    click.echo(render_size(found, colour=colour, screen=screen()), nl=False, color=colour)
     if folder is not None:
         click.echo(f"\nreport      {folder / 'index.html'}\nthe winner  {folder / 'winner.yaml'}")

@@ -93,11 +93,12 @@ def _print(sweep: Sweep, as_json: bool, folder: Path) -> None:
 
         click.echo(document_text(sweep), nl=False)
         return
+    from sim.report.screen import screen
     from sim.report.sweep_text import render_sweep
     from sim.study.sweep_tables import study_of
 
     colour = sys.stdout.isatty()
-    click.echo(render_sweep(study_of(sweep), colour, sweep.stored, sweep.simulated), color=colour)
+    click.echo(render_sweep(study_of(sweep), colour, sweep.stored, sweep.simulated, screen()), color=colour)
     click.echo(f"report      {folder / 'index.html'}\npoints      {folder / 'points.csv'}\n"
                f"all of it   {folder / 'sweep.json'}")  # fmt: skip
 

@@ -73,12 +73,13 @@ def _print(found: Validation, worst: int, as_json: bool, as_csv: bool, folder: P
     if as_json:
         click.echo(found.model_dump_json(indent=1))
         return
+    from sim.report.screen import screen
     from sim.report.validate_text import render_validation, rows_csv
 
     if as_csv:
         click.echo(rows_csv(found.rows), nl=False)
         return
     colour = sys.stdout.isatty()
-    click.echo(render_validation(found, worst, colour=colour), nl=False, color=colour)
+    click.echo(render_validation(found, worst, colour=colour, screen=screen()), nl=False, color=colour)
     if folder is not None:
         click.echo(f"\nreport      {folder / 'index.html'}")

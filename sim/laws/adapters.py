@@ -87,9 +87,11 @@ class AdapterLaw(StageLaw):
             bytes=cost.bytes + s.layers * moved,
         )
 
-    def prefill(self, chunks: Sequence[Chunk]) -> tuple[float, float, float, float, float]:
+    def prefill(
+        self, chunks: Sequence[Chunk], flops: float = 0.0, nbytes: float = 0.0
+    ) -> tuple[float, float, float, float, float]:
         """Prefill attention, and the wait for adapters of prompts that begin, which the memory's time has."""
-        compute, memory, launch, flops, nbytes = super().prefill(chunks)
+        compute, memory, launch, flops, nbytes = super().prefill(chunks, flops, nbytes)
         begun = sum(past == 0 for _, past in chunks)
         return compute, memory + begun * self.loading, launch, flops, nbytes
 

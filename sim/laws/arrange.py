@@ -63,6 +63,7 @@ def layouts(resolved: Resolved, topology: Topology) -> list[Layout | TrainingLay
             lambda g: resolved.gpus[topology.gpus[g].gpu],
             scale=parameter_scale(resolved, job),
             unchecked=unchecked,
+            kv_cache=spec.batching.kv_cache,
         )
         found.append(with_extras(job, layout, unchecked=unchecked))
     return found

@@ -37,7 +37,7 @@ class StageLayout:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A job on its GPUs: replicas of stages, and the tokens of KV cache each replica holds."""
+    """A job on its GPUs: replicas of stages, and the tokens of KV cache each replica holds (none without a cache)."""
 
     replicas: tuple[tuple[StageLayout, ...], ...]
     tokens: tuple[int, ...]
@@ -84,11 +84,13 @@ def lay_out(
     *,
     scale: float = 1.0,
     unchecked: bool = False,
+    kv_cache: bool = True,
 ) -> Layout:
     """Stages and memory of ``job`` on ``gpus`` (in rank order).
 
     Raises InfeasibleError with the budget when the plan does not divide the model or does not fit.
     ``unchecked`` leaves the KV capacity out of the question (an assumption that reports show); weights must fit.
+    Without a ``kv_cache`` no tokens are held, and what stands beside them must fit.
     """
     _check_shape(job, model, plan)
     replicas, tokens = [], []
@@ -114,14 +116,16 @@ def lay_out(
             for s, mixed in enumerate(mixture_layers(model, layers))
         )
         block = stack.memory.block_tokens
-        fit = tokens_that_fit([m for stage in stages for m in stage.memory.values()]) // block * block
-        if (fit <= 0 and not unchecked) or not _weights_fit(stages):
+        held = [m for stage in stages for m in stage.memory.values()]
+        fit = tokens_that_fit(held) // block * block
+        full = fit <= 0 if kv_cache else any(m.kv_budget < 0 for m in held)
+        if (full and not unchecked) or not _weights_fit(stages):
             raise InfeasibleError(
                 f"job {job}: {model.id} with {precision.weights} weights does not fit: {_advice(stages)}",
                 budget_rows(stages),
             )
         replicas.append(stages)
-        tokens.append(fit)
+        tokens.append(fit if kv_cache else 0)
     return Layout(tuple(replicas), tuple(tokens))
 
 

@@ -25,18 +25,19 @@ def with_extras(job: ResolvedServing, layout: Layout, *, unchecked: bool) -> Lay
     if spec.speculative is None and spec.adapters is None:
         return layout
     _check(job)
-    block, replicas, tokens = job.stack.memory.block_tokens, [], []
+    block, replicas, tokens, cached = job.stack.memory.block_tokens, [], [], spec.batching.kv_cache
     for stages in layout.replicas:
         more = tuple(replace(s, memory={g: _memory(job, s, m) for g, m in s.memory.items()}) for s in stages)
         held = [m for stage in more for m in stage.memory.values()]
-        fit = tokens_that_fit(held) // block * block
+        fit = tokens_that_fit(held) // block * block if cached else 0
+        short = fit <= 0 if cached else any(m.kv_budget < 0 for m in held)
         full = any(m.weights + m.embeddings + m.beside > m.capacity for m in held)
-        if (fit <= 0 and not unchecked) or full:
+        if (short and not unchecked) or full:
             what = "a draft model" if spec.speculative is not None else f"{_slots(job)} adapters"
             size = format_bytes(max(m.beside for m in held))
             raise InfeasibleError(
-                f"job {spec.name}: {job.model.id} does not fit beside {what} ({size} a GPU): what is left holds no "
-                "block of KV cache",
+                f"job {spec.name}: {job.model.id} does not fit beside {what} ({size} a GPU): what is left "
+                + ("holds no block of KV cache" if cached else "is less than the runtime takes"),
                 budget_rows(more),
             )
         replicas.append(more)

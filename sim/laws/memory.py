@@ -116,6 +116,17 @@ def stage_memory(
     return StageMemory(capacity, weights, embeddings, rule.reserve, kept_back, budget, per_token)
 
 
+def pass_bytes(model: Transformer, tp: int, tokens: int) -> float:
+    """Bytes of activations that a layer works on in a pass of so many tokens, on one of ``tp`` ranks: its input, the
+    same normed, and the wider of what attention and MLP have between, in 16 bits."""
+    widths = [] if model.experts and not model.dense_layers else [model.intermediate]
+    if model.experts:
+        met = model.experts_per_token + model.shared_experts
+        widths.append(met * (model.expert_intermediate or model.intermediate))
+    between = max(attention_share(model, tp).moved, (model.matrices - 1) * max(widths) / tp)
+    return 2.0 * tokens * (2 * model.hidden + between)
+
+
 def tokens_that_fit(stages: Sequence[StageMemory]) -> int:
     """Tokens of KV that every stage can hold."""
     return min(stage.tokens for stage in stages)

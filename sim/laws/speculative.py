@@ -89,9 +89,11 @@ class SpeculativeLaw(StageLaw):
         rate = max(rate, cost.wire / cost.communication)
         return cost.wire, cost.communication - cost.wire / rate, rate
 
-    def prefill(self, chunks: Sequence[Chunk]) -> tuple[float, float, float, float, float]:
+    def prefill(
+        self, chunks: Sequence[Chunk], flops: float = 0.0, nbytes: float = 0.0
+    ) -> tuple[float, float, float, float, float]:
         """Prefill attention, of the draft as well: (compute, memory, launch seconds, FLOP, bytes)."""
-        own = super().prefill(chunks)
+        own = super().prefill(chunks, flops, nbytes)
         if self._draft is None:
             return own
         compute, memory, launch, flops, nbytes = map(sum, zip(own, self._draft.prefill(chunks), strict=True))

@@ -19,7 +19,7 @@ in the sum of contexts, so k identical passes have a closed form.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -30,6 +30,9 @@ from sim.laws.attention import attention_share, decode_seconds
 from sim.laws.experts import MixtureLaw
 from sim.laws.roofline import KernelRates
 from sim.spec.transformer import Transformer
+
+#: Passes of which a law keeps what it computed, a third of a kilobyte each.
+REMEMBERED = 1 << 18
 
 
 class Pass(NamedTuple):
@@ -73,6 +76,16 @@ class Chunk(NamedTuple):
     past: int
 
 
+class Whole(NamedTuple):
+    """Sequences of which a pass computes all tokens from the first one on: how many they are, their tokens, the sum of
+    the squares of these, and what gives them one by one."""
+
+    number: int
+    tokens: int
+    squares: int
+    each: Callable[[], Sequence[int]]
+
+
 @dataclass(frozen=True, slots=True)
 class StageShape:
     """What a stage's law depends on. ``pieces`` are (fixed seconds, seconds per byte) of an all-reduce, of
@@ -80,7 +93,8 @@ class StageShape:
     multiplies weights, to replay arithmetic with a round parameter count. ``mixture`` of the layers have experts,
     spread over ``ep`` ranks of which the fullest has ``expert_load`` times the mean tokens; their ``exchanges`` stand
     in for the all-reduces of those layers. ``data``: each rank has sequences of its own, and all weights whole but the
-    routed experts' (:mod:`sim.laws.step_data`)."""
+    routed experts' (:mod:`sim.laws.step_data`). ``kv_reads_free`` and ``attention_free`` replay arithmetic that leaves
+    reads of the cache, or attention over prompts, out."""
 
     model: Transformer
     rates: KernelRates
@@ -103,6 +117,7 @@ class StageShape:
     expert_load: float = 1.0
     exchanges: tuple[Exchange, ...] = ()
     data: bool = False
+    attention_free: bool = False
 
     @property
     def slices(self) -> int:
@@ -118,6 +133,8 @@ class StageLaw:
         m = shape.model
         attention = self._attention = attention_share(m, shape.slices)
         self._query, self._key, self._expanded = attention.query, attention.key, attention.expanded
+        if shape.attention_free:
+            self._query = self._key = self._expanded = 0.0
         #: weights of a dense layer on one rank
         self.layer_weights = (
             attention.weights + (3 if m.gated else 2) * m.hidden * m.intermediate / shape.slices
@@ -148,6 +165,8 @@ class StageLaw:
         key = (tokens, sequences)
         found = self._memo.get(key)
         if found is None:
+            if len(self._memo) >= REMEMBERED:  # where contexts are computed anew no two passes need be alike
+                self._memo.clear()
             found = self._memo[key] = self._base(tokens, sequences)
         return found
 
@@ -260,10 +279,12 @@ class StageLaw:
             fixed, seconds = fixed + kind.number * start, seconds + kind.number * size * slope
         return cost.wire, fixed, cost.wire / seconds
 
-    def prefill(self, chunks: Sequence[Chunk]) -> tuple[float, float, float, float, float]:
-        """Prefill attention of a pass: (compute, memory, launch seconds, FLOP, bytes)."""
+    def prefill(
+        self, chunks: Sequence[Chunk], flops: float = 0.0, nbytes: float = 0.0
+    ) -> tuple[float, float, float, float, float]:
+        """Prefill attention of a pass, beside other ``flops`` and bytes of it a layer: (compute, memory, launch
+        seconds, FLOP, bytes)."""
         s, r = self.shape, self.shape.rates
-        flops = nbytes = 0.0
         for c, past in chunks:
             flops += 4.0 * c * (past + c / 2) * self._query
             nbytes += 2.0 * (2 * c * self._query + 2 * (c + past) * self._key)
@@ -301,10 +322,27 @@ class StageLaw:
             compute, memory, launch = compute + pc, memory + pm, launch + pl
             flops, nbytes = flops + pf, nbytes + pb
         if self.eager:
-            host = self.shape.host_per_pass + self.shape.host_per_sequence * (decoding + len(chunks))
-            on_gpu = compute + memory + launch + communication - host
-            launch += max(0.0, self.shape.layers * self.shape.host_per_layer - on_gpu)
+            launch += self._launching(compute + memory + launch + communication, decoding + len(chunks))
         return Pass(compute, memory, launch, communication, flops, nbytes, wire)
+
+    def _launching(self, seconds: float, sequences: int) -> float:
+        """Seconds for which a pass of so many ``seconds`` waits on top for the host, which launches layer by layer."""
+        s = self.shape
+        on_gpu = seconds - (s.host_per_pass + s.host_per_sequence * sequences)
+        return max(0.0, s.layers * s.host_per_layer - on_gpu)
+
+    def anew(self, whole: Whole) -> Pass:
+        """One pass that computes whole contexts c, of which nothing is cached: what it takes with each as a prompt.
+
+        Attention is over sum c^2 / 2 pairs of tokens, as of prompts, and only each last token has logits.
+        """
+        compute, memory, launch, communication, flops, nbytes, wire = self.base(whole.tokens, whole.number)
+        read = 4.0 * whole.tokens * (self._query + self._key)
+        pc, pm, pl, pf, pb = self.prefill((), 2.0 * whole.squares * self._query, read)
+        compute, memory, launch = compute + pc, memory + pm, launch + pl
+        if self.eager:
+            launch += self._launching(compute + memory + launch + communication, whole.number)
+        return Pass(compute, memory, launch, communication, flops + pf, nbytes + pb, wire)
 
     def costs(self, passes: Passes) -> NDArray[np.float64]:
         """The same, to the last bit, for many passes: a row each, with the columns of Pass.

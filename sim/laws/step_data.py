@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sim.laws.step import Chunk, Pass, StageLaw, StageShape
+from sim.laws.step import Chunk, Pass, StageLaw, StageShape, Whole
 
 
 class DataLaw(StageLaw):
@@ -66,10 +66,12 @@ class DataLaw(StageLaw):
             compute, memory, launch = compute + pc, memory + pm, launch + pl
             _, _, _, pf, pb = self.prefill(chunks)
             flops, nbytes = flops + pf / n, nbytes + pb / n
-        host = s.host_per_pass + s.host_per_sequence * (own + len(mine))
-        on_gpu = compute + memory + launch + communication - host
-        launch += max(0.0, s.layers * s.host_per_layer - on_gpu)
+        launch += self._launching(compute + memory + launch + communication, own + len(mine))
         return Pass(compute, memory, launch, communication, flops, nbytes, wire)
+
+    def anew(self, whole: Whole) -> Pass:
+        """One pass of whole contexts, each of them one rank's."""
+        return self.cost(0, 0, [Chunk(context, 0) for context in whole.each()])
 
 
 def _fullest(chunks: Sequence[Chunk], ranks: int) -> list[Chunk]:

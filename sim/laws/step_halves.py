@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from sim.laws.step import Chunk, Pass, StageLaw, StageShape
+from sim.laws.step import Chunk, Pass, StageLaw, StageShape, Whole
 
 
 class HalvedLaw(StageLaw):
@@ -36,6 +36,10 @@ class HalvedLaw(StageLaw):
         both = Pass._make(a + b for a, b in zip(first, second, strict=True))
         halved = both._replace(communication=max(0.0, both.communication - both.busy))
         return halved if halved.total < whole.total else whole
+
+    def anew(self, whole: Whole) -> Pass:
+        """One pass of whole contexts, every other one in either half."""
+        return self.cost(0, 0, [Chunk(context, 0) for context in whole.each()])
 
     def collective_flow(self, cost: Pass) -> tuple[float, float, float]:
         """Only what is waited for, as a flow that alone takes just that: (bytes, fixed seconds, bytes/s)."""

@@ -18,6 +18,8 @@ from typing import Any, Final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from sim.report.screen import tied
+
 TEMPLATES: Final = Path(__file__).parent / "templates"
 
 _ESCAPES: Final = {code: f"\\u{code:04x}" for code in (0x3C, 0x3E, 0x26, 0x2028, 0x2029)}
@@ -37,13 +39,15 @@ def template_file(name: str) -> str:
 
 def template(name: str) -> Template:
     """A page's template. Text is autoescaped, and a name that is missing is an error."""
-    return Environment(
+    found = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-    ).get_template(name)
+    )
+    found.filters["tied"] = tied
+    return found.get_template(name)
 
 
 def parts(drawings: Any) -> dict[str, Markup | str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from sim.adapters.link_meter import LinkMeasured
+from sim.report.screen import FILE, Screen, bold, styled
 from sim.report.validate_text import errors, percent
-from sim.report.values import BOLD, RESET, aligned, joined, styled
+from sim.report.values import joined
 from sim.study.calibrate.schema import Calibration, ConstantFound, PartErrors
 from sim.units import format_bandwidth, format_seconds
 
@@ -14,18 +16,17 @@ from sim.units import format_bandwidth, format_seconds
 SECONDS: Final = ("_launch", "host_per_step", "host_per_sequence", "alpha", "step")
 
 
-def render_calibration(found: Calibration, colour: bool = False) -> str:
+def render_calibration(found: Calibration, colour: bool = False, screen: Screen = FILE) -> str:
     """The answer, a block for each part, the rows that are only tested, and the tables."""
-    head = answer(found)
-    parts = [f"{BOLD}{head}{RESET}" if colour else head, *(_part(part) for part in found.parts)]
+    parts = [bold(screen.prose(answer(found)), colour), *(_part(part, screen) for part in found.parts)]
     if found.tested:
         rows = [("rows", "before: median", "p90", "after: median", "p90", "only tested")]
         for tested in found.tested:
             old, new = errors(tested.catalogue), errors(tested.fitted)
             rows.append((new[0], old[1], old[2], new[1], new[2], tested.reason))
-        parts.append(aligned(rows, last_left=True))
+        parts.append(_table(rows, screen))
     sources = [(f"{table.rows:,}", f"{table.name}  sha256 {table.sha256[:16]}") for table in found.tables]
-    parts.append(aligned([("rows", "from"), *sources], last_left=True))
+    parts.append(_table([("rows", "from"), *sources], screen))
     lines = "\n\n".join(parts).splitlines()
     return "\n".join(styled(line, colour) for line in lines) + "\n"
 
@@ -63,7 +64,11 @@ def render_link(measured: LinkMeasured) -> str:
     )
 
 
-def _part(part: PartErrors) -> str:
+def _table(rows: Sequence[Sequence[str]], screen: Screen) -> str:
+    return "\n".join(screen.table(rows, left=(-1,)))
+
+
+def _part(part: PartErrors, screen: Screen) -> str:
     """Errors of one part, and its constants."""
     bare = "the GPU's kernels alone" if part.name.startswith("servings") else "medians of all GPUs"
     rows = [
@@ -75,11 +80,11 @@ def _part(part: PartErrors) -> str:
     ]
     constants = [_constant(constant) for constant in part.constants if constant.fitted]
     left = [constant.name for constant in part.constants if not constant.fitted]
-    lines = [aligned(rows, last_left=True)]
+    lines = [_table(rows, screen)]
     if constants:
-        lines.append(aligned([("before", "now", "constant"), *constants], last_left=True))
+        lines.append(_table([("before", "now", "constant"), *constants], screen))
     if left:
-        lines.append(f"left as they were, rows do not tell them: {joined(left)}")
+        lines.append(screen.prose(f"left as they were, rows do not tell them: {joined(left)}"))
     return "\n".join(lines)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
+from sim.report.compare_training import training_sentences
 from sim.report.compare_words import EQUAL, metric_rows, percent, usd, write_metric
 from sim.report.values import NONE, joined, write
-from sim.study.compare_schema import Against, ByDemand, ByLoad, Comparison, Pair, ScenarioPart
+from sim.study.compare_schema import Against, ByDemand, ByLoad, Comparison, Missed, Pair, ScenarioPart
 from sim.units import format_count, format_percent
 
 USE: Final = (
@@ -38,7 +39,8 @@ PAIRWISE: Final = 3
 
 def answer(c: Comparison) -> list[str]:
     """Which to buy for which load, in a few sentences."""
-    found = [_by_cost(c), _by_equal(c)]
+    trained = training_sentences(c)
+    found = [missed_sentence(c), *(trained or [_by_cost(c)]), _by_equal(c)]
     if c.by_demand:
         found += [_by_demand(c), _by_demand_within(c)]
     if c.cheapest:
@@ -65,12 +67,45 @@ def _by_cost(c: Comparison) -> str:
     ranked = sorted(fit, key=lambda pair: pair[1].metrics[name].mean)
     best, rest = ranked[0], ranked[1:]
     what = "cheapest" if name == "usd_per_million_tokens" else "with the least GPU time"
-    verb = "trains on" if best[1].jobs[0].kind == "training" else "makes"
     load = "At the loads given" if any(s.group == "load" and not s.detail for s in c.settings) else "At this load"
-    head = f"{load} {best[1].name} {verb} tokens {what}, {write_metric(name, best[1].metrics[name].mean)}"
+    head = f"{load} {best[1].name} makes tokens {what}, {write_metric(name, best[1].metrics[name].mean)}"
     more = [f"{part.name} {percent(part.metrics[name].mean / best[1].metrics[name].mean - 1)}" for _, part in rest]
     same = _tie(c, best[0], rest)
+    if best[1].missed and any(part.objectives and not part.missed for _, part in rest):
+        head += ", without keeping its objectives"
     return f"{head}{f' ({joined(more)})' if more else ''}.{same}"
+
+
+def missed_sentence(c: Comparison) -> str:
+    """Who keeps its objectives at the loads given, and who does not: what else is said holds for these loads."""
+    held = [part for part in c.scenarios if part.objectives and part.failed is None]
+    missed = [part for part in held if part.missed]
+    if not missed:
+        return ""
+    told = [f"{part.name} misses {joined([_missed(m) for m in part.missed])}{_share(part)}" for part in missed]
+    kept = [part.name for part in held if not part.missed]
+    load = "the loads given" if any(s.group == "load" and not s.detail for s in c.settings) else "this load"
+    if not kept:
+        who = "not kept" if len(missed) == 1 else "kept by neither" if len(missed) == 2 else "kept by none"
+        return f"Objectives are {who} at {load}: {'; '.join(told)}."
+    return f"Objectives are kept at {load} by {joined(kept)}; {'; '.join(told)}."
+
+
+def _missed(found: Missed) -> str:
+    """ "TTFT p99 (41 s of 2 s)"."""
+    measured = "no answer" if found.measured_s is None else write("ttft_s", found.measured_s)
+    return f"{_objective(found.name)} ({measured}, promised {write('ttft_s', found.limit_s)})"
+
+
+def _share(part: ScenarioPart) -> str:
+    known = part.metrics.get("slo_attainment")
+    return "" if known is None else f", {format_percent(known.mean)} of requests within all"
+
+
+def _objective(name: str) -> str:
+    """ "TTFT p99" of ``ttft_p99``, behind the job's name where there is one."""
+    job, _, bare = name.rpartition(": ")
+    return f"{job}{': ' if job else ''}{bare.replace('_', ' ').upper().replace(' P', ' p')}"
 
 
 def _by_equal(c: Comparison) -> str:
@@ -135,9 +170,7 @@ def stretches_text(c: Comparison, found: Sequence[ByDemand]) -> str:
 
 
 def _by_demand(c: Comparison) -> str:
-    trains = c.scenarios[c.baseline].jobs[0].kind == "training"
-    what = "A steady rate of training" if trains else "A steady demand"
-    return f"{what} is met cheapest with whole clusters of {stretches_text(c, c.by_demand)}{_when_full(c)}."
+    return f"A steady demand is met cheapest with whole clusters of {stretches_text(c, c.by_demand)}{_when_full(c)}."
 
 
 def _by_demand_within(c: Comparison) -> str:
@@ -154,8 +187,7 @@ def objectives_lines(c: Comparison) -> list[str]:
     groups: dict[str, list[str]] = {}
     for part in c.scenarios:
         if part.within is not None and part.use is not None:
-            limits = [f"{name.replace('_', ' ').upper().replace(' P', ' p')} within {write('ttft_s', limit)}"
-                      for name, limit in part.objectives.items()]  # fmt: skip
+            limits = [f"{_objective(name)} within {write('ttft_s', limit)}" for name, limit in part.objectives.items()]
             share = format_percent(part.within.tokens_per_s / part.use.tokens_per_s)
             groups.setdefault(joined(limits), []).append(f"{part.name} {share}")
     return [f"{limits} leaves of saturated throughput: {joined(names)}." for limits, names in groups.items()]

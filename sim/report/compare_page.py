@@ -108,6 +108,7 @@ def _overview(c: Comparison) -> list[list[str]]:
     """Main metrics, a column a scenario."""
     fit = [part for part in c.scenarios if part.failed is None]
     wanted = (
+        "days_to_target", "usd_to_target", "gpu_hours_to_target",
         "output_tokens_per_s", "tokens_per_s", "goodput_tokens_per_s", "tokens_per_s_per_user", "ttft_s.p50",
         "tpot_s.p50", "slo_attainment", "step_time_s", "mfu", "ettr", "usd_per_hour", "usd_per_million_tokens",
         "capital_usd", "payback_months", "power_w", "gpus",

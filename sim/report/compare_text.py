@@ -5,9 +5,7 @@ The page says the same sentences (:mod:`sim.report.compare_words`), and shows al
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable, Sequence
-from itertools import zip_longest
 from typing import Final
 
 from sim.report.compare_answer import (
@@ -32,34 +30,30 @@ from sim.report.compare_words import (
     warning_lines,
     waterfall_steps,
 )
-from sim.report.values import BOLD, RESET, printable, styled
+from sim.report.screen import FILE, Screen, bold, styled
 from sim.study.compare_schema import Comparison, Pair
 
 WIDTH: Final = 110
-"""Columns of a terminal."""
+"""Columns of a line of prose."""
 MOST_SETTINGS: Final = 40
 """Lines of the configuration in a terminal."""
 
 
-def render_comparison(c: Comparison, colour: bool = False) -> str:
+def render_comparison(c: Comparison, colour: bool = False, screen: Screen = FILE) -> str:
     """The comparison for a terminal; no escape codes unless ``colour``."""
-    parts = [_wrapped(_head(c)), _answer(c, colour), _failed(c), _loads(c), _settings(c)]
-    parts += [_pair(c, pair) for pair in c.pairs]
-    parts += [_titled("Speed and cost", [*speed_sentences(c), *([SPEED] if c.cheapest else [])])]
-    parts += [_break_even(c), _waterfalls(c)]
+    parts = [screen.prose(_head(c), WIDTH), bold(screen.prose(" ".join(answer(c)), WIDTH), colour)]
+    parts += [_failed(c, screen), _loads(c, screen), _settings(c, screen)]
+    parts += [_pair(c, pair, screen) for pair in c.pairs]
+    parts += [_titled("Speed and cost", [*speed_sentences(c), *([SPEED] if c.cheapest else [])], screen)]
+    parts += [_break_even(c, screen), _waterfalls(c, screen)]
     notes = [*(f"warning: {line}" for line in warning_lines(c)), *banner_lines(c), *copies_lines(c), *run_lines(c)]
-    parts += [_titled("Notes", [*notes, METHOD if c.pairs else ""])]
+    parts += [_titled("Notes", [*notes, METHOD if c.pairs else ""], screen)]
     lines = "\n\n".join(part for part in parts if part).splitlines()
     return "\n".join(styled(line, colour) for line in lines) + "\n"
 
 
-def _wrapped(text: str, indent: str = "") -> str:
-    """Lines that fit the terminal; the lines after the first stand under it."""
-    return textwrap.fill(text, WIDTH, initial_indent=indent, subsequent_indent=indent and "    ") if text else ""
-
-
-def _titled(title: str, lines: Iterable[str]) -> str:
-    told = [_wrapped(line, "  ") for line in lines if line]
+def _titled(title: str, lines: Iterable[str], screen: Screen) -> str:
+    told = [screen.prose(line, WIDTH, "  ", "    ") for line in lines if line]
     return "\n".join([title, *told]) if told else ""
 
 
@@ -71,77 +65,70 @@ def _head(c: Comparison) -> str:
     return f"{title(c)}{equal}"
 
 
-def _answer(c: Comparison, colour: bool) -> str:
-    lines = _wrapped(" ".join(answer(c))).splitlines()
-    return "\n".join(f"{BOLD}{line}{RESET}" if colour else line for line in lines)
-
-
-def _failed(c: Comparison) -> str:
+def _failed(c: Comparison, screen: Screen) -> str:
     told = []
     for part in c.scenarios:
         if part.failed is not None:
             told.append(f"{part.name} {'does not fit' if part.failed == 'infeasible' else 'failed'}:")
-            told += [f"  {line}" for line in (part.reason or "").splitlines()]
+            told += [screen.prose(line, None, "  ", "    ") for line in (part.reason or "").splitlines()]
     return "\n".join(told)
 
 
-def _settings(c: Comparison) -> str:
+def _settings(c: Comparison, screen: Screen) -> str:
     """Keys that differ, the constants that follow from them left out."""
     told = [s for s in c.settings if not s.detail]
     shown = told[:MOST_SETTINGS]
     if not shown:
         return "Configuration\n  no key that a scenario sets differs"
-    room = max(14, (WIDTH - 44) // len(c.scenarios) - 2)
+    room = max(14, (screen.width(WIDTH) - 44) // len(c.scenarios) - 2)
     rows = [["", "", *(_short(part.name, room) for part in c.scenarios)]]
     group = ""
     for s in shown:
         rows.append([s.group if s.group != group else "", s.key, *(value or "-" for value in s.values)])
         group = s.group
-    lines = ["Configuration", *_cells(rows, [12, 28, *[room] * len(c.scenarios)])]
+    lines = ["Configuration", *_cells(rows, [12, 28, *[room] * len(c.scenarios)], screen, keys=2)]
     rest = len(c.settings) - len(shown)
     if rest:
-        lines.append(f"  and {rest:,} more, constants of devices and software among them, in comparison.json")
+        more = f"and {rest:,} more, constants of devices and software among them, in comparison.json"
+        lines.append(screen.prose(more, None, "  ", "    "))
     return "\n".join(lines)
 
 
-def _loads(c: Comparison) -> str:
+def _loads(c: Comparison, screen: Screen) -> str:
     """Which to buy for which demand and speed per user."""
     speeds = len({found.tokens_per_s_per_user for found in c.by_load})
     if not speeds:
         return ""
-    room = max(14, (WIDTH - 16) // speeds - 2)
+    room = max(14, (screen.width(WIDTH) - 16) // speeds - 2)
     columns, rows = load_table(c, lambda name: _short(name, room))
-    table = _cells([columns, *rows], [12, *[room] * (len(columns) - 1)])
-    return "\n".join(["Which to buy", *table, _wrapped(LOADS, "  ")])
+    table = _cells([columns, *rows], [12, *[room] * (len(columns) - 1)], screen)
+    return "\n".join(["Which to buy", *table, screen.prose(LOADS, WIDTH, "  ", "    ")])
 
 
-def _break_even(c: Comparison) -> str:
+def _break_even(c: Comparison, screen: Screen) -> str:
     columns, rows = break_even_table(c)
-    lines = _titled("Break-even", break_even_lines(c))
+    lines = _titled("Break-even", break_even_lines(c), screen)
     if not rows:
         return lines
-    room = max(12, (WIDTH - 20) // (len(columns) - 1) - 2)
-    table = _cells([columns, *rows], [18, *[room] * (len(columns) - 1)])
+    room = max(12, (screen.width(WIDTH) - 20) // (len(columns) - 1) - 2)
+    table = _cells([columns, *rows], [18, *[room] * (len(columns) - 1)], screen)
     return "\n".join(["Break-even", *table, *lines.splitlines()[1:]])
 
 
-def _cells(rows: Sequence[Sequence[str]], widths: Sequence[int]) -> list[str]:
+def _cells(rows: Sequence[Sequence[str]], widths: Sequence[int], screen: Screen, keys: int = 1) -> list[str]:
     """Lines of a table whose cells are wrapped to ``widths``."""
-    found = []
-    for row in rows:
-        split = [textwrap.wrap(cell, size) or [""] for cell, size in zip(row, widths, strict=True)]
-        found += [list(line) for line in zip_longest(*split, fillvalue="")]
-    return _left(found)
+    return screen.table(rows, left=range(len(widths)), keys=keys, indent="  ", most=widths)
 
 
-def _pair(c: Comparison, pair: Pair) -> str:
+def _pair(c: Comparison, pair: Pair, screen: Screen) -> str:
     base, mine = c.scenarios[c.baseline], c.scenarios[pair.scenario]
     rows = [["", _short(base.name, 18), _short(mine.name, 18), "difference", "relative", ""]]
     rows += metric_rows(c, pair, every=False)
-    return "\n".join([f"{mine.name} against {base.name}", *_left(rows, 1)])
+    heading = screen.prose(f"{mine.name} against {base.name}")
+    return "\n".join([heading, *screen.table(rows, left=(0, -1), indent="  ")])
 
 
-def _waterfalls(c: Comparison) -> str:
+def _waterfalls(c: Comparison, screen: Screen) -> str:
     lines = []
     for pair in c.pairs:
         steps = waterfall_steps(pair)[:MOST_SAID]
@@ -150,22 +137,10 @@ def _waterfalls(c: Comparison) -> str:
         total = sum(pair.waterfall.values())
         told = ", ".join(f"{bucket} {signed(c.split_by, value)}" for bucket, value in steps)
         lines.append(f"{c.scenarios[pair.scenario].name} {signed(c.split_by, total)}: {told}")
-    return _titled("Where the difference comes from (by what GPU time went to)", lines)
+    return _titled("Where the difference comes from (by what GPU time went to)", lines, screen)
 
 
 def _short(name: str, room: int) -> str:
     """A name without its middle: beginnings and ends tell names apart."""
     tail = (room - 1) // 2
     return name if len(name) <= room else f"{name[: room - 1 - tail]}…{name[-tail:]}"
-
-
-def _left(rows: Sequence[Sequence[str]], right: int = 0) -> list[str]:
-    """Lines of a table with two blanks before it; cells to the left, or all but the first to the right."""
-    cleaned = [[printable(cell) for cell in row] for row in rows]
-    widths = [max(map(len, cells)) for cells in zip(*cleaned, strict=True)]
-    last = len(widths) - 1
-    return [
-        "  " + "  ".join(c.rjust(w) if right and 0 < i < last else c.ljust(w)
-                          for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-        for row in cleaned
-    ]  # fmt: skip

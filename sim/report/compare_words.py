@@ -10,11 +10,12 @@ from sim.study.compare_schema import Comparison, Difference, Estimate, Pair
 from sim.units import format_count, format_percent, format_usd
 
 HEADLINE: Final = (
+    "days_to_target", "usd_to_target",
     "output_tokens_per_s", "tokens_per_s_per_user", "ttft_s.p50", "ttft_s.p99", "tpot_s.p50", "tpot_s.p99",
     "slo_attainment", "tokens_per_s", "goodput_tokens_per_s", "step_time_s", "mfu", "ettr", "bubble_fraction",
-    "exposed_communication_fraction", "memory_peak_bytes", "days_to_target", "usd_to_target",
-    "utilisation_mean", "usd_per_hour", "usd_per_million_tokens", "gpu_s_per_million_tokens", "capital_usd",
-    "payback_months", "power_w", "kwh_per_million_tokens", "gpus",
+    "exposed_communication_fraction", "memory_peak_bytes", "utilisation_mean", "usd_per_hour",
+    "usd_per_million_tokens", "gpu_s_per_million_tokens", "capital_usd", "payback_months", "power_w",
+    "kwh_per_million_tokens", "gpus",
 )  # fmt: skip
 """Metrics that the terminal tells; the rest is in the document and on the page."""
 EQUAL: Final = {"budget": "budget", "throughput": "throughput", "power": "power", "gpus": "number of GPUs"}

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import Final
 
-from sim.report.failures_text import BEHIND, BEST, DALY, GOODPUT, answer, not_possible, table_rows
+from sim.report.failures_text import (
+    BATCH,
+    BEHIND,
+    BEST,
+    DALY,
+    GOODPUT,
+    answer,
+    batches_differ,
+    not_possible,
+    table_rows,
+)
 from sim.report.figures.common import MAX_ROWS
 from sim.report.figures.failures import failure_figures
 from sim.report.frame import render_page
@@ -43,7 +53,7 @@ def render_failures_html(study: FailureStudy) -> str:
         columns=rows[0],
         rows=rows[1 : MAX_ROWS + 1],
         failed=not_possible(study),
-        definitions=(GOODPUT, DALY, BEST, BEHIND),
+        definitions=(GOODPUT, *((BATCH,) if batches_differ(study) else ()), DALY, BEST, BEHIND),
         limits=LIMITS,
         command=_command(study),
     )

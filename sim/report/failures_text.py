@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
+from math import inf
 from typing import Final
 
-from sim.report.values import BOLD, RESET, aligned, styled
+from sim.report.screen import FILE, Screen, bold, styled
+from sim.report.values import joined
 from sim.study.failures_plan import GIVEN_UP
 from sim.study.failures_schema import Estimate, FailureStudy, PointResult, Quantiles
 from sim.units import format_count, format_percent, format_seconds, format_usd
@@ -16,6 +19,7 @@ DALY: Final = (
     "recoveries and spares enough."
 )
 BEHIND: Final = "Behind: goodput below the best's at the same MTBF, in points, life by life over the same faults."
+BATCH: Final = "Batch: tokens of a step; replicas and global batch grow with the nodes, the work of a GPU stays."
 BEST: Final = "Best: the least GPU time for a trained token."
 GIVEN_UP_NOTE: Final = f"Never: a life is given up after {GIVEN_UP:.0f} times its undisturbed length."
 BUCKETS: Final = {
@@ -40,19 +44,21 @@ SHOWN: Final = 60
 NONE: Final = "-"
 
 
-def render_failures(study: FailureStudy, colour: bool = False) -> str:
+def render_failures(study: FailureStudy, colour: bool = False, screen: Screen = FILE) -> str:
     """The study for a terminal; no escape codes unless ``colour``."""
-    head = answer(study)
-    parts = [f"{BOLD}{head}{RESET}" if colour else head, _facts(study), _table(study), _lost(study)]
+    head = bold(screen.prose(answer(study)), colour)
+    parts = [head, screen.prose(_facts(study)), _table(study, screen), _lost(study, screen)]
     failed = not_possible(study)
     if failed:
-        parts.append("\n".join(["Not possible", *(f"  {settings}: {reason}" for settings, reason in failed)]))
+        told = (screen.prose(f"{settings}: {reason}", None, "  ", "    ") for settings, reason in failed)
+        parts.append("\n".join(["Not possible", *told]))
     notes = [GOODPUT]
     notes += [DALY] if any(p.goodput_daly is not None for p in study.points) else []
+    notes += [BATCH] if batches_differ(study) else []
     notes += [BEST] if len(study.points) > 1 else []
     notes += [BEHIND] if any(p.behind is not None for p in study.points) else []
     notes += [GIVEN_UP_NOTE] if any(p.finished is not None and p.finished < 1.0 for p in study.points) else []
-    parts.append("\n".join(notes))
+    parts.append("\n".join(screen.prose(note) for note in notes))
     lines = "\n\n".join(part for part in parts if part).splitlines()
     return "\n".join(styled(line, colour) for line in lines) + "\n"
 
@@ -67,7 +73,40 @@ def answer(study: FailureStudy) -> str:
     said = [_one(study, study.points[n]) for n in study.bests[:MOST_SAID]]
     left = len(study.bests) - MOST_SAID
     more = f"; {left} more times between failures are in the table" if left > 0 else ""
-    return f"{'; '.join(said)}{more}."
+    return " ".join([f"{'; '.join(said)}{more}.", *batch_sentences(study)])
+
+
+def batch_sentences(study: FailureStudy) -> list[str]:
+    """What larger sizes change besides failures: the batch grows with them, and the run is shorter."""
+    if not batches_differ(study):
+        return []
+    ranked = sorted((p for p in study.points if p.failed is None), key=lambda p: (p.nodes, p.days_to_target or inf))
+    sizes = [next(group) for _, group in groupby(ranked, key=lambda p: p.nodes)]
+    small, large = sizes[0], sizes[-1]
+    told = (
+        f"The global batch grows with the nodes, from {_tokens(small)} tokens a step on {small.nodes:,} to "
+        f"{_tokens(large)} on {large.nodes:,}: goodput does not tell what a step of a larger batch is worth."
+    )
+    known = [p for p in sizes if p.days_to_target is not None]
+    if study.target_tokens is None or not known:
+        return [told]
+    days = joined([f"{_days(p)} on {p.nodes:,}" for p in known[:MOST_SAID]])
+    more = f", and so on to {_days(known[-1])} on {known[-1].nodes:,}" if len(known) > MOST_SAID else ""
+    best = ", each at its best" if len(ranked) > len(sizes) else ""
+    return [told, f"{format_count(study.target_tokens)} tokens take {days} nodes{more}{best}."]
+
+
+def batches_differ(study: FailureStudy) -> bool:
+    """Whether points train with different global batches."""
+    return len({point.tokens_per_step for point in study.points if point.failed is None}) > 1
+
+
+def _tokens(point: PointResult) -> str:
+    return format_count(point.tokens_per_step)
+
+
+def _days(point: PointResult) -> str:
+    return NONE if point.days_to_target is None else format_seconds(point.days_to_target * 86_400.0)
 
 
 def _one(study: FailureStudy, best: PointResult) -> str:
@@ -165,15 +204,20 @@ def table_rows(study: FailureStudy) -> list[list[str]]:
     """A heading and a line for each point that has lived."""
     lived = [p for p in study.points if p.failed is None]
     ends = any(p.completion_s is not None for p in lived)
-    last = ("done p50", "done p90") if ends else ("tokens p50", "tokens p10")
+    last = ["done p50", "done p90"] if ends else ["tokens p50", "tokens p10"]
+    batch = ["batch"] if batches_differ(study) else []
+    target = study.target_tokens if batch and not ends else None
+    last += [f"{format_count(target)} in"] if target is not None else []
     numbers = ("goodput", "behind", "Daly", "failures", "spares p99")
-    rows = [["nodes", "MTBF of job", "interval", "policy", *numbers, *last]]
+    rows = [["nodes", "MTBF of job", "interval", "policy", *batch, *numbers, *last]]
     for p in lived:
         daly = NONE if p.goodput_daly is None else f"{p.goodput_daly:.1%}"
         rows.append([
-            f"{p.nodes:,}", _mtbf(p), _interval(p), p.policy, percent(p.goodput) if p.goodput else NONE,
+            f"{p.nodes:,}", _mtbf(p), _interval(p), p.policy, *([_tokens(p)] if batch else []),
+            percent(p.goodput) if p.goodput else NONE,
             points(p.behind) if p.behind else _best_or_alone(p, lived), daly,
             format_count(p.failures.mean) if p.failures else NONE, _count(p.spares), *_ends(p, ends),
+            *([_days(p)] if target is not None else []),
         ])  # fmt: skip
     return rows
 
@@ -210,14 +254,20 @@ def _ends(point: PointResult, by_time: bool) -> tuple[str, str]:
     return format_count(tokens.p50), format_count(tokens.p10)
 
 
-def _table(study: FailureStudy) -> str:
+def _table(study: FailureStudy, screen: Screen) -> str:
     rows = table_rows(study)
     left_out = len(rows) - 1 - SHOWN
-    text = aligned(rows[: SHOWN + 1])
+    text = "\n".join(screen.table(rows[: SHOWN + 1], keys=_axes(study)))
     return f"{text}\n{left_out:,} more points are in failures.json" if left_out > 0 else text
 
 
-def _lost(study: FailureStudy) -> str:
+def _axes(study: FailureStudy) -> int:
+    """Columns of the table that tell one point from another: up to the last axis that varies."""
+    names = ("nodes", "mtbf", "checkpoint", "policy")
+    return max((names.index(axis) + 1 for axis in study.axes), default=1)
+
+
+def _lost(study: FailureStudy, screen: Screen) -> str:
     """What was not progress, the largest first."""
     lines = []
     for point in [p for p in study.points if p.failed is None][:SHOWN]:
@@ -225,5 +275,4 @@ def _lost(study: FailureStudy) -> str:
         parts = [f"{BUCKETS.get(bucket, bucket)} {format_percent(seconds / total)}"
                  for bucket, seconds in point.seconds.items() if bucket != "progress" and total > 0.0]  # fmt: skip
         lines.append([setting(point, study), ", ".join(parts) or "nothing"])
-    width = max(len(line[0]) for line in lines)
-    return "\n".join(["Time lost to", *(f"  {name.ljust(width)}  {text}" for name, text in lines)])
+    return "\n".join(["Time lost to", *screen.table(lines, left=(0, 1), indent="  ", heads=0)])

@@ -8,11 +8,13 @@ gives the same page.
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import yaml
 
+from sim.report.answer_words import expected_texts, missed_facts
 from sim.report.cost_words import payback_facts
 from sim.report.figures import figures_of
 from sim.report.figures.common import sentence as capitalised
@@ -21,7 +23,6 @@ from sim.report.values import (
     NEVER,
     NONE,
     Row,
-    expected_text,
     interval_text,
     largest_first,
     memory_capacity,
@@ -106,14 +107,17 @@ def render_html(result: Result) -> str:
         facts=_facts(result),
         state_sign=STATES.get(result.verdict.state, "") if _serves(result) else "",
         sentence=_sentence(result),
-        expected=[
-            f"{'' if len(result.jobs) == 1 else f'{job.name}: '}{expected_text(job.expected_error)}"
-            for job in result.jobs
-            if job.expected_error is not None
-        ],
+        missed=_of_each(result, missed_facts),
+        expected=_of_each(result, expected_texts),
         yaml=yaml.safe_dump(result.resolved_scenario, sort_keys=False, allow_unicode=True, width=100),
         command=_command(result),
     )
+
+
+def _of_each(result: Result, told: Callable[[JobResult], list[str]]) -> list[str]:
+    """What is told of the jobs, which are named where there are several."""
+    alone = len(result.jobs) == 1
+    return [text if alone else f"{job.name}: {text}" for job in result.jobs for text in told(job)]
 
 
 def _file(result: Result) -> str:
@@ -323,7 +327,7 @@ def _training_cards(result: Result, job: JobResult, m: TrainingMetrics) -> list[
         made.append(_card(result, job, "ettr", m.ettr, f"goodput {goodput}"))
         made.append(_card(result, job, "failures", float(m.failures or 0), ", ".join(stop_facts(m))))
     if m.days_to_target is not None:
-        beside = f"{write('target_tokens', m.target_tokens)}: {', '.join(target_facts(m)[1:])}"
+        beside = f"{write('target_tokens', m.target_tokens)}: {', '.join(target_facts(result, m)[1:])}"
         made.append(_card(result, job, "days_to_target", m.days_to_target, beside))
     return [*made, *_cost_card(result, job)]
 

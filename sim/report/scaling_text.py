@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any, Final
 
 from sim.laws.scaling import PF_DAY
+from sim.report.screen import FILE, Screen
 from sim.study.scaling import factor, figure
 from sim.units import format_count, format_flops, format_percent, format_seconds, format_usd
 
+Line = tuple[str, str]
+"""A label and what it says."""
 LABEL, WIDTH = 12, 100
+"""Columns of a label, and of a line of prose."""
 SYMBOLS: Final = {"parameters": "N", "tokens": "D", "compute": "C"}
 
 
-def render_scaling(document: dict[str, Any]) -> str:
+def render_scaling(document: dict[str, Any], screen: Screen = FILE) -> str:
     """The answer: what was asked, what each law says to it, and what a reader must not miss."""
     budget, run, hardware = document["budget"], document["run"], document["hardware"]
-    lines = []
+    lines = list[Line]()
     if budget is not None:
         lines += _line("budget", f"{_compute(budget['compute_flop'])}{_given(budget)}")
     if hardware is not None:
@@ -27,14 +30,11 @@ def render_scaling(document: dict[str, Any]) -> str:
     if run is not None:
         lines += _run_lines(run, budget is not None)
     table = _run_table(document["laws"]) if run is not None else _optimum_table(document)
-    lines += ["", *_aligned(table), ""]
-    for label, texts in (("warning", document["warnings"]), ("note", document["notes"])):
-        for text in texts:
-            lines += _line(label, text)
-    return "\n".join(lines)
+    notes = [(label, text) for label in ("warning", "note") for text in document[f"{label}s"]]
+    return "\n".join([*_told(lines, screen), "", *screen.table(table, left=(0,)), "", *_told(notes, screen)])
 
 
-def render_fit(document: dict[str, Any]) -> str:
+def render_fit(document: dict[str, Any], screen: Screen = FILE) -> str:
     """A fitted power law, and what it predicts."""
     fit, predicted = document["fit"], document["predicted"]
     column, symbol = fit["column"], SYMBOLS[fit["column"]]
@@ -46,8 +46,9 @@ def render_fit(document: dict[str, Any]) -> str:
         beyond = predicted["beyond_fit"]
         where = f", extrapolated {factor(beyond)}" if beyond else ""
         lines += _line("predicts", f"loss {_loss(predicted['loss'])} at {_count(predicted[column])} {column}{where}")
-    return "\n".join(lines + _line("note", "one power law with no irreducible loss; it holds for the data, tokenizer "
-                                   "and recipe of its points"))  # fmt: skip
+    lines += _line("note", "one power law with no irreducible loss; it holds for the data, tokenizer and recipe of its "
+                   "points")  # fmt: skip
+    return "\n".join(_told(lines, screen))
 
 
 def _given(budget: dict[str, Any]) -> str:
@@ -65,7 +66,7 @@ def _hardware_words(hardware: dict[str, Any]) -> str:
     return f"{count}{hardware['gpu']} ({peak}) at MFU {hardware['mfu']:g}{assumed}{price}"
 
 
-def _run_lines(run: dict[str, Any], budgeted: bool) -> list[str]:
+def _run_lines(run: dict[str, Any], budgeted: bool) -> list[Line]:
     without = ""
     if run["parameters_without_embeddings"] != run["parameters"]:
         without = f" ({_count(run['parameters_without_embeddings'])} without embeddings)"
@@ -134,13 +135,10 @@ def _loss(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def _line(label: str, text: str) -> list[str]:
-    """A labelled line, wrapped."""
-    wrapped = textwrap.wrap(text, WIDTH - LABEL)
-    return [label.ljust(LABEL) + wrapped[0], *(" " * LABEL + more for more in wrapped[1:])]
+def _line(label: str, text: str) -> list[Line]:
+    return [(label, text)]
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The first column to the left, figures to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+def _told(lines: Iterable[Line], screen: Screen) -> list[str]:
+    """Labelled lines, wrapped."""
+    return [screen.prose(text, WIDTH, label.ljust(LABEL), " " * LABEL) for label, text in lines]

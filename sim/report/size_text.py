@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable
 from typing import Final
 
+from sim.report.screen import FILE, Screen, bold, styled
 from sim.report.size_words import (
     METHOD,
     answer_columns,
@@ -17,54 +17,41 @@ from sim.report.size_words import (
     note_lines,
     sentences,
 )
-from sim.report.values import BOLD, RESET, aligned, styled
 from sim.study.size_schema import TOP, Sizing
 
 WIDTH: Final = 110
-"""Columns of a terminal."""
+"""Columns of a line of prose."""
 
 
-def render_size(s: Sizing, colour: bool = False) -> str:
+def render_size(s: Sizing, colour: bool = False, screen: Screen = FILE) -> str:
     """The search for a terminal; no escape codes unless ``colour``."""
-    answer = textwrap.fill(" ".join(sentences(s)), WIDTH).splitlines()
+    best = [answer_columns(s), *(answer_row(s, i) for i in range(min(TOP, len(s.answers))))]
     parts = [
-        textwrap.fill(s.question, WIDTH),
-        "\n".join(f"{BOLD}{line}{RESET}" if colour else line for line in answer),
-        _named([("error", expected(s)), *(("warning", line) for line in s.warnings)]),
-        _table("Best", [answer_columns(s), *(answer_row(s, i) for i in range(min(TOP, len(s.answers))))]),
-        _rows("Best of each kind of machine", machine_rows(s)),
-        _rows("Why the others lost", loss_rows(s)),
-        _notes([*(f"ASSUMED {line}" for line in s.banners), *note_lines(s), coverage_line(s), METHOD]),
+        screen.prose(s.question, WIDTH),
+        bold(screen.prose(" ".join(sentences(s)), WIDTH), colour),
+        "\n".join(_named([*(("error", line) for line in expected(s)), *(("warning", w) for w in s.warnings)], screen)),
+        "\n".join(["Best", *screen.table(best, indent="  ")]),
+        _rows("Best of each kind of machine", machine_rows(s), screen),
+        _rows("Why the others lost", loss_rows(s), screen),
+        _notes([*(f"ASSUMED {line}" for line in s.banners), *note_lines(s), coverage_line(s), METHOD], screen),
     ]
     lines = "\n\n".join(part for part in parts if part).splitlines()
     return "\n".join(styled(line, colour) for line in lines) + "\n"
 
 
-def _named(lines: Iterable[tuple[str, str]]) -> str:
+def _named(lines: Iterable[tuple[str, str]], screen: Screen) -> list[str]:
     """Lines as ``sim run`` prints them, each with its name."""
-    return "\n".join(
-        line
-        for name, told in lines
-        for line in textwrap.wrap(told, WIDTH, initial_indent=name.ljust(12), subsequent_indent=" " * 12)
-    )
+    return [screen.prose(told, WIDTH, name.ljust(12), " " * 12) for name, told in lines]
 
 
-def _table(title: str, rows: list[list[str]]) -> str:
-    return "\n".join([title, *(f"  {line}" for line in aligned(rows).splitlines())])
-
-
-def _rows(title: str, rows: list[list[str]]) -> str:
+def _rows(title: str, rows: list[list[str]], screen: Screen) -> str:
     """Rows whose last cell is prose: it wraps under itself."""
     if not rows:
         return ""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
-    told = []
-    for row in rows:
-        head = "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) + "  "
-        told.append(textwrap.fill(row[-1], WIDTH, initial_indent=head, subsequent_indent=" " * len(head)))
+    told = Screen(screen.width(WIDTH)).table(rows, left=range(len(rows[0])), indent="  ", heads=0)
     return "\n".join([title, *told])
 
 
-def _notes(lines: Iterable[str]) -> str:
-    told = [textwrap.fill(line, WIDTH, initial_indent="  ", subsequent_indent="    ") for line in lines]
+def _notes(lines: Iterable[str], screen: Screen) -> str:
+    told = [screen.prose(line, WIDTH, "  ", "    ") for line in lines]
     return "\n".join(["Notes", *told])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from sim.report.answer_words import error_texts
 from sim.report.figures.common import sentence
-from sim.report.values import NONE, expected_text, write
+from sim.report.values import NONE, write
 from sim.study.capacity import told
 from sim.study.size_schema import TOP, Answer, Sizing
 from sim.study.size_schema import worth as told_worth
@@ -92,9 +93,9 @@ def _seeds(a: Answer) -> str:
     return f"{a.seeds[0]} to {a.seeds[-1]}" if len(a.seeds) > 1 else "all alike"
 
 
-def expected(s: Sizing) -> str:
-    """What is known of the error of the winner's numbers, in the words of ``sim run``."""
-    return "" if s.expected_error is None else expected_text(s.expected_error)
+def expected(s: Sizing) -> list[str]:
+    """What is known of the errors of the winner's numbers, in the words of ``sim run``."""
+    return error_texts(s.serves, s.expected_error, s.expected_ttft_error, s.expected_tpot_error)
 
 
 def _performance(s: Sizing, a: Answer) -> str:

@@ -1,7 +1,6 @@
 """A sweep as plain text: the points, what is best, what each axis moves, and what failed.
 
-Lines of points are not broken: a table wider than the terminal is easier to read than a broken one. Of many points
-those on a Pareto front are shown, the rest is in points.csv.
+Of many points those on a Pareto front are shown, the rest is in points.csv.
 """
 
 from __future__ import annotations
@@ -9,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from sim.report.screen import FILE, Screen, bold, printable
 from sim.report.sweep_words import COLUMNS, axis_name, failures, figure_text, headings, short, table_head, table_row
-from sim.report.values import BOLD, RESET, aligned, printable
 from sim.study.sweep_schema import AxisEffect, Map, SweepStudy
 
 SHOWN: Final = 50
@@ -23,32 +22,35 @@ MOVED: Final = ("output_tokens_per_s", "tokens_per_s", "usd_per_million_tokens")
 """Figures of which it is told what moves them."""
 
 
-def render_sweep(study: SweepStudy, colour: bool = False, stored: int = 0, simulated: int = 0) -> str:
+def render_sweep(
+    study: SweepStudy, colour: bool = False, stored: int = 0, simulated: int = 0, screen: Screen = FILE
+) -> str:
     """The sweep for a terminal; no escape codes unless ``colour``. ``stored`` of its simulations were on disk."""
     failed = sum(point.failed is not None for point in study.points)
-    parts = [_headline(study, failed, stored, simulated)]
+    head = screen.prose(_headline(study, failed, stored, simulated))
+    parts = list[str]()
     best = sorted({number for front in study.pareto for number in front.points})
     many = len(study.points) > SHOWN
     every = [point.point for point in study.points]
     shown = (best or every[:SHOWN]) if many else every
-    parts.append(_points(study, shown[:SHOWN]))
+    parts.append(_points(study, shown[:SHOWN], screen))
     if many:
         what = "points on a Pareto front" if best else "points"
         parts[-1] += f"\n{min(len(shown), SHOWN)} {what} of {len(study.points):,}; all are in points.csv"
     for front in study.pareto:
         if front.points:
             numbers = ", ".join(map(str, front.points))
-            parts.append(f"Pareto front, {COLUMNS[front.value]} against {COLUMNS[front.cost]}: points {numbers}")
+            what = f"Pareto front, {COLUMNS[front.value]} against {COLUMNS[front.cost]}: points {numbers}"
+            parts.append(screen.prose(what))
     for name in MOVED:
-        parts += [_tornado(study, name, study.sensitivity.get(name, []))]
+        parts += [_tornado(study, name, study.sensitivity.get(name, []), screen)]
         found = study.heat_map.get(name)
         if found is not None and len(found.column_values) <= CELLS and not many:
-            parts += [_map(study, name, found)]
+            parts += [_map(study, name, found, screen)]
     why = failures(study)
-    parts.append("\n".join(["Failed", *(printable(f"  {line}") for line in why)]) if why else "")
-    lines = "\n\n".join(part for part in parts if part).splitlines()
-    if colour:
-        lines[0] = f"{BOLD}{lines[0]}{RESET}"
+    told = (screen.prose(printable(line), None, "  ", "    ") for line in why)
+    parts.append("\n".join(["Failed", *told]) if why else "")
+    lines = "\n\n".join([bold(head, colour), *(part for part in parts if part)]).splitlines()
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
@@ -64,13 +66,13 @@ def _headline(study: SweepStudy, failed: int, stored: int, simulated: int) -> st
     return printable(" - ".join(facts))
 
 
-def _points(study: SweepStudy, numbers: Sequence[int]) -> str:
+def _points(study: SweepStudy, numbers: Sequence[int], screen: Screen) -> str:
     wanted, metrics = set(numbers), headings(study)
     lines = [table_row(study, point, metrics) for point in study.points if point.point in wanted]
-    return aligned([table_head(study), *lines], last_left=True)
+    return "\n".join(screen.table([table_head(study), *lines], left=(-1,), keys=1 + len(study.paths)))
 
 
-def _tornado(study: SweepStudy, name: str, found: Sequence[AxisEffect]) -> str:
+def _tornado(study: SweepStudy, name: str, found: Sequence[AxisEffect], screen: Screen) -> str:
     """What each axis moves, the longest bar first."""
     if not found:
         return ""
@@ -81,12 +83,11 @@ def _tornado(study: SweepStudy, name: str, found: Sequence[AxisEffect]) -> str:
         ends = (f"{figure_text(name, end.mean)} at {end.value}" for end in (effect.low, effect.high))
         note = "" if effect.balanced else "  (unbalanced: the others differ)"
         lines.append([axis_name(study, effect.axis), " to ".join(ends) + note, bar])
-    widths = [max(len(line[i]) for line in lines) for i in (0, 1)]
-    rows = (f"  {a.ljust(widths[0])}  {t.ljust(widths[1])}  {b}" for a, t, b in lines)
-    return "\n".join([f"What moves {COLUMNS[name]}, all else averaged", *map(printable, rows)])
+    rows = screen.table(lines, left=range(3), indent="  ", heads=0)
+    return "\n".join([screen.prose(f"What moves {COLUMNS[name]}, all else averaged"), *rows])
 
 
-def _map(study: SweepStudy, name: str, found: Map) -> str:
+def _map(study: SweepStudy, name: str, found: Map, screen: Screen) -> str:
     """A metric over two axes as a table."""
     if all(cell is None for row in found.cells for cell in row):
         return ""
@@ -94,4 +95,4 @@ def _map(study: SweepStudy, name: str, found: Map) -> str:
     lines = [[f"{down} \\ {across}", *found.column_values]]
     lines += [[value, *(figure_text(name, cell) for cell in row)]
               for value, row in zip(found.row_values, found.cells, strict=True)]  # fmt: skip
-    return f"{COLUMNS[name]}\n{aligned(lines)}"
+    return "\n".join([COLUMNS[name], *screen.table(lines)])

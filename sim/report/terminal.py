@@ -10,12 +10,11 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from sim.report.answer_words import expected_texts, missed_facts
 from sim.report.cost_words import cost_facts, swing_facts
+from sim.report.screen import BOLD, RESET, printable
 from sim.report.values import (
-    BOLD,
-    RESET,
     checkpoint_facts,
-    expected_text,
     failure_facts,
     interval_text,
     largest_first,
@@ -23,7 +22,6 @@ from sim.report.values import (
     of_jobs,
     outage_facts,
     pair,
-    printable,
     shares,
     target_facts,
     visible,
@@ -32,12 +30,14 @@ from sim.report.values import (
 from sim.results.schema import JobResult, Result, ServingMetrics, TenantResult, TrainingMetrics
 from sim.units import format_percent
 
+WIDTH: Final = 100
+"""Columns of a line, where the terminal has as many."""
 LABEL: Final = 12
 """Columns of a label."""
 _STATES: Final = {"stable": "\x1b[32m", "saturated": "\x1b[33m", "overloaded": "\x1b[31m", "disrupted": "\x1b[31m"}
 
 
-def render_text(result: Result, width: int = 100, colour: bool = False) -> str:
+def render_text(result: Result, width: int = WIDTH, colour: bool = False) -> str:
     """The run in the layout of a terminal; no escape codes unless `colour`."""
     page = _Page(max(width, 40), colour)
     page.paragraph(result.headline)
@@ -48,9 +48,11 @@ def render_text(result: Result, width: int = 100, colour: bool = False) -> str:
         for job in result.jobs:
             page.line(f"job {job.name}", _job_facts(result, job), "; ")
     for job in result.jobs:
-        if job.expected_error is not None:
-            who = "" if len(result.jobs) == 1 else f"{job.name}: "
-            page.line("error", [f"{who}{expected_text(job.expected_error)}"], "  ")
+        who = "" if len(result.jobs) == 1 else f"{job.name}: "
+        page.line("missed", [f"{who}{fact}" for fact in missed_facts(job)], "; ", state="overloaded")
+    for job in result.jobs:
+        who = "" if len(result.jobs) == 1 else f"{job.name}: "
+        page.line("error", [f"{who}{text}" for text in expected_texts(job)], "; ")
     page.line("GPU time", _gpu_time(result.ledger), " | ")
     page.line("not binding", result.verdict.not_binding, "; ")
     for banner in result.banners:
@@ -75,7 +77,7 @@ def _gpu_time(ledger: dict[str, float]) -> list[str]:
 def _one_job(page: _Page, result: Result, job: JobResult) -> None:
     metrics = job.metrics
     if isinstance(metrics, TrainingMetrics):
-        for label, facts, glue in _training_lines(metrics):
+        for label, facts, glue in _training_lines(result, metrics):
             page.line(label, facts, glue)
     else:
         page.line("throughput", _serving_facts(result, job, metrics), "   ")
@@ -125,7 +127,7 @@ def _cache_facts(m: ServingMetrics) -> list[str]:
     return facts
 
 
-def _training_lines(m: TrainingMetrics) -> Iterator[tuple[str, list[str], str]]:
+def _training_lines(result: Result, m: TrainingMetrics) -> Iterator[tuple[str, list[str], str]]:
     """Label, facts and what stands between them."""
     yield "step", [*_step_facts(m), f"MFU {write('mfu', m.mfu)}  HFU {write('hfu', m.hfu)}"], "   "
     waits = [f"exposed: {_exposed(m)}"] if any(m.exposed_communication_s.values()) else []
@@ -142,8 +144,8 @@ def _training_lines(m: TrainingMetrics) -> Iterator[tuple[str, list[str], str]]:
         yield "failures", failure_facts(m), "   "
     if m.checkpoint_interval_s is not None:
         yield "checkpoint", checkpoint_facts(m), ", "
-    if target_facts(m):
-        yield "training", [f"{write('target_tokens', m.target_tokens)}: {', '.join(target_facts(m))}"], ""
+    if facts := target_facts(result, m):
+        yield "training", [f"{write('target_tokens', m.target_tokens)}: {', '.join(facts)}"], ""
 
 
 def _step_facts(m: TrainingMetrics) -> list[str]:

@@ -7,7 +7,8 @@ import io
 from collections.abc import Sequence
 from typing import Final
 
-from sim.report.values import BOLD, NONE, RESET, aligned, printable, styled
+from sim.report.screen import FILE, Screen, bold, printable, styled
+from sim.report.values import NONE
 from sim.study.validate.agreement import CLOSE
 from sim.study.validate.cases import TRAINING
 from sim.study.validate.causes import most_rows, why, worst
@@ -31,29 +32,31 @@ COLUMNS: Final = (
 """Columns of the rows as CSV."""
 
 
-def render_validation(found: Validation, worst_rows: int = 10, colour: bool = False) -> str:
+def render_validation(
+    found: Validation, worst_rows: int = 10, colour: bool = False, screen: Screen = FILE
+) -> str:
     """The validation for a terminal; no escape codes unless ``colour``."""
-    head = answer(found)
     shown = most_rows(found.groups, SHOWN)
     left = len(found.groups) - len(shown)
     parts = [
-        f"{BOLD}{head}{RESET}" if colour else head,
+        bold(screen.prose(answer(found)), colour),
         _table("By what is measured", ("rows", "median", "p90", "bias", ""), [
             [*errors(group), group.name] for group in found.families
-        ]),
+        ], screen),
         _table("By table", ("mapped", "of", "median", "p90", "bias", "same direction", ""), [
             [f"{table.mapped:,}", f"{table.rows:,}", *errors(table.errors)[1:], directions(table), table.name]
             for table in found.tables
-        ]),
+        ], screen),
         _table("By GPU, stack and kind", ("rows", "median", "p90", "bias", ""), [
             [*errors(group), group.name] for group in shown
-        ]) + (f"\n{left:,} groups of fewer rows are in the report." if left else ""),
+        ], screen) + (f"\n{left:,} groups of fewer rows are in the report." if left else ""),
         _table("Farthest off", ("measured", "predicted", "error", ""), [
             [*values(row), f"{row.id} ({row.group})"] for row in worst(found.rows, worst_rows)
-        ]),
-        "\n".join(["Rows without a prediction", *(f"  {n:>5,}  {reason}" for reason, n in reasons(found.rows))])
-        if any(not row.mapped for row in found.rows) else "",
-        ERROR,
+        ], screen),
+        "\n".join(["Rows without a prediction", *(
+            screen.prose(reason, None, f"  {n:>5,}  ", " " * 9) for reason, n in reasons(found.rows)
+        )]) if any(not row.mapped for row in found.rows) else "",
+        screen.prose(ERROR),
     ]  # fmt: skip
     lines = "\n\n".join(part for part in parts if part).splitlines()
     return "\n".join(styled(line, colour).rstrip() for line in lines) + "\n"
@@ -126,5 +129,5 @@ def rows_csv(rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
-def _table(heading: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return f"{heading}\n{aligned([columns, *rows], last_left=True)}" if rows else ""
+def _table(heading: str, columns: Sequence[str], rows: Sequence[Sequence[str]], screen: Screen) -> str:
+    return "\n".join([heading, *screen.table([columns, *rows], left=(-1,))]) if rows else ""

@@ -6,7 +6,6 @@ Serving and training jobs have metrics of their own; those that share a name mea
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -14,7 +13,6 @@ from typing import Final
 from sim.results.schema import (
     CheckpointLevel,
     Cost,
-    ExpectedError,
     JobResult,
     MemoryStage,
     Result,
@@ -42,8 +40,6 @@ NEGLIGIBLE: Final = 0.005
 """Shares below this are not told."""
 DAY: Final = 86_400.0
 """Seconds."""
-BOLD: Final = "\x1b[1m"
-RESET: Final = "\x1b[0m"
 
 
 def _rate(unit: str) -> Callable[[float], str]:
@@ -350,10 +346,19 @@ def _level(level: CheckpointLevel) -> str:
     return f"then {size}{where} every {every}, {stands}{later}"
 
 
-def target_facts(metrics: TrainingMetrics) -> list[str]:
-    """What training on the target's tokens takes: time, GPU-hours, money, energy; what is not known is left out."""
+def idle_gpus(result: Result) -> int:
+    """GPUs of the cluster that no job has."""
+    return max(0, result.gpus - sum(job.gpus for job in result.jobs))
+
+
+def target_facts(result: Result, metrics: TrainingMetrics) -> list[str]:
+    """What training on the target's tokens takes: time, GPU-hours, money, energy; what is not known is left out. Where
+    GPUs are idle it is said what is of the job's alone."""
     keys = ("days_to_target", "gpu_hours_to_target", "usd_to_target", "kwh_to_target")
-    return [write(key, value) for key in keys if (value := getattr(metrics, key)) is not None]
+    found = [write(key, value) for key in keys if (value := getattr(metrics, key)) is not None]
+    if idle_gpus(result) and metrics.usd_to_target is not None:
+        found[-1] += " with the idle GPUs' share, which GPU-hours leave out"
+    return found
 
 
 def used_parts(stage: MemoryStage) -> dict[str, float]:
@@ -398,35 +403,6 @@ def _row(result: Result, job: JobResult, key: str, value: float | None) -> Row:
     return Row(key, name, write(metric, value), interval_text(result, job, key), definition)
 
 
-def expected_text(found: ExpectedError) -> str:
-    """What is known of a job's error: of its own group of measured runs, or of the nearest."""
-    size = f"{found.median:.1%} median, {found.p90:.0%} p90 ({found.rows:,} measured runs of {found.group})"
-    return size if found.validated else f"unvalidated; nearest: {size}"
-
-
 def joined(words: Sequence[str]) -> str:
     """ "a", "a and b", "a, b and c"."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
-
-
-def printable(text: str) -> str:
-    """Text without control or direction characters: a name in a hand-edited file cannot steer a terminal."""
-    return "".join(c if unicodedata.category(c)[0] != "C" else " " for c in text)
-
-
-def styled(line: str, colour: bool) -> str:
-    """A line for a terminal, cleaned; one that is bold as a whole stays so with ``colour``."""
-    if colour and line.startswith(BOLD):
-        return f"{BOLD}{printable(line.removeprefix(BOLD).removesuffix(RESET)).rstrip()}{RESET}"
-    return printable(line).rstrip()
-
-
-def aligned(lines: Sequence[Sequence[str]], last_left: bool = False) -> str:
-    """A table for a terminal, cells to the right; ``last_left``: but for the last column."""
-    cleaned = [[printable(cell) for cell in line] for line in lines]
-    widths = [max(map(len, cells)) for cells in zip(*cleaned, strict=True)]
-    left = len(widths) - 1 if last_left else -1
-    return "\n".join(
-        "  ".join(c.ljust(w) if i == left else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
-        for line in cleaned
-    )

@@ -11,9 +11,9 @@ from sim.jobs.serving.recording import ServingRecording
 from sim.jobs.training.run import TrainingRecording
 from sim.results import collect
 from sim.results.assumptions import assumptions_of, banners_of, not_modelled
-from sim.results.cost import cost_of, costs_by_use, curve_of, money_warnings
+from sim.results.cost import cost_of, costs_by_use, curve_of, idle_warnings, money_warnings
 from sim.results.definitions import definitions_of
-from sim.results.expected import expected_error, serving_kind, training_kind
+from sim.results.expected import ACROSS, expected_error, served_like, trained_like
 from sim.results.incidents import failure_metrics, incidents_of
 from sim.results.intervals import batch_means
 from sim.results.metrics import Table, check_objectives, serving_metrics, tenants_of
@@ -21,7 +21,7 @@ from sim.results.schema import (
     SCHEMA_VERSION,
     DeviceClass,
     Effect,
-    ExpectedError,
+    ErrorOf,
     JobResult,
     Result,
     ServingMetrics,
@@ -55,7 +55,7 @@ def job_results(recording: Recording, devices: list[DeviceClass]) -> tuple[list[
         plan, told = spec.plan, incidents_of(job, table)
         tenants = tenants_of(job, table, window)
         state = state_of(table, window, spec.load.closed_loop is not None, _idle(mine, recording.end))
-        results.append(JobResult(
+        results.append(_with_errors(JobResult(
             name=spec.name, kind="serving", model=job.job.model.id, stack=job.job.stack.id,
             plan=_plan_text(plan), gpus=gpus,
             state=disrupted(state, told, metrics, window),
@@ -69,8 +69,8 @@ def job_results(recording: Recording, devices: list[DeviceClass]) -> tuple[list[
             ],
             tenants=tenants,
             cdf=collect.latency_cdf(table, window.start_s, window.end_s) if recording.charts else {}, notes=[],
-            incidents=told, expected_error=_served_error(recording, job),
-        ))  # fmt: skip
+            incidents=told,
+        ), recording, job))  # fmt: skip
         tables.append(table)
     return results, tables
 
@@ -104,21 +104,30 @@ def _trained(recording: Recording, job: TrainingRecording, devices: list[DeviceC
         metrics=priced(metrics, cost), cost=cost, window=window_of(job), objectives=[],
         cdf=step_times(job), notes=[],
         expected_error=expected_error(
-            _types(recording, job.gpus), job.job.stack.id, training_kind(job.job.spec, job.job.model)
+            trained_like(job.job.spec, job.job.model, _types(recording, job.gpus), job.job.stack.id)
         ),
     )  # fmt: skip
 
 
-def _served_error(recording: Recording, job: ServingRecording) -> ExpectedError | None:
-    """What is known of the error of a serving job."""
+def _with_errors(found: JobResult, recording: Recording, job: ServingRecording) -> JobResult:
+    """A serving job's answer with what is known of its errors."""
     graph = recording.topology.gpus
     across = any(
         len({graph[gpu].node for stage in stages for gpu in stage.gpus}) > 1 for stages in job.layout.replicas
     )
-    spec, plan, model = job.job.spec, job.job.spec.plan, job.job.model
-    beside = spec.speculative is not None or spec.adapters is not None
-    never = across or model.latent or plan.ep > 1 or beside  # no such serving is in the measured tables
-    return expected_error(_types(recording, job.gpus), job.job.stack.id, serving_kind(plan, model), never=never)
+    spec, model = job.job.spec, job.job.model
+    unmeasured = {  # no such serving is in the measured tables
+        ACROSS: across, "latent attention": model.latent, "spread experts": spec.plan.ep > 1,
+        "drafts": spec.speculative is not None, "adapters": spec.adapters is not None,
+    }  # fmt: skip
+    never = [what for what, has in unmeasured.items() if has]
+    gpus = _types(recording, job.gpus)
+    kinds: dict[str, ErrorOf] = {
+        "expected_error": "throughput", "expected_ttft_error": "TTFT", "expected_tpot_error": "TPOT",
+    }  # fmt: skip
+    return found.model_copy(update={
+        key: expected_error(served_like(spec, model, gpus, job.job.stack.id, of), never) for key, of in kinds.items()
+    })  # fmt: skip
 
 
 def _types(recording: Recording, gpus: Sequence[int]) -> list[str]:
@@ -171,6 +180,8 @@ def headline(recording: Recording) -> str:
         spec = job.job.spec
         precision = spec.precision
         kv = "" if precision.kv == precision.weights else f"/kv {precision.kv}"
+        if not spec.batching.kv_cache:
+            kv = " without KV cache"
         text = f"{job.job.model.id} {precision.weights}{kv}"
         plan = _plan_text(spec.plan) + _pools_text(spec)
         parts.append(f"{text}, {plan}, stack {job.job.stack.id}")
@@ -202,7 +213,7 @@ def assemble(recording: Recording, effects: list[Effect], resolved: dict[str, An
         for job, result in zip(recording.jobs, jobs, strict=True)
         if isinstance(job, ServingRecording) and isinstance(result.metrics, ServingMetrics)
     ]
-    warn = [*warnings_of(recording, served), *money_warnings(recording, jobs)]
+    warn = [*warnings_of(recording, served), *money_warnings(recording, jobs), *idle_warnings(recording)]
     trained = [
         (job, result.metrics)
         for job, result in zip(recording.jobs, jobs, strict=True)

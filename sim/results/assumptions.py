@@ -46,7 +46,7 @@ TRAINING_NOT_MODELLED = [
 
 CLAIMS = {
     "memory": ("unchecked", "MEMORY IS NOT CHECKED: the job may need more than the GPUs have"),
-    "attention": ("free", "ATTENTION IS FREE: training counts the weights' arithmetic alone (6 N)"),
+    "attention": ("free", "ATTENTION IS FREE: the weights' arithmetic alone counts (6 N a token trained, 2 N read)"),
     "kv_capacity": ("unchecked", "KV CAPACITY IS NOT CHECKED: batches may exist that no memory could hold"),
     "kv_reads": ("free", "KV READS ARE FREE: decode attention takes no time"),
     "tp_volume": ("one_copy", "COLLECTIVES MOVE ONE COPY: a ring moves 2(n-1)/n"),

@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.engine.timeline import Bins, ChannelTrack
+from sim.engine.timeline import Bins, ChannelTrack, DeviceTrack
 from sim.jobs.play import Recording
 from sim.jobs.reliability.life import Life
 from sim.jobs.serving.recording import ServingRecording
@@ -29,6 +29,7 @@ from sim.results.schema import (
     Span,
     Timeline,
 )
+from sim.spec.hardware import Gpu
 
 Floats = NDArray[np.float64]
 MOST_BINS = 1000
@@ -45,14 +46,14 @@ def device_classes(recording: Recording) -> list[DeviceClass]:
             used += track.count
             busy = track.busy / end if end else 0.0
             ledger = track.ledger(end)
-            working = 1.0 - sum(ledger.get(bucket, 0.0) for bucket in IDLE) / end if end else 0.0
+            seconds = end - sum(ledger.get(bucket, 0.0) for bucket in IDLE)
             found.append(DeviceClass(
                 name=track.name, job=track.job, stage=track.stage, gpu=track.gpu, count=track.count,
                 busy=busy, pass_s=track.busy / track.passes if track.passes else None,
                 flops_utilisation=track.flops / (peak * end) if end else 0.0,
                 bandwidth_utilisation=track.bytes / (bandwidth * end) if end else 0.0,
                 ledger={k: v * track.count for k, v in ledger.items()},
-                energy_j=_watts(recording, track.gpu, working) * track.count * end,
+                energy_j=_joules(recording.resolved.gpus[track.gpu], end, seconds, track) * track.count,
             ))  # fmt: skip
     spare: dict[str, int] = {}
     if used < len(recording.topology.gpus):
@@ -64,14 +65,17 @@ def device_classes(recording: Recording) -> list[DeviceClass]:
         found.append(DeviceClass(
             name=f"spare {gpu}", job=None, stage=None, gpu=gpu, count=count, busy=0.0, flops_utilisation=0.0,
             bandwidth_utilisation=0.0, ledger={"spare": count * end},
-            energy_j=_watts(recording, gpu, 0.0) * count * end,
+            energy_j=recording.resolved.gpus[gpu].idle_power * count * end,
         ))  # fmt: skip
     return found
 
 
-def _watts(recording: Recording, gpu: str, utilisation: float) -> float:
-    card = recording.resolved.gpus[gpu]
-    return card.idle_power + (card.tdp - card.idle_power) * utilisation
+def _joules(card: Gpu, end: float, working: float, track: DeviceTrack) -> float:
+    """Energy of one GPU that worked for some seconds of a run."""
+    if working <= 0.0:
+        return card.idle_power * end
+    watts = card.working_watts(track.bytes / working, track.flops / working)
+    return card.idle_power * (end - working) + watts * working
 
 
 def ledger_of(devices: list[DeviceClass]) -> dict[str, float]:
@@ -103,7 +107,10 @@ def draws_of(recording: Recording, devices: list[DeviceClass]) -> list[PowerDraw
         seconds = device.count * recording.end
         waiting = sum(device.ledger.get(b, 0.0) for b in IDLE)
         working = 1 - waiting / seconds if seconds else 0.0
-        draws.append(PowerDraw(device.name, device.count, card.idle_power, card.tdp, working))
+        busy = card.tdp
+        if device.energy_j is not None and seconds > waiting:
+            busy = (device.energy_j - card.idle_power * waiting) / (seconds - waiting)
+        draws.append(PowerDraw(device.name, device.count, card.idle_power, busy, working))
         weighted, gpus = weighted + working * device.count, gpus + device.count
     host = recording.resolved.topology.total_host_power
     draws.append(PowerDraw("hosts", 1, host.idle, host.busy, weighted / gpus if gpus else 0.0))

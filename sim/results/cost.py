@@ -243,6 +243,18 @@ def licence_warnings(spec: CostSpec, gpus: Iterable[Gpu]) -> list[str]:
     return [f"{gpu.id}: {text}" for gpu in gpus if spec.hosting and not gpu.datacenter]
 
 
+def idle_warnings(recording: Recording) -> list[str]:
+    """GPUs that no job has: they are paid for. Where nodes are to stand by for failures, they are those."""
+    used, there = sum(len(job.gpus) for job in recording.jobs), len(recording.topology.gpus)
+    faults = recording.resolved.scenario.faults
+    if used >= there or (faults is not None and faults.spares):
+        return []
+    line = f"{there - used:,} of the cluster's {there:,} GPUs have no job"
+    if recording.resolved.scenario.cost is not None:
+        line += f"; money and power are those of all {there:,}, rates a GPU and GPU-hours of the {used:,} at work"
+    return [line]
+
+
 def money_warnings(recording: Recording, jobs: list[JobResult]) -> list[str]:
     """Cards whose driver must not be used where the cluster pays for a place in a data centre, and what stays reserved
     after the work is done."""

@@ -42,7 +42,8 @@ METRICS: dict[str, str] = {
     "goodput_requests_per_s": "finished requests per second that attained the objectives",
     "tokens_per_s_per_user": "1 / median TPOT: the speed one user sees",
     "preemptions": "times in the run that a sequence gave up its KV blocks and was computed again later",
-    "recomputed_tokens": "tokens of the run computed again after a preemption",
+    "recomputed_tokens": "tokens of the run computed again after a preemption; without a KV cache all of a context but "
+    "its newest token, in each pass",
     "failures": "faults that met the job, all effects",
     "failures_by_class": "the same by class",
     "outages": "times in the run that a replica went down",

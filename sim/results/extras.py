@@ -1,4 +1,4 @@
-"""What an answer rests on where a draft or adapters run beside the model."""
+"""What an answer rests on where a draft or adapters run beside the model, or no KV cache does."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ ADAPTERS_NOT_MODELLED = [
     "Adapters: the scheduler does not look at them; grouped kernels reach what dense ones do, whatever the mix; an "
     "adapter that is missing is copied before its prompt, as one piece.",
 ]
+UNCACHED_NOT_MODELLED = [
+    "Without a KV cache: the activations of a pass are compared with the memory in a warning, and bound no batch; "
+    "contexts of a batch are not padded to the longest.",
+]
 
 
 def left_out_of_extras(jobs: Sequence[ServingRecording]) -> list[str]:
@@ -25,6 +29,7 @@ def left_out_of_extras(jobs: Sequence[ServingRecording]) -> list[str]:
     for job in jobs:
         found += SPECULATIVE_NOT_MODELLED if job.job.spec.speculative is not None else []
         found += ADAPTERS_NOT_MODELLED if job.job.spec.adapters is not None else []
+        found += UNCACHED_NOT_MODELLED if not job.job.spec.batching.kv_cache else []
     return found
 
 
@@ -39,8 +44,11 @@ def banners_of_extras(jobs: Sequence[ServingRecording]) -> list[str]:
 
 
 def assumed_of_extras(job: ServingRecording) -> list[Assumption]:
-    """The draft and its acceptance; the adapters, and how requests are spread over them."""
+    """The draft and its acceptance; the adapters, and how requests are spread over them; that nothing is cached."""
     spec, rows = job.job.spec, list[Assumption]()
+    if not spec.batching.kv_cache:
+        text = "none: each pass computes the whole context of each of its sequences again"
+        rows.append(Assumption(name=f"{spec.name}: KV cache", value=text, origin="user", source="the scenario"))
     held = max(m.beside for stages in job.layout.replicas for stage in stages for m in stage.memory.values())
     if (guesses := spec.speculative) is not None:
         draft = job.job.draft

@@ -17,6 +17,7 @@ from sim.results.metrics import Table
 from sim.results.schema import ServingMetrics, TrainingMetrics, Window
 
 BATCHES = 10
+SPEED = "output_tokens_per_s"
 
 # 97.5% points of Student's t by degrees of freedom; beyond 30 the normal's is within 2%.
 _T = [
@@ -36,6 +37,31 @@ def t_interval(values: Sequence[float]) -> list[float] | None:
     return [mean - half, mean + half]
 
 
+#: Numbers that are shares: no interval of theirs ends above 1.
+SHARES = frozenset((
+    "kv_occupancy_mean", "kv_occupancy_peak", "kv_blocked_fraction", "utilisation_mean", "slo_attainment", "mfu", "hfu",
+    "availability", "prefix_hit_rate", "billed_fraction", "bubble_fraction", "exposed_communication_fraction",
+    "recompute_fraction", "ettr", "goodput",
+))  # fmt: skip
+
+
+def possible_interval(name: str, values: Sequence[float]) -> list[float] | None:
+    """:func:`t_interval`, cut off at what the number cannot be: below 0 where nothing is, of a share above 1.
+
+    Student's interval is symmetric and knows no bounds; near one it reaches over. What is cut off holds no value, so
+    the rest covers the mean as often.
+    """
+    found = t_interval(values)
+    if found is None:
+        return None
+    low, high = found
+    if min(values) >= 0.0:
+        low = max(0.0, low)
+    if name.partition(".")[0] in SHARES and max(values) <= 1.0:
+        high = min(1.0, high)
+    return [low, high]
+
+
 def batch_means(table: Table, window: Window) -> dict[str, list[float]]:
     """Intervals of one run's throughput and of the mean and median latencies, by metric path."""
     edges = np.linspace(window.start_s, window.end_s, BATCHES + 1)
@@ -43,7 +69,7 @@ def batch_means(table: Table, window: Window) -> dict[str, list[float]]:
     if window.end_s <= window.start_s:
         return {}
     found: dict[str, list[float] | None] = {
-        "output_tokens_per_s": t_interval([table.output_tokens(a, b) / (b - a) for a, b in pairs]),
+        SPEED: possible_interval(SPEED, [table.output_tokens(a, b) / (b - a) for a, b in pairs]),
     }
     columns = {
         "ttft_s": table.first - table.arrival,
@@ -54,8 +80,8 @@ def batch_means(table: Table, window: Window) -> dict[str, list[float]]:
     for name, values in columns.items():
         parts = [x for x in np.array_split(values[inside & ~np.isnan(values)], BATCHES) if len(x)]
         if len(parts) == BATCHES:
-            found[f"{name}.mean"] = t_interval([float(x.mean()) for x in parts])
-            found[f"{name}.p50"] = t_interval([float(np.median(x)) for x in parts])
+            found[f"{name}.mean"] = possible_interval(name, [float(x.mean()) for x in parts])
+            found[f"{name}.p50"] = possible_interval(name, [float(np.median(x)) for x in parts])
     return {name: interval for name, interval in found.items() if interval is not None}
 
 
@@ -67,7 +93,7 @@ def across_seeds(runs: Sequence[ServingMetrics | TrainingMetrics]) -> dict[str, 
             columns.setdefault(name, []).append(value)
     fixed = {name for name, values in columns.items() if isinstance(runs[0], TrainingMetrics) and len({*values}) == 1}
     whole = {name: values for name, values in columns.items() if len(values) == len(runs) and name not in fixed}
-    found = {name: t_interval(values) for name, values in whole.items()}
+    found = {name: possible_interval(name, values) for name, values in whole.items()}
     return {name: interval for name, interval in found.items() if interval is not None}
 
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 SCHEMA_VERSION = 1
 
 State = Literal["stable", "saturated", "overloaded", "disrupted"]
+ErrorOf = Literal["throughput", "TTFT", "TPOT", "step time"]
 
 
 class Part(BaseModel):
@@ -288,14 +289,18 @@ class Capacity(Part):
 
 class ExpectedError(Part):
     """The measured error of the validated ``group`` ("GPU / stack / kind") that is nearest to a job, as fractions;
-    ``validated``: it is the job's own. ``bias``: the median with its sign."""
+    ``validated``: it is the job's own. ``of`` what; ``bias``: the median with its sign. ``alike`` and ``unlike``: in
+    what the job is as the group, and in what not."""
 
+    of: ErrorOf = "throughput"
     group: str
     rows: int
     median: float
     p90: float
     bias: float
     validated: bool
+    alike: list[str] = []
+    unlike: list[str] = []
 
 
 class TenantResult(Part):
@@ -331,6 +336,8 @@ class JobResult(Part):
     incidents: list[Incident] = []
     capacity: Capacity | None = None
     expected_error: ExpectedError | None = None
+    expected_ttft_error: ExpectedError | None = None
+    expected_tpot_error: ExpectedError | None = None
     tenants: list[TenantResult] = []
 
 

@@ -18,12 +18,14 @@ import numpy as np
 
 from sim.jobs.play import Recording
 from sim.jobs.serving.recording import ServingRecording
+from sim.jobs.serving.uncached import UncachedScheduler
 from sim.jobs.training.run import TrainingRecording
+from sim.laws.memory import pass_bytes
 from sim.laws.topology_parts import NETWORK
 from sim.results.incidents import ended
 from sim.results.metrics import Table, sums_at
 from sim.results.schema import Effect, Incident, ServingMetrics, State, TrainingMetrics, Verdict, Window
-from sim.units import format_count, format_percent, format_seconds
+from sim.units import format_bytes, format_count, format_percent, format_seconds
 
 #: Share of requests given up above which a run is disrupted.
 LOST = 0.01
@@ -55,10 +57,12 @@ BINDS = {
     "restart": "restarts",
     "waiting for repair": "repair of nodes",
 }
+#: The improvement of what a GPU waits for between kernels: their launches, the engine's or the framework's own time.
+HOST = "launches and host time"
 # What binds -> the improvement that would relieve it. Training names the axis too: "network: tp over nvlink".
 RELIEF = {
     "KV memory": "memory capacity", "GPU arithmetic": "GPU arithmetic", "HBM bandwidth": "memory bandwidth",
-    "kernel launches and the host": "host time", "network: nvlink": "nvlink bandwidth",
+    "kernel launches and the host": HOST, "network: nvlink": "nvlink bandwidth",
     "work lost to failures": "failures", "restarts": "recovery time", "failure detection": "recovery time",
     "network: pcie": "pcie bandwidth", "network: PCIe": "pcie bandwidth", "network: ethernet": "network bandwidth",
 }  # fmt: skip
@@ -124,7 +128,7 @@ def binding(ledger: dict[str, float], metrics: list[ServingMetrics], states: lis
 
 
 def ranked(binds: list[str], effects: list[Effect], shares: dict[str, float] | None = None) -> list[str]:
-    """The same, those first whose relief was found to help most; one that does not help alone says so.
+    """The same, those first whose relief was found to help most, which is told; one that does not help alone says so.
 
     ``shares`` of GPU time rank those whose relief was not tried.
     """
@@ -134,14 +138,26 @@ def ranked(binds: list[str], effects: list[Effect], shares: dict[str, float] | N
     for line in binds:
         relief = next((better for name, better in RELIEF.items() if line.startswith(name)), "") or _relief_of_axis(line)
         effect = found_by.get(relief)
-        if effect is not None:
-            gain = max(effect.relative, -(effect.tpot_p50_relative or 0.0))
-        else:  # nothing was tried: what half of its time would give
-            gain = next((value for name, value in half.items() if line.startswith(name)), 0.0)
-        if effect is not None and _is_nothing(effect):
-            line += f", though {effect.resource} {effect.change} alone changes nothing"
-        found.append((gain, line))
+        if effect is None:  # nothing was tried: what half of its time would give
+            gain, told = next((value for name, value in half.items() if line.startswith(name)), 0.0), line
+        else:
+            gain, told = _gain(effect), _with_gain(line, effect)
+        found.append((gain, told))
     return [line for _, line in sorted(found, key=lambda pair: -pair[0])]
+
+
+def _gain(effect: Effect) -> float:
+    """What an improvement gives: more tokens/s, or less time a token."""
+    return max(effect.relative, -(effect.tpot_p50_relative or 0.0))
+
+
+def _with_gain(line: str, effect: Effect) -> str:
+    """What binds with what its relief gives: "HBM bandwidth (50% of GPU time; memory bandwidth x2: +40.0% tok/s)"."""
+    if _is_nothing(effect):
+        return f"{line}, though {effect.resource} {effect.change} alone changes nothing"
+    gain, tpot = _gain(effect), effect.tpot_p50_relative or 0.0
+    what = f"{_signed(tpot)} TPOT" if gain > effect.relative else f"{_signed(effect.relative)} tok/s"
+    return f"{line.removesuffix(')')}; {effect.resource} {effect.change}: {what})"
 
 
 def _relief_of_axis(line: str) -> str:
@@ -193,7 +209,9 @@ def warnings_of(recording: Recording, jobs: list[tuple[ServingRecording, Serving
         tight = min(
             max(0.0, m.kv_budget) / m.capacity for r in job.layout.replicas for s in r for m in s.memory.values()
         )
-        if tight < 0.1 and not unchecked:
+        if not spec.batching.kv_cache:
+            lines += _crowded(job)
+        elif tight < 0.1 and not unchecked:
             lines.append(
                 f"{spec.name}: the KV cache has {format_percent(tight)} of a GPU's memory; an error of 1 GB in what "
                 "the engine keeps back moves the batch by a lot"
@@ -232,7 +250,7 @@ def warnings_of(recording: Recording, jobs: list[tuple[ServingRecording, Serving
             lines.append(f"{spec.name}: pipelines of four and more stages are not validated for decode-heavy loads")
         chunk = spec.batching.prefill_chunk or spec.batching.max_batched_tokens or job.job.stack.max_batched_tokens
         slow = [s.hop for r in job.replicas for s in r.stages if s.hop and s.hop.cap <= 0.13e9]
-        if slow and chunk > 128:
+        if slow and chunk > 128 and spec.batching.kv_cache:
             lines.append(
                 f"{spec.name}: prompts travel in pieces of up to {chunk} tokens over at most 1 Gbit/s; pieces of "
                 "32-128 (batching.prefill_chunk) keep them from blocking the pipeline"
@@ -243,6 +261,22 @@ def warnings_of(recording: Recording, jobs: list[tuple[ServingRecording, Serving
                 "(4-12 GB/s), not a measurement"
             )
     return lines
+
+
+def _crowded(job: ServingRecording) -> list[str]:
+    """Passes without a KV cache that work on more than the memory beside the weights holds."""
+    schedulers = [r.scheduler for r in job.replicas]
+    largest = max(s.largest for s in schedulers if isinstance(s, UncachedScheduler))
+    plan = job.job.spec.plan
+    need = pass_bytes(job.job.model, plan.slices, largest) * plan.slices / plan.tp
+    room = min(m.kv_budget + m.reserve for r in job.layout.replicas for s in r for m in s.memory.values())
+    if need <= room:
+        return []
+    return [
+        f"{job.name}: a pass of {largest:,} tokens works on {format_bytes(need)} of activations a GPU, "
+        f"{format_bytes(max(0.0, room))} are left beside the weights: an engine would run out of memory "
+        "(batching.max_sequences bounds a pass)"
+    ]
 
 
 def _unmet(job: ServingRecording) -> str:

@@ -228,7 +228,10 @@ class CostSpec(Spec):
 
     @model_validator(mode="after")
     def _bought_or_rented(self) -> CostSpec:
-        if (self.capital is None) == (self.rental is None):
+        if self.capital is None and self.rental is None:
+            beside = " beside electricity" if self.electricity is not None else ""
+            raise ValueError(f"say what the cluster costs{beside}: capital (bought) or rental (power is in the rent)")
+        if self.capital is not None and self.rental is not None:
             raise ValueError("give either capital (bought) or rental")
         if self.rental is not None:
             self._check_rents()

@@ -66,6 +66,18 @@ class Flops(Spec):
     fp32: SomeRate | None = None
 
 
+class GpuPower(Spec):
+    """What a GPU draws while it works: ``running``, and more for each TB/s that its memory moves and each TFLOPS it
+    computes, never above its ``tdp``."""
+
+    running: Watts
+    per_tb_per_s: Watts
+    per_tflops: Watts
+    origin: Origin
+    source: Prose
+    fitted_error: Prose | None = None
+
+
 class Gpu(Spec):
     """One accelerator. ``usable_memory`` is what the driver shows a program, ``memory`` the box's number;
     ``datacenter``: whether the driver's licence allows data centres."""
@@ -86,6 +98,7 @@ class Gpu(Spec):
     p2p: bool = True
     datacenter: bool = True
     kernels: KernelConstants | None = None
+    power: GpuPower | None = None
     source: Prose
     sources: dict[str, Prose] = Field(default_factory=dict)
     notes: Prose = ""
@@ -95,6 +108,13 @@ class Gpu(Spec):
         if self.idle_power > self.tdp:
             raise ValueError("idle_power is above tdp")
         return self
+
+    def working_watts(self, bytes_per_s: float, flops: float) -> float:
+        """Watts while it works at mean rates; the board power where nothing more is known of it."""
+        if self.power is None:
+            return self.tdp
+        drawn = self.power.running + self.power.per_tb_per_s * bytes_per_s / 1e12 + self.power.per_tflops * flops / 1e12
+        return min(self.tdp, drawn)
 
 
 class LinkType(Spec):

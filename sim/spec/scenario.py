@@ -5,6 +5,7 @@ These keys are the contract with users; ``sim schema`` prints them as JSON Schem
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -12,7 +13,7 @@ from pydantic import Field, model_validator
 from sim.spec.base import Name, Prose, Spec
 from sim.spec.economics import CostSpec
 from sim.spec.extras import Adapters, Speculative
-from sim.spec.plan import ServingPlan, ServingPrecision
+from sim.spec.plan import KV_BYTES, ServingPlan, ServingPrecision
 from sim.spec.reliability import Failover, Faults, Recovery
 from sim.spec.sizing import SizeSpec
 from sim.spec.topology import TopologySpec
@@ -59,11 +60,13 @@ class Batching(Spec):
     *reserve* sets blocks for the whole answer aside, *preempt* pushes sequences out when blocks run short: what they
     had computed is computed again (``preemption: recompute``) or goes to host memory and back (*swap*).
     ``prefix_caching`` keeps KV blocks of prompts for others that begin alike; ``kv_offload`` those that have to go.
+    Without a ``kv_cache`` nothing is kept from one pass to the next: each pass computes whole contexts again.
     """
 
     policy: Literal["continuous", "prefill_first", "decode_first", "static"] = "continuous"
     admission: Literal["preempt", "reserve"] | None = None
     preemption: Literal["recompute", "swap"] = "recompute"
+    kv_cache: bool = True
     prefix_caching: bool = False
     kv_offload: KvOffload | None = None
     max_batched_tokens: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
@@ -85,6 +88,27 @@ class Batching(Spec):
         if self.preemption == "swap" and (self.policy == "static" or self.admission == "reserve"):
             raise ValueError("preemption: swap does nothing where blocks are set aside and nobody is pushed out")
         return self
+
+    @model_validator(mode="after")
+    def _nothing_is_kept(self) -> Batching:
+        whole = "each pass computes whole contexts, however long (max_sequences or batch_size bounds it)"
+        clashes = (
+            ("prefix_caching", self.prefix_caching, "no prompt is kept for others"),
+            ("admission", self.admission is not None, "there are no blocks to set aside or to run out of"),
+            ("preemption", self.preemption == "swap", "there is nothing to copy to the host"),
+            ("max_batched_tokens", self.max_batched_tokens is not None, whole),
+            ("prefill_chunk", self.prefill_chunk is not None, whole),
+        )
+        if not self.kv_cache:
+            _refuse(clashes)
+        return self
+
+
+def _refuse(clashes: Iterable[tuple[str, bool, str]]) -> None:
+    """ValueError where a key does not go without a KV cache."""
+    for key, clash, why in clashes:
+        if clash:
+            raise ValueError(f"without a KV cache (kv_cache: false) {why}: leave {key} out")
 
 
 class Disaggregation(Spec):
@@ -142,6 +166,21 @@ class ServingJob(Spec):
             raise ValueError("what adapters computed is theirs: no batching.prefix_caching across them")
         if self.disaggregate is not None and self.adapters.slots < self.adapters.count:
             raise ValueError("replicas that take prompts over load no adapters: leave resident or disaggregate out")
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_is_cached(self) -> ServingJob:
+        kv, adapters = self.precision.kv, self.adapters
+        some = adapters is not None and adapters.slots < adapters.count
+        clashes = (
+            ("precision.kv", KV_BYTES[kv] < KV_BYTES["fp16"], f"nothing is kept in {kv}"),
+            ("router: kv_aware", self.router == "kv_aware", "no replica has any part of a prompt"),
+            ("disaggregate", self.disaggregate is not None, "no replica has prompts to hand over"),
+            ("speculative", self.speculative is not None, "guesses have no cached tokens to be checked behind"),
+            ("adapters.resident", some, "each pass begins all prompts anew, and would wait for their adapters"),
+        )
+        if not self.batching.kv_cache:
+            _refuse(clashes)
         return self
 
     @property

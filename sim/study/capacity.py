@@ -9,8 +9,8 @@ until they are. A rate that is too near to the most that is answered is not trie
 
 Clients keep their pauses and how many requests each sends. More of them are taken to be slower for each, so that one
 number parts those within the objectives from those beyond; it is found to one client, or to ``PRECISION`` above a
-hundred. Whom the scheduler has no room for waits, which shows in TTFT and latency. Where only TPOT is limited and holds
-with more clients than there is room for, any number of them does, and the search says so instead of going on.
+hundred. Whom the scheduler has no room for waits, which shows in TTFT and latency. Where only TPOT is limited, and
+holds while half of the clients wait, it holds with any number of them, and the search says so instead of going on.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sim.adapters.resolve import Resolved, ResolvedServing
 from sim.errors import InputError, Problem
 from sim.jobs.play import Recording
 from sim.jobs.serving.recording import ServingRecording
-from sim.probe import answers, most_clients, room_for, saturated, shortened
+from sim.probe import answers, room_for, saturated, shortened
 from sim.results.schema import Capacity, JobResult, Result, Tried
 from sim.study.loads import at_rate, requests_of, with_so_many
 from sim.study.trials import (
@@ -37,7 +37,6 @@ from sim.study.trials import (
     few,
     is_steady,
     metrics_of,
-    missed,
     tried_with,
 )
 from sim.units import format_count, format_percent, format_usd
@@ -48,6 +47,7 @@ MOST_TRIES = 14
 """Rates of one search. Clients are whole, so that their search ends by itself."""
 LEAST = 0.02
 """Share of the highest rate that is tried, below which nobody waits for others: what is missed there always is."""
+WAITING = "half of them wait already, which no objective limits"
 MOST_CLIENTS = 10_000
 """Clients that are tried, unless the scenario itself has more."""
 
@@ -155,15 +155,8 @@ def find_capacity(
     assert isinstance(asked, ResolvedServing)
     assert isinstance(played, ServingRecording)
     short = shortened(resolved, recording)
-    full = answers(saturated(resolved, recording))[number]
-    most, loop, seed = metrics_of(full).requests_per_s, asked.spec.load.closed_loop, resolved.scenario.seed
-    if loop is not None and (held := _any_number(asked, played, full)):
-        clients = most_clients(played)
-        tried = Tried(rate=most, clients=clients, met=True, why="")
-        return Capacity(
-            rate=most, clients=clients, open_end=held, saturation=most, tried=[tried],
-            output_tokens_per_s=metrics_of(full).output_tokens_per_s, usd_per_million_tokens=_usd(full),
-        )  # fmt: skip
+    most = metrics_of(answers(saturated(resolved, recording))[number]).requests_per_s
+    loop, seed = asked.spec.load.closed_loop, resolved.scenario.seed
     held_at_once, many = room_for(played), list(range(seed, seed + seeds))
 
     def rated(rate: float, order: Sequence[int], requests: int) -> Trial:
@@ -183,14 +176,17 @@ def find_capacity(
         first = max(0.8 * most, floor)
     else:
         bound = max(MOST_CLIENTS, loop.clients, floor)
-        walk = _Walk(crowded, 0, ENOUGH if long else 0, bound, floor, whole=True)
+        patient = all(name.startswith("tpot") for name in asked.spec.limits)
+        walk = _Walk(crowded, 0, ENOUGH if long else 0, bound, floor, whole=True, patient=patient)
         first = max(loop.clients, floor)
     walk.search(first, [seed], progress)
     if seeds > 1:
         walk.confirm(many, progress, upwards)
     open_end = ""
-    if walk.low >= walk.bound:
-        open_end = "more were not tried" if loop is not None else (
+    if loop is not None and walk.high == inf:
+        open_end = "more were not tried" if walk.low >= walk.bound else WAITING
+    elif loop is None and walk.low >= walk.bound:
+        open_end = (
             f"above {format_percent(MOST_LOAD)} of the {format_count(most)} req/s that it answers at most waits take "
             "longer to settle than a run lasts, so that no higher rate is called carried"
         )  # fmt: skip
@@ -199,7 +195,8 @@ def find_capacity(
 
 @dataclass(slots=True)
 class _Walk:
-    """How far a search came: the most that is within the objectives, and the least that is not."""
+    """How far a search came: the most that is within the objectives, and the least that is not. ``whole``: clients are
+    counted; ``patient``: nothing limits how long one waits to be let in."""
 
     trial: Callable[[float, Sequence[int], int], Trial]
     few: int
@@ -207,6 +204,7 @@ class _Walk:
     bound: float
     floor: float
     whole: bool = False
+    patient: bool = False
     low: float = 0.0
     high: float = inf
     best: Trial | None = None
@@ -237,7 +235,7 @@ class _Walk:
             return None
         if self.whole:
             if high == inf:
-                return min(2 * low, self.bound)
+                return None if self.patient and self._crowded() else min(2 * low, self.bound)
             return None if high - low <= max(1, PRECISION * high) else (low + high) // 2
         if len(self.tried) >= MOST_TRIES or (low and high - low <= PRECISION * high < inf):
             return None
@@ -259,7 +257,7 @@ class _Walk:
         order = seeds
         found = self._try(self.low, order, self.many, progress)
         if found.tried.met:
-            more = self._more()
+            more, upwards = self._more(), upwards and not (self.whole and self.high == inf)
             while upwards and more > self.low and self._try(more, order, self.many, progress).tried.met:
                 more = self._more()
             return
@@ -274,6 +272,13 @@ class _Walk:
             if found.tried.met:
                 return
             start, share = less, share if tries < 5 else 2 * share
+
+    def _crowded(self) -> bool:
+        """Whether half of the clients wait to be let in, by Little's law: more of them would not change who runs."""
+        if self.best is None:
+            return False
+        m = metrics_of(next(iter(self.best.answers.values())))
+        return (m.queue_s.mean or 0.0) * m.requests_per_s >= self.low / 2
 
     def _more(self) -> float:
         more = self.low * (1 + PRECISION)
@@ -300,15 +305,6 @@ class _Walk:
             requests=tried.requests, seeds=sorted(tried.seeds) if self.best.random else tried.seeds[:1],
             caveats=caveats(resolved, number, tried.rate, tried.requests),
         )  # fmt: skip
-
-
-def _any_number(asked: ResolvedServing, played: ServingRecording, full: JobResult) -> str:
-    """Why any number of clients is within the objectives; empty where it is not, or not known."""
-    waits = any(not name.startswith("tpot") for name in asked.spec.limits)
-    room = room_for(played)
-    if waits or most_clients(played) <= room or missed(full):
-        return ""
-    return f"whoever comes beyond the {room:,} that it holds at once waits, which no objective limits (ttft, latency)"
 
 
 def _usd(job: JobResult) -> float | None:

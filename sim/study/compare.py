@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from sim.adapters.resolve import Resolved, ResolvedServing
+from sim.adapters.resolve import Resolved
 from sim.errors import InfeasibleError, InputError, Problem, RunError
-from sim.laws.topology_draw import summary
 from sim.study.compare_config import settings
-from sim.study.compare_demand import against, against_api, by_demand, by_load, fullest, use_of
-from sim.study.compare_pairs import EXTENSIVE, difference, estimate, metric_of, waterfall
-from sim.study.compare_play import Failure, Run, play_point, play_run, strain_of
+from sim.study.compare_demand import against, against_api, by_demand, by_load
+from sim.study.compare_pairs import difference, waterfall
+from sim.study.compare_parts import by_path, failure, is_random, labelled, part
+from sim.study.compare_play import Failure, Run, play_point, play_run
 from sim.study.compare_schema import (
     AtEqual,
     Comparison,
@@ -22,7 +22,6 @@ from sim.study.compare_schema import (
     ScenarioPart,
     Setting,
     SplitBy,
-    Use,
 )
 from sim.study.compare_speed import cheapest
 from sim.study.executors import Hear, OpenExecutor
@@ -138,21 +137,6 @@ def _problem(message: str) -> Problem:
 # -- runs ---------------------------------------------------------------------------------------------------
 
 
-def is_random(resolved: Resolved) -> bool:
-    """Whether a run depends on its seed: drawn arrivals or lengths, or faults. Layouts, batches and steps do not."""
-    return resolved.scenario.faults is not None or any(_drawn(job) for job in resolved.serving)
-
-
-def _drawn(job: ResolvedServing) -> bool:
-    load = job.spec.load
-    if job.trace is not None:
-        return False
-    lengths = (load.lengths, load.prompt_tokens, load.output_tokens)
-    drawn = load.lengths is not None or any(x is not None and not isinstance(x, int) for x in lengths[1:])
-    drawn = drawn or bool(load.tenants or load.conversation or load.prefix)
-    return drawn or any(x is not None for x in (load.poisson, load.gamma, load.diurnal))
-
-
 def _seeds(resolved: Resolved, first: int, count: int) -> list[int]:
     """The seeds a scenario is played with: one will do where nothing is random."""
     return [first + i for i in range(count if is_random(resolved) else 1)]
@@ -164,7 +148,7 @@ def _seeded(resolved: Resolved, seed: int) -> Resolved:
 
 def _refuse_if_none(runs: Sequence[Sequence[Run | Failure]]) -> None:
     """Raise if no scenario has an answer."""
-    failures = [_failure(mine) for mine in runs]
+    failures = [failure(mine) for mine in runs]
     known = [failure for failure in failures if failure is not None]
     if len(known) < len(runs):
         return
@@ -172,10 +156,6 @@ def _refuse_if_none(runs: Sequence[Sequence[Run | Failure]]) -> None:
     if all(failure.kind == "infeasible" for failure in known):
         raise InfeasibleError(text)
     raise RunError(text)
-
-
-def _failure(runs: Sequence[Run | Failure]) -> Failure | None:
-    return next((run for run in runs if isinstance(run, Failure)), None)
 
 
 def _answered(runs: Sequence[Run | Failure]) -> list[Run]:
@@ -187,20 +167,13 @@ def _curve_plan(runs: Sequence[Sequence[Run | Failure]]) -> list[tuple[int, int,
     plan = []
     for i, mine in enumerate(runs):
         first = mine[0]
-        if _failure(mine) is None and isinstance(first, Run) and first.most is not None:
+        if failure(mine) is None and isinstance(first, Run) and first.most is not None:
             counts = {round(first.most ** (n / (POINTS - 1))) for n in range(POINTS)}
             plan += [(i, clients, first.service_s) for clients in sorted(counts)]
     return plan
 
 
 # -- differences --------------------------------------------------------------------------------------------
-
-
-def _columns(runs: Sequence[Run], factor: float) -> dict[str, list[float]]:
-    """Every metric that all runs have, over the runs, of ``factor`` copies."""
-    names = [name for name in runs[0].metrics if all(name in run.metrics for run in runs)]
-    scale = {name: factor if metric_of(name) in EXTENSIVE else 1.0 for name in names}
-    return {name: [run.metrics[name] * scale[name] for run in runs] for name in names}
 
 
 def _amount(runs: Sequence[Run], what: AtEqual) -> float | None:
@@ -225,15 +198,6 @@ def _factors(runs: Sequence[Sequence[Run]], baseline: int, at_equal: AtEqual | N
     return [wanted / amount if amount else 1.0 for amount in amounts]
 
 
-def _split(runs: Sequence[Run], name: str) -> dict[str, float]:
-    """A metric by bucket of the ledger: value times the bucket's share, mean over the runs; it adds up to the mean."""
-    found: dict[str, float] = {}
-    for run in runs:
-        for bucket, share in run.ledger.items():
-            found[bucket] = found.get(bucket, 0.0) + run.metrics[name] * share / len(runs)
-    return found
-
-
 # -- the document -------------------------------------------------------------------------------------------
 
 
@@ -241,18 +205,18 @@ def _document(
     scenarios: Sequence[Resolved], played: Sequence[Sequence[Run | Failure]], curves: Sequence[Sequence[CurvePoint]],
     seed: int, options: Options,
 ) -> Comparison:  # fmt: skip
-    runs = [[] if _failure(mine) else _answered(mine) for mine in played]
+    runs = [[] if failure(mine) else _answered(mine) for mine in played]
     fit = [i for i, mine in enumerate(runs) if mine]
     baseline = fit[0]
     factors = _factors(runs, baseline, options.at_equal)
     every = [run for mine in runs for run in mine]
     split_by = next((name for name in SPLITS if all(name in run.metrics for run in every)), None)
     parts = [
-        _part(r, mine, found, curve, factor, split_by)
+        part(r, mine, found, curve, factor, split_by)
         for r, mine, found, curve, factor in zip(scenarios, runs, played, curves, factors, strict=True)
     ]
-    parts = _labelled(parts)
-    columns = [_columns(mine, factor) if mine else {} for mine, factor in zip(runs, factors, strict=True)]
+    parts = labelled(parts)
+    columns = [by_path(mine, factor) if mine else {} for mine, factor in zip(runs, factors, strict=True)]
     pairs = []
     for i in fit[1:]:
         common = [name for name in columns[baseline] if name in columns[i]]
@@ -294,78 +258,6 @@ DEFINITIONS: Final = {
     "gpus": "GPUs of the cluster",
 }
 """Of metrics that a single run's definitions do not explain."""
-
-
-def _part(
-    resolved: Resolved, runs: Sequence[Run], played: Sequence[Run | Failure], curve: Sequence[CurvePoint],
-    factor: float, split_by: str | None,
-) -> ScenarioPart:  # fmt: skip
-    scenario = resolved.scenario
-    failure = _failure(played)
-    bare = ScenarioPart(name=scenario.name, about=scenario.about, cluster=summary(resolved.topology))
-    if failure is not None:
-        kind = "infeasible" if failure.kind == "infeasible" else "error"
-        return bare.model_copy(update={"failed": kind, "reason": failure.reason})
-    first = runs[0]
-    seconds = {bucket: sum(run.ledger.get(bucket, 0.0) for run in runs) / len(runs) for bucket in first.ledger}
-    metrics = {name: estimate(values) for name, values in _columns(runs, factor).items()}
-    return bare.model_copy(update={
-        "headline": first.result.headline.rpartition(" - seed ")[0],
-        "runs": len(runs),
-        "random": is_random(resolved),
-        "jobs": list(first.jobs),
-        "gpus": first.result.gpus * factor,
-        "factor": factor,
-        "metrics": metrics,
-        "ledger": seconds,
-        "split": _split(runs, split_by) if split_by else {},
-        "curve": list(curve),
-        "use": _saturated(runs, curve),
-        "objectives": {row["name"]: row["limit_s"] for job in first.result.jobs for row in job.objectives},
-        "within": _within(runs, curve),
-        "rented": scenario.cost is not None and scenario.cost.rental is not None,
-        "banners": list(first.result.banners),
-        "warnings": list(first.result.verdict.warnings),
-    })  # fmt: skip
-
-
-def _saturated(runs: Sequence[Run], curve: Sequence[CurvePoint]) -> Use | None:
-    """Cost by use at the most tokens/s seen: of the curve and the load itself; of training the run.
-
-    None for serving without a curve: how far its load is from saturation is not known.
-    """
-    first = runs[0]
-    if first.use is None or (first.most is None and {job.kind for job in first.jobs} != {"training"}):
-        return None
-    if first.most is None:
-        return first.use
-    if not curve:
-        return None
-    points = [use for p in curve if (use := use_of(p)) is not None]
-    return max([first.use, *points], key=lambda use: use.tokens_per_s)
-
-
-def _within(runs: Sequence[Run], curve: Sequence[CurvePoint]) -> Use | None:
-    """The same within the objectives; the load itself counts if it meets them."""
-    first = runs[0]
-    if first.use is None or first.most is None or not curve:
-        return None
-    found = [fullest(curve, lambda point: point.strain)]
-    strain = strain_of(first.result.jobs[0])
-    if strain is not None and strain <= 1.0:
-        found.append(first.use)
-    return max((use for use in found if use is not None), key=lambda use: use.tokens_per_s, default=None)
-
-
-def _labelled(parts: Sequence[ScenarioPart]) -> list[ScenarioPart]:
-    """Scenarios under names that differ."""
-    taken: list[str] = []
-    for part in parts:
-        name, number = part.name, 2
-        while name in taken:
-            name, number = f"{part.name} ({number})", number + 1
-        taken.append(name)
-    return [part.model_copy(update={"name": name}) for part, name in zip(parts, taken, strict=True)]
 
 
 def _front(parts: Sequence[ScenarioPart]) -> list[FrontPoint]:

@@ -80,13 +80,21 @@ class Use(Part):
     tokens_per_s: float
 
 
+class Missed(Part):
+    """An objective that the load given does not keep: mean over the runs; None where a run answered nothing."""
+
+    name: str
+    limit_s: float
+    measured_s: float | None
+
+
 class ScenarioPart(Part):
     """One scenario. Of one that cannot be there is only the reason, in ``failed``.
 
     ``factor`` copies of it are compared: ``metrics`` that grow with the cluster are times ``factor``, and so are
     ``gpus``. ``ledger``: shares of GPU time. ``split``: its value of the comparison's ``split_by`` by bucket. The
-    ``curve``, ``use`` and ``within`` are of one copy; ``within`` is full use within its ``objectives``, None if it has
-    none or meets them at no load.
+    ``curve``, ``use`` and ``within`` are of one copy, and of serving; ``within`` is full use within its
+    ``objectives``, None if it has none or meets them at no load. ``missed``: those that the load given does not keep.
     """
 
     name: str
@@ -106,6 +114,7 @@ class ScenarioPart(Part):
     curve: list[CurvePoint] = []
     use: Use | None = None
     objectives: dict[str, float] = {}
+    missed: list[Missed] = []
     within: Use | None = None
     rented: bool = False
     banners: list[str] = []

@@ -20,10 +20,12 @@ from sim.jobs.serving.recording import ServingRecording
 from sim.jobs.serving.replica import Replica, Stage
 from sim.jobs.training.run import TrainingRecording
 from sim.laws.pricing import HOUR, stated
+from sim.laws.step import Pass, Whole
 from sim.results.cost import NOT_NUMBERS
 from sim.results.metrics import Table
 from sim.results.schema import Cost, JobResult, ServingMetrics, Spread, TrainingMetrics
 from sim.run import Outcome, run_recorded
+from sim.study.explain_latency import Step, at_percentile, served, ttft
 from sim.units import (
     format_bandwidth,
     format_bytes,
@@ -33,16 +35,6 @@ from sim.units import (
     format_seconds,
     format_usd,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One line of a derivation: what, how it is computed, what comes out, and where the inputs are from."""
-
-    name: str
-    formula: str
-    value: str
-    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +69,8 @@ def explain(resolved: Resolved, path: str, number: int = 0) -> Explanation:
     metric = found.split(".")[1]
     derive = DERIVATIONS.get(f"{found.split('.')[0]}.{metric}")
     steps = tuple(derive(outcome, number)) if derive is not None else ()
+    if steps and found.count(".") == 2:
+        steps += tuple(at_percentile(outcome, number, metric, found.rpartition(".")[2]))
     return Explanation(found, value, outcome.result.definitions.get(metric, ""), steps)
 
 
@@ -100,8 +94,9 @@ def _path_of(said: str, job: JobResult) -> str:
         if tried in known:
             return tried
     head, _, last = wanted.rpartition(".")
-    if f"{head}_s.{last}" in known:
-        return f"{head}_s.{last}"
+    for tried in (f"{head}_s.{last}", f"metrics.{head}_s.{last}"):
+        if tried in known:
+            return tried
     near = did_you_mean(wanted, [*known, *SHORT])
     raise InputError([Problem("", None, None, said, f"no number of job {job.name} is called so", near)])
 
@@ -118,61 +113,67 @@ def _value(job: JobResult, path: str) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class _MeanPass:
-    """A replica's mean pass: sequences in it, and tokens cached of each."""
+    """A replica's mean pass: sequences in it, and the context of each; without a KV cache that is ``whole``, computed
+    again, else the tokens cached of it."""
 
-    replica: Replica
     sequences: float
     context: float
+    whole: bool
 
     @classmethod
-    def of(cls, replica: Replica) -> _MeanPass:
-        tally = replica.tally
-        running, cached = sum(tally.running.values), sum(tally.cached.values)
+    def of(cls, job: ServingRecording, replica: Replica) -> _MeanPass:
+        tally, table, whole = replica.tally, job.table, not job.job.spec.batching.kv_cache
+        running, context = sum(tally.running.values), sum(tally.cached.values)
         sequences = tally.sequence_seconds / tally.pass_seconds if tally.pass_seconds else 0.0
-        return cls(replica, sequences, cached / running if running else 0.0)
+        if whole:  # of the passes behind the first token of each request
+            running = sum(n - 1.0 for n in table.generated if n)
+            context = table.recomputed + running
+        return cls(sequences, context / running if running else 0.0, whole)
 
-
-def _served(outcome: Outcome, number: int) -> tuple[ServingRecording, ServingMetrics]:
-    job, metrics = outcome.recording.jobs[number], outcome.result.jobs[number].metrics
-    assert isinstance(job, ServingRecording)
-    assert isinstance(metrics, ServingMetrics)
-    return job, metrics
+    def cost(self, stage: Stage) -> Pass:
+        """What it takes on a stage."""
+        n, context = max(1, round(self.sequences)), round(self.context)
+        if self.whole:
+            return stage.law.anew(Whole(n, n * context, n * context**2, lambda: [context] * n))
+        return stage.law.cost(n, round(n * self.context), ())
 
 
 def _tpot(outcome: Outcome, number: int) -> list[Step]:
     """The mean pass of the first replica, stage by stage and hop by hop."""
-    job, metrics = _served(outcome, number)
+    job, metrics = served(outcome, number)
     replica = job.replicas[0]
-    mean = _MeanPass.of(replica)
-    b, context = mean.sequences, mean.context
-    steps = [Step("mean pass", "sequences in it, and tokens cached of each, over the run",
-                  f"{b:.3g} x {format_count(context)}")]  # fmt: skip
+    mean = _MeanPass.of(job, replica)
+    b = mean.sequences
+    of_each = "tokens of each, all computed again" if mean.whole else "tokens cached of each"
+    steps = [Step("mean pass", f"sequences in it, and {of_each}, over the run",
+                  f"{b:.3g} x {format_count(mean.context)}")]  # fmt: skip
     if (guesses := job.job.spec.speculative) is not None:
         steps.append(Step(
             "tokens a pass", f"1 + a + ... + a^{guesses.tokens} with a = {guesses.acceptance:g}: below, a pass of the "
             "model and those of its draft, divided by it", f"{guesses.kept:.3g}", "docs/model.md: speculative decoding",
         ))  # fmt: skip
-    slowest = max(replica.stages, key=lambda stage: _stage_seconds(stage, b, context))
-    steps += _stage_steps(outcome, job, slowest, b, context)
-    stages = sum(_stage_seconds(stage, b, context) for stage in replica.stages)
+    slowest = max(replica.stages, key=lambda stage: mean.cost(stage).total)
+    steps += _stage_steps(outcome, job, slowest, mean)
+    stages = sum(mean.cost(stage).total for stage in replica.stages)
     hops = [stage.hop for stage in replica.stages if stage.hop is not None]
     if not hops:
         period = stages
         steps.append(Step("a token of each sequence", "one pass", format_seconds(period)))
     else:
         moving = 0.0
+        tokens = b * mean.context if mean.whole else b
         for hop in hops:
-            size = hop.bytes_per_token * b + hop.bytes_per_sequence * b
+            size = hop.bytes_per_token * tokens + hop.bytes_per_sequence * b
             moving += size / hop.cap + hop.overhead + hop.delay(size)
         first = hops[0]
         steps.append(Step(
             "hops", f"sum over {len(hops)} of bytes / {format_bandwidth(first.cap)} + "
             f"{format_seconds(first.overhead)} + {format_seconds(first.latency)}; "
-            f"{format_bytes(first.bytes_per_token * b)} forward",
+            f"{format_bytes(first.bytes_per_token * tokens)} forward",
             format_seconds(moving), "link types of the topology",
         ))  # fmt: skip
         slots = len(replica.slots)
-        around, one = stages + moving, _stage_seconds(slowest, b, context)
+        around, one = stages + moving, mean.cost(slowest).total
         period = max(around, slots * one)
         steps.append(Step(
             "a token of each sequence",
@@ -190,21 +191,13 @@ def _apart(law: float, simulated: float | None, what: str) -> list[Step]:
     return [Step("simulated, mean", f"the law at the means, and {what}", f"{format_seconds(simulated)}, {told}")]
 
 
-def _stage_seconds(stage: Stage, b: float, context: float) -> float:
-    n = max(1, round(b))
-    return stage.law.cost(n, round(n * context), ()).total
-
-
-def _stage_steps(
-    outcome: Outcome, job: ServingRecording, stage: Stage, b: float, context: float
-) -> list[Step]:
+def _stage_steps(outcome: Outcome, job: ServingRecording, stage: Stage, mean: _MeanPass) -> list[Step]:
     """A decode pass of a stage: what it reads, computes, launches and sends."""
     law, shape, rates = stage.law, stage.law.shape, stage.law.shape.rates
     gpu = outcome.recording.resolved.gpus[stage.track.gpu]
     kernels = outcome.recording.resolved.kernels(gpu)
-    n = max(1, round(b))
-    cost = law.cost(n, round(n * context), ())
-    weights = law.weights_read(n)
+    n, context, cost = max(1, round(mean.sequences)), mean.context, mean.cost(stage)
+    weights = law.weights_read(round(n * context) if mean.whole else n)
     experts = ", as many experts as a pass meets" if shape.mixture else ""
     seconds, latent = n * context * law.decode_bytes / rates.decode, ""
     if shape.model.latent:
@@ -217,8 +210,9 @@ def _stage_steps(
              f"{format_bytes(weights)} / ({format_bandwidth(rates.bandwidth)} x {share:.3g})",
              format_seconds(weights / rates.weights), f"{gpu.id}: {gpu.sources.get('memory_bandwidth', gpu.source)}; "
              f"kernels: {kernels.source}"),
-        Step(f"{name}KV cache", f"{n} x {format_count(context)} tokens x {format_bytes(law.decode_bytes)} / "
-             f"{format_bandwidth(rates.decode)}{latent}", format_seconds(seconds), f"kernels: {kernels.source}"),
+        *([] if mean.whole else [
+            Step(f"{name}KV cache", f"{n} x {format_count(context)} tokens x {format_bytes(law.decode_bytes)} / "
+                 f"{format_bandwidth(rates.decode)}{latent}", format_seconds(seconds), f"kernels: {kernels.source}")]),
         Step(f"{name}arithmetic", f"{format_flops(cost.flops).removesuffix('/s')} / {format_flops(rates.matmul)}",
              format_seconds(cost.flops / rates.matmul), "beside the reads: the roofline's knee rounds both"),
         Step(f"{name}launches and host", f"{shape.layers} layers of kernels, the engine's step",
@@ -233,28 +227,9 @@ def _stage_steps(
     return [*found, Step(f"{name}pass", "kernels, host and collectives", format_seconds(cost.total))]
 
 
-def _ttft(outcome: Outcome, number: int) -> list[Step]:
-    job, _ = _served(outcome, number)
-    table, window = Table.of(job.table), outcome.result.jobs[number].window
-    mine = (table.arrival >= window.start_s) & (table.arrival <= window.end_s)
-    queue, prefill = (float(np.mean((b - a)[mine])) if mine.any() else 0.0 for a, b in (
-        (table.arrival, table.scheduled), (table.scheduled, table.first)
-    ))  # fmt: skip
-    limits = job.replicas[0].scheduler.limits
-    prompt = float(np.mean(table.prompt[mine])) if mine.any() else 0.0
-    chunk = min(limits.prefill_chunk, limits.max_tokens)
-    return [
-        Step("queue, mean", "from arrival to the first pass that carries the request", format_seconds(queue)),
-        Step("prefill, mean", f"{format_count(prompt)} tokens in pieces of at most {chunk:,}: "
-             f"{max(1.0, prompt / chunk):.3g} passes or more", format_seconds(prefill),
-             f"stack {job.job.stack.id}, batching of the scenario"),
-        Step("TTFT, mean", "queue + prefill", format_seconds(queue + prefill)),
-    ]  # fmt: skip
-
-
 def _throughput(outcome: Outcome, number: int) -> list[Step]:
     """Little's law on tokens: sequences that decode over the time of a token."""
-    job, metrics = _served(outcome, number)
+    job, metrics = served(outcome, number)
     table, window = Table.of(job.table), outcome.result.jobs[number].window
     seconds = window.end_s - window.start_s
     if seconds <= 0.0 or not metrics.tpot_s.mean:
@@ -411,7 +386,7 @@ def _days(outcome: Outcome, number: int) -> list[Step]:
 
 #: Numbers that are derived, and how.
 DERIVATIONS: dict[str, Callable[[Outcome, int], Sequence[Step]]] = {
-    "metrics.tpot_s": _tpot, "metrics.tokens_per_s_per_user": _tpot, "metrics.ttft_s": _ttft,
+    "metrics.tpot_s": _tpot, "metrics.tokens_per_s_per_user": _tpot, "metrics.ttft_s": ttft,
     "metrics.output_tokens_per_s": _throughput, "cost.usd_per_hour": _per_hour,
     "cost.usd_per_million_tokens": _per_token, "cost.tokens_per_usd": _per_token, "cost.payback_months": _payback,
     "metrics.step_time_s": _step_time, "metrics.tokens_per_s": _rate, "metrics.mfu": _mfu,

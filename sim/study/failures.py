@@ -26,7 +26,7 @@ from sim.study.failures_map import map_layout, map_of, map_tasks
 from sim.study.failures_plan import ENOUGH_SPARES, Plan
 from sim.study.failures_points import job_of
 from sim.study.failures_schema import FailureStudy, PointResult, Sample
-from sim.study.failures_statistics import bests_of, compared, point_result
+from sim.study.failures_statistics import bests_of, compared, point_result, target_of
 
 STRETCHES: Final = 400
 """Stretches of the sampled life that are kept."""
@@ -57,6 +57,7 @@ def run_study(plan: Plan, open_executor: OpenExecutor, hear: Hear | None = None)
     return FailureStudy(
         scenario=plan.resolved.scenario.name, about=plan.resolved.scenario.about, job=job.spec.name,
         model=job.model.id, seed=plan.seeds.start, seeds=len(plan.seeds), duration_s=job.spec.run.duration,
+        target_tokens=target_of(job),
         axes=[name for name, values in axes.items() if len(values) > 1], points=points, bests=bests,
         map=map_of(layout, lives) if layout else None, sample=_sample(plan, points, bests),
     )  # fmt: skip

@@ -44,7 +44,8 @@ class PointResult(Part):
     ``seconds``: mean seconds of a life by what they went to. ``behind``: goodput below that of the best at its time
     between failures, by pairs of lives (None: it is the best). ``completion_s`` is None where the run's duration ends
     it. ``goodput_daly``: Daly's law for a job that stands still while it saves and restarts after every failure, with
-    mean recoveries. ``spares``: used at once at most, had there been enough; None for policy wait, which uses none.
+    mean recoveries. ``days_to_target``: the study's ``target_tokens`` at the rate that failures
+    leave. ``spares``: used at once at most, had there been enough; None for policy wait, which uses none.
     """
 
     nodes: int
@@ -64,6 +65,7 @@ class PointResult(Part):
     goodput_daly: float | None = None
     behind: Estimate | None = None
     tokens_per_s: float | None = None
+    days_to_target: float | None = None
     failures: Estimate | None = None
     failures_by_class: dict[str, float] = {}
     stops: float | None = None
@@ -130,6 +132,7 @@ class FailureStudy(Part):
     seed: int
     seeds: int
     duration_s: float | None
+    target_tokens: float | None = None
     axes: list[str]
     points: list[PointResult]
     bests: list[int]

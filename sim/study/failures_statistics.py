@@ -5,20 +5,32 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
+from sim.adapters.resolve import ResolvedTraining
 from sim.jobs.reliability.replicas import Prepared
 from sim.laws.pieces import pieces_of
 from sim.laws.pricing import PowerDraw, hourly_cost
-from sim.results.intervals import t_interval
+from sim.results.intervals import possible_interval, t_interval
 from sim.study.failures_lives import Record
 from sim.study.failures_plan import Plan, Setting
 from sim.study.failures_points import job_of
 from sim.study.failures_schema import Estimate, PointResult, Quantiles
 
+DAY: Final = 86_400.0
 
-def _estimate(values: Sequence[float]) -> Estimate:
-    interval = t_interval(values)
+
+def _estimate(values: Sequence[float], name: str = "") -> Estimate:
+    """Mean and interval of what is at least 0, and at most 1 if ``name`` is that of a share."""
+    return _within(values, possible_interval(name, values))
+
+
+def _gap(values: Sequence[float]) -> Estimate:
+    """Mean and interval of a difference, which has no bounds."""
+    return _within(values, t_interval(values))
+
+
+def _within(values: Sequence[float], interval: Sequence[float] | None) -> Estimate:
     low, high = interval if interval is not None else (None, None)
     return Estimate(mean=sum(values) / len(values), low=low, high=high)
 
@@ -47,7 +59,8 @@ def point_result(plan: Plan, setting: Setting, lives: Sequence[Record], supplied
     ends = [life.end if life.finished else math.inf for life in lives]
     by_duration = terms.total == math.inf
     classes = sorted({name for life in lives for name in life.failures})
-    goodput = _estimate([life.goodput for life in lives])
+    goodput = _estimate([life.goodput for life in lives], "goodput")
+    rate, target = prepared.tokens / prepared.step * goodput.mean, target_of(job)
     saving = terms.saving
     saves = saving.interval < math.inf
     spares = [] if terms.policy == "wait" else [life.spares for life in supplied or lives]
@@ -57,7 +70,7 @@ def point_result(plan: Plan, setting: Setting, lives: Sequence[Record], supplied
         blocking_s=saving.blocking if saves else None, persist_s=saving.persist if saves else None,
         useful_s=_finite(prepared.terms.total), step_s=prepared.step,
         tokens_per_step=prepared.tokens, goodput=goodput, goodput_daly=_daly(prepared),
-        tokens_per_s=prepared.tokens / prepared.step * goodput.mean,
+        tokens_per_s=rate, days_to_target=target / rate / DAY if target and rate > 0.0 else None,
         failures=_estimate([float(sum(life.failures.values())) for life in lives]),
         failures_by_class={name: sum(life.failures.get(name, 0) for life in lives) / len(lives) for name in classes},
         stops=sum(life.stops for life in lives) / len(lives), seconds=mean,
@@ -72,6 +85,12 @@ def point_result(plan: Plan, setting: Setting, lives: Sequence[Record], supplied
         completions_s=[] if by_duration else [_finite(end) for end in ends],
         spares_used=spares,
     )  # fmt: skip
+
+
+def target_of(job: ResolvedTraining) -> float | None:
+    """Tokens that the job is to train on: what it says, or what it runs for."""
+    run = job.spec.run
+    return float(run.target_tokens or run.tokens or 0) or None
 
 
 def _words(setting: Setting) -> dict[str, Any]:
@@ -155,4 +174,4 @@ def compared(point: PointResult, best: PointResult) -> PointResult:
     if point.failed is not None or point is best:
         return point
     pairs = zip(best.goodputs, point.goodputs, strict=True)
-    return point.model_copy(update={"behind": _estimate([a - b for a, b in pairs])})
+    return point.model_copy(update={"behind": _gap([a - b for a, b in pairs])})

@@ -52,7 +52,8 @@ def document(search: Search, hear: Hear | None = None) -> Sizing:
     return _frame(search).model_copy(update={
         "answers": found, "best_by_machine": _by_machine(search, exact), "front": _front(found),
         "capacity": _capacity(resolved, winner, study.question, hear), "scenario": written,
-        "expected_error": told.expected_error, "warnings": whole.verdict.warnings, "notes": told.notes,
+        "expected_error": told.expected_error, "expected_ttft_error": told.expected_ttft_error,
+        "expected_tpot_error": told.expected_tpot_error, "warnings": whole.verdict.warnings, "notes": told.notes,
         "banners": whole.banners, "not_modelled": whole.not_modelled,
     })  # fmt: skip
 

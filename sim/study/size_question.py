@@ -98,6 +98,9 @@ def _check(base: Resolved, spec: SizeSpec, source: Source) -> None:
         problems += _check_serving(base, job, spec, source)
     else:
         problems += _check_training(job, spec, source)
+    if problems and scenario.size is None:
+        text = "has no size block (goal, throughput, machines, networks), which says what to look for and among what"
+        problems.insert(0, source.problem((), text))
     if problems:
         raise InputError(problems)
 
@@ -106,7 +109,12 @@ def _check_terms(base: Resolved, offers: Sequence[Offer], source: Source) -> Non
     """Raise InputError where machines are bought and nothing is said of what power costs."""
     cost = base.scenario.cost
     if cost is not None and cost.capital is None and any(offer.machine.capital for offer in offers):
-        text = "machines are bought too: give capital and electricity instead, or name rented machines only"
+        bought = list(dict.fromkeys(offer.machine.id for offer in offers if offer.machine.capital))
+        some = ", ".join(bought[:3]) + (" and others" if len(bought) > 3 else "")
+        text = (
+            f"bought machines ({some}) pay for power: in place of rental give capital (of the scenario's own cluster) "
+            "and electricity, or name rented machines only (size: machines)"
+        )
         raise InputError([source.problem(("cost", "rental"), text)])
 
 

@@ -106,7 +106,7 @@ class Own(Part):
 
 class Sizing(Part):
     """Everything about one search. ``answers`` are in order, the winner first; where there is none, ``nearest`` is what
-    came nearest. ``expected_error``, ``warnings`` and ``notes`` are those of the winner's run."""
+    came nearest. ``expected_...``, ``warnings`` and ``notes`` are those of the winner's run."""
 
     kind: Literal["size"] = "size"
     schema_version: int = SCHEMA_VERSION
@@ -128,6 +128,8 @@ class Sizing(Part):
     nearest: Miss | None = None
     own: Own | None
     expected_error: ExpectedError | None = None
+    expected_ttft_error: ExpectedError | None = None
+    expected_tpot_error: ExpectedError | None = None
     warnings: list[str] = []
     notes: list[str] = []
     scenario: dict[str, Any] | None

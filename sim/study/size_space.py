@@ -223,8 +223,8 @@ def _axes(base: Resolved, source: Source, spec: SizeSpec) -> tuple[dict[str, lis
     if problems:
         raise InputError(problems)
     job = base.jobs[0].spec
-    free = not axes.keys() & {BATCHED, "jobs.0.batching.policy"}
-    if isinstance(job, ServingJob) and free and job.batching.policy == "continuous":
+    free = not axes.keys() & {BATCHED, "jobs.0.batching.policy", "jobs.0.batching.kv_cache"}
+    if isinstance(job, ServingJob) and free and job.batching.policy == "continuous" and job.batching.kv_cache:
         own = job.batching.max_batched_tokens
         stack = base.serving[0].stack.max_batched_tokens
         axes[BATCHED] = list(dict.fromkeys([own or stack, *CHUNKS]))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sim.results.intervals import t_interval
+from sim.results.intervals import possible_interval
 from sim.study.sweep_points import Answer
 
 STATES: Final = ("stable", "saturated", "overloaded", "disrupted")
@@ -89,7 +89,7 @@ def outcome_of(answers: Sequence[Answer]) -> Outcome:
     intervals = {}
     for name, values in columns.items():
         known = [v for v in values if v is not None]
-        interval = t_interval(known) if len(known) == len(values) else None
+        interval = possible_interval(name, known) if len(known) == len(values) else None
         if interval is not None:
             intervals[name] = interval
     jobs = {name: _over_seeds([answer["jobs"][name] for answer in answers]) for name in answers[0]["jobs"]}

@@ -10,6 +10,7 @@ import yaml
 
 from sim.adapters.lookup import Library
 from sim.adapters.vllm_arguments import Argument, parse_command, read_arguments
+from sim.adapters.vllm_limits import with_defaults
 from sim.adapters.vllm_models import model_of, weights_of
 from sim.adapters.vllm_names import FLAGS, KNOWN, MANY, MAPPED, REASONS, SHORT
 from sim.adapters.vllm_scenario import Mapped, map_arguments, scenario_text
@@ -281,6 +282,42 @@ def test_a_folder_with_a_config_is_a_model(tmp_path: Any) -> None:
 
 
 # ---- The file
+
+
+# ---- What they leave out
+
+
+def limits(gpus: str, context: int = 8192, **batching: Any) -> tuple[int, int]:
+    found = {"batching": {"policy": "continuous", **batching}}
+    with_defaults(found, [Library().gpu(gpu) for gpu in gpus.split()], context)
+    return found["batching"]["max_sequences"], found["batching"]["max_batched_tokens"]  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "expected"),
+    [
+        ("h100-sxm", (1024, 8192)), ("h200-sxm", (1024, 8192)), ("mi300x", (1024, 8192)), ("rtxpro6000", (1024, 8192)),
+        ("a100-sxm-80gb", (256, 2048)), ("a100-sxm-40gb", (256, 2048)), ("rtx4090", (256, 2048)),
+        ("l40s", (256, 2048)), ("mi250x", (256, 2048)), ("m2-ultra", (256, 2048)), ("h100-sxm rtx4090", (256, 2048)),
+    ],
+)  # fmt: skip
+def test_limits_left_out_follow_from_the_gpu_as_in_vllm(gpus: str, expected: tuple[int, int]) -> None:
+    assert limits(gpus) == expected
+
+
+def test_a_limit_that_is_given_stays_and_bounds_the_other() -> None:
+    assert limits("h100-sxm", max_sequences=64) == (64, 8192)
+    assert limits("h100-sxm", max_batched_tokens=512) == (512, 512)
+    assert limits("h100-sxm", context=4) == (1024, 4096)
+    assert limits("rtx4090", context=32_768, policy="prefill_first") == (256, 32_768)
+
+
+def test_a_cache_of_prefixes_is_on_unless_told_otherwise() -> None:
+    for words, expected in (("", True), ("--no-enable-prefix-caching", False), ("--enable-lora", None)):
+        found = mapped(f"{MODEL} {words}")
+        said = with_defaults(found.job, [Library().gpu("h100-sxm")], 8192)
+        assert found.job["batching"].get("prefix_caching") is expected
+        assert any("prefix" in line for line in said) == (words == "")
 
 
 def test_the_file_tells_what_became_of_each_argument() -> None:

@@ -393,7 +393,8 @@ ERRORS = [
     ("jobs:\n  - {kind: training, steps: x}", "2:29: jobs.0.steps: must be a whole number, not 'x'"),
     (
         "jobs:\n  - {kind: training, training: {steps: 1}, steps: x}",
-        "2:33: jobs.0.training.steps: unknown key\n2:51: jobs.0.steps: must be a whole number, not 'x'",
+        "2:33: jobs.0.training.steps: unknown key, did you mean 'jobs.0.steps'?\n"
+        "2:51: jobs.0.steps: must be a whole number, not 'x'",
     ),
     (
         "jobs: [{kind: serving, clients: 1, plan: {ppp: 4}}]",

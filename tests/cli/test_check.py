@@ -41,6 +41,14 @@ def test_json_holds_memory_routes_and_plan(desk):
     assert "ethernet, 1.17 GB/s" in route["way"]
 
 
+def test_idle_gpus_are_told(desk):
+    assert desk.check("--json").json["idle_gpus"] == 0
+    half = ("--set", "jobs.0.plan.pp=4", "--set", "jobs.0.precision.weights=int4")
+    assert desk.check(*half, "--json").json["idle_gpus"] == 4
+    assert "\nidle        4 of the 8 GPUs have no job; all of them are paid for\n" in desk.check(*half).out
+    assert "idle  " not in desk.check().out
+
+
 def test_the_text_shows_what_the_json_holds(desk):
     text, answer = desk.check().out, desk.check("--json").json
     tokens = answer["jobs"][0]["kv_tokens_per_replica"]
@@ -53,6 +61,15 @@ def test_tokens_of_kv_cache_add_up(desk):
     (job,) = desk.check("--json").json["jobs"]
     fullest = min(job["memory"], key=lambda stage: stage["parts"]["unused"])
     assert fullest["parts"]["KV cache"] == pytest.approx(40_960 * job["kv_tokens_per_replica"], rel=1e-3)
+
+
+def test_without_a_cache_no_tokens_are_held(desk):
+    answer = desk.check("--set", "jobs.0.batching.kv_cache=off")
+    assert "\nKV cache    none (batching.kv_cache): nothing is held between passes" in answer.out
+    assert "fp16 weights, no KV, tp 1 pp 8" in answer.out
+    (job,) = desk.check("--json", "--set", "jobs.0.batching.kv_cache=off").json["jobs"]
+    assert (job["kv_cache"], job["kv_tokens_per_replica"]) == (False, 0)
+    assert {stage["parts"]["KV cache"] for stage in job["memory"]} == {0.0}
 
 
 def test_assumptions_are_in_sight(desk):

@@ -59,6 +59,22 @@ def test_the_answer_comes_first_then_a_line_a_setting(written):
     assert "\x1b" not in answer.out
 
 
+def test_sizes_tell_their_batches_and_how_long_the_work_takes(sim, scenario):
+    options = ("--duration", "2 h", "--seeds", "2", "--no-report", "--set", "jobs.0.run.target_tokens=1B")
+    answer = sim("failures", scenario, "--nodes", "4,8", *options, "--json")
+    small, large = json.loads(answer.out)["points"]
+    assert large["tokens_per_step"] == 2 * small["tokens_per_step"]
+    for point in (small, large):
+        assert point["days_to_target"] == pytest.approx(1e9 / point["tokens_per_s"] / 86_400)
+    told = sim("failures", scenario, "--nodes", "4,8", *options).out.splitlines()
+    assert "The global batch grows with the nodes, from " in told[0]
+    assert "1B tokens take " in told[0]
+    (head,) = [line.split() for line in told if line.startswith("nodes")]
+    assert "batch" in head
+    alone = sim("failures", scenario, *options).out
+    assert "batch" not in alone.splitlines()[0]
+
+
 def test_json_is_all_of_standard_output(sim, scenario):
     answer = sim("failures", scenario, "--seeds", "2", "--json", "--no-report")
     assert answer.code == 0

@@ -34,6 +34,16 @@ def test_what_is_written_checks_and_runs(sim, tmp_path, words):
     assert sim("run", scenario, "--no-report", "--no-effects", "--set=jobs.0.load.requests=20").code == 0
 
 
+@pytest.mark.parametrize(("topology", "expected"), [("dgx_h100_8", (1024, 8192)), ("dgx_a100_8", (256, 2048))])
+def test_limits_are_those_that_vllm_takes_on_the_gpus_of_the_cluster(sim, tmp_path, topology, expected):
+    words = "vllm serve meta-llama/Llama-3.1-70B-Instruct -tp 8"
+    assert sim("init", "mine", "--from-vllm", words, "--topology", topology, "--to", tmp_path).code == 0
+    text = (tmp_path / "scenarios" / "mine.yaml").read_text()
+    sequences, tokens = expected
+    assert f"max_batched_tokens: {tokens}, max_sequences: {sequences}, prefix_caching: true" in text
+    assert "# - --max-num-seqs not given: vLLM's default on " in text
+
+
 def test_what_is_not_mapped_is_said(sim, tmp_path):
     answer = sim("init", "--from-vllm", COMMAND, "--topology", "dgx_h100_8", "--to", tmp_path)
     left = [line for line in answer.out.splitlines() if line.startswith("not mapped")]

@@ -236,8 +236,23 @@ def test_a_job_without_a_model(desk):
         ("jobs.0.plan.pp=[", "not valid YAML: "),
         ("seed=!!python/none x", "YAML tags such as !!python/none are not accepted"),
         ("define.gpus.mine={like: a10, memroy: 1 GB}", "define.gpus.mine.memroy: unknown key, did you mean 'memory'?"),
+        ("jobs.0.load.clients=3", "jobs.0.load.clients: unknown key, did you mean 'closed_loop.clients'?"),
+        ("clients=3", "clients: unknown key, did you mean 'jobs.0.load.closed_loop.clients'?"),
+        ("objectives={ttft_p99: 1 s}", "objectives: unknown key, did you mean 'jobs.0.objectives'?"),
+        ("jobs.0.tp=2", "jobs.0.tp: unknown key here: it belongs in plan.tp or speculative.tp"),
+        ("jobs.0.objectives.ttft_p95=1 s", "jobs.0.objectives.ttft_p95: unknown key: there are ttft_p50, ttft_p90 "),
+        ("jobs.0.objectives.ttft_p99=30", "jobs.0.objectives.ttft_p99: a bare 30 is ambiguous: write a unit, e.g. "
+         "30 ms, 30 s or 30 min"),
+        ("model=meta-llama/Llama-3.1-70B", "model: no such model configuration: neither a folder, nor a model of the "
+         "catalogue (sim catalog model), did you mean 'llama-3.1-70b'?"),
+        ("cost={electricity: 0.1 USD/kWh}", "cost: say what the cluster costs beside electricity: capital (bought) or "
+         "rental"),
+        ("size={machines: [rtx4090]}", "size.machines.0: unknown machine 'rtx4090', which is a GPU; machines with it: "
+         "desktop-1xrtx4090, "),
+        ("size={networks: [ethernet-10]}", "size.networks.0: unknown network 'ethernet-10', did you mean "
+         "'ethernet-10g'?"),
     ],
-)
+)  # fmt: skip
 def test_a_bad_option_is_named(desk, option, complaint):
     answer = desk.check("--set", option)
     assert (answer.code, answer.out, len(answer.complaints)) == (2, "", 1)
@@ -256,6 +271,16 @@ def test_a_scenario_that_is_not_there_names_the_nearest(desk, sim):
     answer = sim("run", desk.folder / "smal.yaml")
     expected = f"{desk.folder / 'smal.yaml'}: no such file, did you mean '{desk.scenario}'?"
     assert (answer.code, answer.out, answer.complaints) == (2, "", [expected])
+
+
+def test_the_name_of_a_shipped_scenario_is_not_a_file_of_it(sim, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    answer = sim("run", "4090_pp_home")
+    said = "4090_pp_home: no such file: sim init 4090_pp_home writes the shipped scenario of that name"
+    assert (answer.code, answer.complaints) == (2, [said])
+    assert sim("init", "4090_pp_home").code == 0
+    answer = sim("run", "4090_pp_home")
+    assert answer.complaints == ["4090_pp_home: no such file, did you mean 'scenarios/4090_pp_home.yaml'?"]
 
 
 def test_a_folder_is_not_a_scenario(desk, sim):

@@ -7,6 +7,7 @@ import yaml
 
 from sim.report.figures.size import size_figures
 from sim.report.size_page import render_size_html
+from sim.report.size_words import expected
 from sim.study.size_play import play_design
 from sim.study.size_schema import SCHEMA_VERSION, Sizing
 from sim.units import format_usd
@@ -100,15 +101,30 @@ def test_a_slip_is_told_with_its_line(sim, folder):
     assert "unknown machine 'smal', did you mean 'small'?" in answer.err
 
 
+def test_a_question_that_is_not_asked_is_said(sim, folder):
+    """Without a size block everything known is searched: that is told before it takes long, and with other mistakes."""
+    own = scenario({"machines": ["small"]})
+    del own["size"]
+    file = folder / "unasked.yaml"
+    file.write_text(yaml.safe_dump({**own, "cost": {**own["cost"], "hosting": "1 USD/h"}}, sort_keys=False))
+    refused = sim("size", file).err.splitlines()
+    assert "unasked.yaml:1:1: has no size block (goal, " in refused[0]
+    assert "cost.hosting: " in refused[1]
+    rented = {**own, "size": {"machines": ["small"]}, "cost": {"rental": {"per_gpu": "1 USD/h"}}}
+    file.write_text(yaml.safe_dump(rented, sort_keys=False))
+    assert "cost.rental: bought machines (small) pay for power: in place of rental give" in sim("size", file).err
+
+
 def test_the_winner_comes_with_its_error_and_its_warnings(written, document, sim):
     """The same as ``sim run`` tells of the winner's file."""
     told, page = " ".join(written[0].out.split()), (written[1] / "index.html").read_text()
     job = sim("run", written[1] / "winner.yaml", "--no-report", "--json").json
-    assert document.expected_error.model_dump() == job["jobs"][0]["expected_error"]
+    own = document.model_dump()
+    for key in ("expected_error", "expected_ttft_error", "expected_tpot_error"):
+        assert own[key] == job["jobs"][0][key]
     assert document.warnings == job["verdict"]["warnings"]
-    assert "error" in told
-    assert f"({document.expected_error.rows:,} measured runs of {document.expected_error.group})" in told
-    assert f"({document.expected_error.rows:,} measured runs of {document.expected_error.group})" in page
+    assert f"error {expected(document)[0]}" in told
+    assert all(line in told and line in page for line in expected(document))
     assert all(warning in told for warning in document.warnings)
 
 

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from sim.adapters.lookup import Library
 from sim.laws.roofline import kernel_rates
-from sim.laws.step import Chunk, Pass, Passes, StageLaw, StageShape
+from sim.laws.step import Chunk, Pass, Passes, StageLaw, StageShape, Whole
+from sim.laws.step_data import DataLaw
+from sim.laws.step_halves import HalvedLaw
 from sim.spec.plan import WEIGHT_BYTES
 
 LIBRARY = Library()
@@ -191,6 +193,27 @@ def test_assumptions_take_out_what_they_name() -> None:
     weights = 80 * (LLAMA.layer_parameters / 8) * 2 + 2 * LLAMA.embedding_parameters / 8
     assert on_chip.base(295, 295).bytes == pytest.approx(weights)
     assert law("h100-sxm", tp=8, on_chip=True, scale=2.0).base(1, 1).bytes == pytest.approx(2 * weights)
+
+
+def test_free_attention_leaves_the_weights_of_a_prompt() -> None:
+    free, work = law("h100-sxm", tp=8, attention_free=True), (0, 0, [Chunk(3000, 1000), Chunk(500, 0)])
+    assert free.cost(*work).flops == free.base(3500, 2).flops
+    launches = 80 * free.shape.rates.prefill_launch
+    assert free.cost(*work).total == pytest.approx(free.base(3500, 2).total + launches, rel=1e-12)
+    assert free.cost(10, 10**5).total == law("h100-sxm", tp=8).cost(10, 10**5).total
+
+
+@given(st.lists(st.integers(1, 5000), min_size=1, max_size=9), st.sampled_from([
+    {}, {"host_per_layer": 450e-6}, {"on_chip": True}, {"model": LIBRARY.model("deepseek-v3"), "mixture": 58},
+]))  # fmt: skip
+def test_whole_contexts_cost_what_they_cost_as_prompts(contexts: list[int], keys: dict[str, Any]) -> None:
+    """From sums alone, and where they are dealt out to ranks or halves, one by one."""
+    whole = Whole(len(contexts), sum(contexts), sum(c * c for c in contexts), lambda: contexts)
+    prompts = [Chunk(c, 0) for c in contexts]
+    shape = law("h100-sxm", tp=8, layers=61, **keys).shape
+    for kind in (StageLaw, DataLaw, HalvedLaw):
+        stage = kind(replace(shape, data=True) if kind is DataLaw else shape)
+        assert stage.anew(whole) == pytest.approx(stage.cost(0, 0, prompts), rel=1e-12)
 
 
 def test_the_collectives_as_one_flow_take_their_closed_form() -> None:

@@ -66,7 +66,7 @@ def test_each_percentile_is_drawn_over_every_load_that_was_tried(result: Result)
 
 
 def test_one_point_makes_no_figure() -> None:
-    result = found({"closed_loop": {"clients": 2}, "requests": 60}, objectives={"tpot_p99": "1 s"})
+    result = found({"closed_loop": {"clients": 100}, "requests": 600}, objectives={"tpot_p99": "1 s"})
     assert figures_of(result)["capacity"] == []
     assert "<dt>Capacity</dt>" in render_html(result)
 

@@ -82,7 +82,8 @@ def test_sections_stand_in_order(result: Result) -> None:
 
 def test_the_answer_is_plain_html(result: Result) -> None:
     text = Page(render_html(result)).text
-    for words in ("1,312", "[1,270, 1,350]", "TTFT p50", "p99 4.11 s", "0.16 USD/Mtok at saturation", "pp8"):
+    for words in ("1,312", "[1,270, 1,350]", "TTFT p50", "p99 4.11 s", "0.156 USD/Mtok at saturation", "pp8",
+                  "tpot_p99 171 ms, over 160 ms"):
         assert words in text
     assert "time to first token: from arrival" in text
     assert "sim run 4090_pp_home.yaml --seed 0 --detail auto" in text
@@ -232,3 +233,10 @@ def test_small_tools() -> None:
     names = Names()
     assert names("a" * 50) != names("a" * 51)
     assert clean("<a href='x'>&") == "&lt;a href='x'&gt;&amp;"
+
+
+def test_gpus_that_never_rest_are_said_to_work_all_the_time(result: Result) -> None:
+    span = Span(device="a", kind="decode", start_s=0.0, end_s=5.0, batch=1, tokens=1, micro_batch=0)
+    timeline = result.timeline.model_copy(update={"spans": [span], "spans_window_s": [0.0, 5.0]})
+    (figure,) = figures_of(result.model_copy(update={"timeline": timeline}))["gantt"]
+    assert figure.takeaway.endswith("5 s, every class of GPUs was at work all the time, collectives included.")

@@ -55,7 +55,7 @@ def test_plain_text_has_no_escape_codes_and_colour_has(hostile: Result) -> None:
 def test_two_jobs_have_a_line_each(two_jobs: Result) -> None:
     text = render_text(two_jobs, 160)
     assert "llama-2-70b pp4 on 4 GPUs; stable; 1,312 tok/s [1,270, 1,350]" in line(text, "job chat")
-    assert "0.26 USD/Mtok" in line(text, "job batch")
+    assert "0.260 USD/Mtok" in line(text, "job batch")
     assert "throughput" not in text.split("GPU time")[0]
 
 
@@ -71,6 +71,16 @@ def test_assumptions_that_physics_forbids_are_shown(result: Result) -> None:
     assert line(render_text(banner), "ASSUMED").endswith("KV reads are free")
 
 
+def test_a_missed_objective_is_told_and_one_that_is_met_is_not(result: Result) -> None:
+    assert line(render_text(result, 140), "missed") == "missed      tpot_p99 171 ms, over 160 ms"
+    job = result.jobs[0]
+    met = job.model_copy(update={"objectives": [{**o, "met": True} for o in job.objectives]})
+    assert "missed" not in render_text(result.model_copy(update={"jobs": [met]}), 140)
+    lost = job.model_copy(update={"objectives": [{**job.objectives[0], "measured_s": None, "met": False}]})
+    text = render_text(result.model_copy(update={"jobs": [lost]}), 140)
+    assert line(text, "missed") == "missed      ttft_p99 never reached, requests were given up"
+
+
 def test_a_training_job_is_told_by_its_step(training: Result) -> None:
     text = render_text(training, 140)
     assert line(text, "step") == "step        1.41 s   23.3k tok/s (5,826 tok/s/GPU)   MFU 26.4%  HFU 36.4%"
@@ -79,7 +89,7 @@ def test_a_training_job_is_told_by_its_step(training: Result) -> None:
     )
     assert line(text, "memory") == "memory      peak 16 of 85.1 GB (18.8%)"
     assert line(text, "training") == "training    2T tokens: 2.72 years, 95.4k GPU-hours, 228,841 USD, 66.7k kWh"
-    assert line(text, "cost") == "cost        0.11 USD/Mtok trained (capital 96.9%, electricity 3.1%)"
+    assert line(text, "cost") == "cost        0.114 USD/Mtok trained (capital 96.9%, electricity 3.1%)"
     assert not any(row.startswith(("throughput", "intervals")) for row in text.splitlines())
 
 
@@ -99,6 +109,12 @@ def test_what_a_training_job_does_not_have_has_no_line(training: Result) -> None
         assert not any(row.startswith(label) for row in shown().splitlines())
     assert line(shown(**stale), "waits") == "waits       stale by 1.5 updates, at most 4"
     assert line(shown(exposed_communication_s={"dp": 0.1}), "waits") == "waits       exposed: dp 100 ms (7.1%)"
+
+
+def test_money_of_idle_gpus_is_told_beside_the_gpu_hours_of_those_at_work(training: Result) -> None:
+    half = training.model_copy(update={"gpus": 2 * training.gpus})
+    told = "training    2T tokens: 2.72 years, 95.4k GPU-hours, 228,841 USD, 66.7k kWh"
+    assert line(render_text(half, 200), "training") == f"{told} with the idle GPUs' share, which GPU-hours leave out"
 
 
 def test_jobs_of_both_kinds_have_a_line_each(mixed: Result) -> None:

@@ -63,7 +63,7 @@ def test_cards_say_what_a_step_is(training: Result) -> None:
         "16% tp 202 ms, dp 20 ms, pp 2 ms",
         "16 GB 18.8% of 85.1 GB",
         "2.72 years 2T tokens: 95.4k GPU-hours, 228,841 USD, 66.7k kWh",
-        "0.11 USD/Mtok 9.60 USD/h",
+        "0.114 USD/Mtok 9.60 USD/h",
         "seconds from the first forward pass of a step to the first of the next",
         "A step takes 1.41 s (MFU 26.4%)",
     ):
@@ -287,7 +287,7 @@ def test_memory_tells_what_is_kept_elsewhere(training: Result) -> None:
 def test_cost_and_effects_are_those_of_training(training: Result, mixed: Result) -> None:
     cost, use, effects = figures_of(training)["cost"]
     assert (use.types, use.takeaway.count("10% of saturation")) == (["scatter"] * 4, 0)
-    assert "0.11 USD/Mtok trained on. Training on 2T tokens takes 2.72 years" in cost.takeaway
+    assert "0.114 USD/Mtok trained on. Training on 2T tokens takes 2.72 years" in cost.takeaway
     assert cost.columns[-1] == "to the target"
     assert cost.rows[0] == ("pretrain", "capital", "9.30 USD", "96.9%", "221,690 USD")
     assert effects.traces[0]["name"] == "tokens/s of training"

@@ -13,6 +13,7 @@ from sim.run import Outcome
 
 from ..helpers import only, scenario, simulate, topology, toy
 
+FREE_POWER = {"electricity": "0 USD/kWh"}
 PASS = (16 * 12 * 2**20 * 2 + 2 * 1000 * 1024) / 1e12
 
 
@@ -33,6 +34,37 @@ def test_one_gpu_reads_its_weights_all_the_time() -> None:
     assert device.energy_j == pytest.approx(100 * result.simulated_s)
     assert device.ledger["memory-bound"] == pytest.approx(result.simulated_s, rel=1e-6)
     assert set(result.timeline.devices["job0.s0"][:-1]) == {1.0}
+
+
+MEASURED_POWER = {"running": "20 W", "per_tb_per_s": "30 W", "per_tflops": "0.5 W", "origin": "measured", "source": "x"}
+
+
+@pytest.mark.parametrize("tdp", [100, 45])
+def test_a_gpu_draws_what_its_bytes_and_arithmetic_take(tdp: int) -> None:
+    """Never more than its board's power; nothing else changes."""
+    plain = single(cost={"capital": "1 USD"} | FREE_POWER).result
+    result = single(cost={"capital": "1 USD"} | FREE_POWER, gpu={"power": MEASURED_POWER, "tdp": f"{tdp} W"}).result
+    (device,) = result.devices
+    drawn = 20 + 30 * device.bandwidth_utilisation * 1.0 + 0.5 * device.flops_utilisation * 100.0
+    assert 45 < drawn < 100
+    assert device.energy_j == pytest.approx(min(drawn, tdp) * result.simulated_s)
+    assert result.cost is not None
+    assert plain.cost is not None
+    assert result.cost.power_w == pytest.approx(min(drawn, tdp) + 120)  # 120 W of desktop
+    assert plain.cost.power_w == pytest.approx(100 + 120)
+    assert result.metrics == plain.metrics
+
+
+def test_a_gpu_that_waits_draws_its_idle_power_meanwhile() -> None:
+    load = {"deterministic": {"rate": "1 req/s"}, "prompt_tokens": 1, "output_tokens": 200, "requests": 20}
+    result = simulate(toy({"load": load}, assume={"kv_reads": "free"}, gpu={"power": MEASURED_POWER})).result
+    (device,) = result.devices
+    assert 0.0 < device.busy < 0.5
+    moved = 30 * device.bandwidth_utilisation + 0.5 * device.flops_utilisation * 100
+    waiting = result.simulated_s * (1 - device.busy)
+    assert device.energy_j == pytest.approx(
+        10 * waiting + 20 * device.busy * result.simulated_s + moved * result.simulated_s, rel=1e-6
+    )
 
 
 def test_cost_of_a_run() -> None:

@@ -212,3 +212,11 @@ def test_a_reservation_that_outlasts_the_training_is_told():
     assert only(found).cost.committed_usd == pytest.approx(128 * 8760)
     assert any("reserved for" in line for line in found.verdict.warnings)
     assert "1.12M USD reserved, used or not" in render_text(found)
+
+
+def test_idle_gpus_are_warned_of_and_their_money_named() -> None:
+    load = {"all_at_once": True, "prompt_tokens": 1, "output_tokens": 20, "requests": 1}
+    cost = {"capital": "4000 USD", "electricity": "0.10 USD/kWh"}
+    (line,) = simulate(toy({"load": load}, gpus=4, cost=cost)).result.verdict.warnings
+    assert line.startswith("3 of the cluster's 4 GPUs have no job; money and power are those of all 4")
+    assert simulate(toy({"load": load}, cost=cost)).result.verdict.warnings == []

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from sim import catalog
-from sim.results.expected import LEAST, expected_error
+from sim.report.answer_words import expected_texts
+from sim.results.expected import ACROSS, ALONE, LEAST, MANY, Likeness, expected_error
 from sim.results.schema import JobResult
 
 from ..helpers import scenario, simulate, topology
@@ -17,45 +18,89 @@ def served(cluster: str, stack: str, **plan: int) -> JobResult:
     return job
 
 
+def rate(gpu: str, stack: str, split: str = "one GPU", load: str = MANY) -> Likeness:
+    return Likeness(gpu, stack, "throughput", split, load, rhythm="closed loop")
+
+
+def trained(gpu: str, stack: str) -> Likeness:
+    return Likeness(gpu, stack, "step time", kind="pretrain")
+
+
 def test_a_job_of_a_validated_group_has_its_error() -> None:
-    found = expected_error(["h100-sxm"] * 4, "trtllm", "tp")
+    found = expected_error(rate("h100-sxm", "trtllm", "tp"))
     assert found is not None
     row = next(row for row in catalog.validation_errors() if row["group"] == "h100-sxm / trtllm / offline, tp")
-    assert (found.group, found.validated) == (row["group"], True)
-    assert (found.rows, found.median, found.p90) == (int(row["rows"]), float(row["median"]), float(row["p90"]))
+    assert (found.group, found.validated, found.unlike) == (row["group"], True, [])
+    assert (found.rows, found.median, found.bias) == (int(row["rows"]), float(row["median"]), float(row["bias"]))
 
 
 @pytest.mark.parametrize(
-    ("gpu", "stack", "kind", "group"),
+    ("job", "group", "unlike"),
     [
-        ("rtx4090", "vllm", "pp", "rtx4090 / vllm / "),  # the same stack on the same card
-        ("h100-sxm", "generic", "tp", "h100-sxm / "),  # the same card and kind
-        ("a40", "trtllm-0.9", "one GPU", "a40 / "),
-        ("v100-sxm-32gb", "nemo-2025", "pretrain", "h100-sxm / nemo-2025 / pretrain"),  # the stack elsewhere
-        ("v100-sxm-32gb", "generic", "pretrain", " / pretrain"),
+        (rate("rtx4090", "vllm", "pp"), "rtx4090 / vllm / closed loop", ["split over GPUs"]),
+        (rate("h100-sxm", "generic", "tp"), "h100-sxm / trtllm-0.14 / offline, tp", ["engine"]),
+        (rate("rtx3090", "vllm", "tp"), "rtx4090 / vllm / closed loop", ["GPU", "split over GPUs"]),
+        (rate("h200-sxm", "trtllm", "tp"), "h200-sxm / trtllm / offline, tp", []),
+        (rate("l40s", "trtllm", "tp"), "l40s / trtllm-0.9 / static batch, tp", ["version"]),
+        (trained("v100-sxm-32gb", "nemo-2025"), " / nemo-2025 / pretrain", ["GPU"]),
     ],
 )
-def test_others_name_the_nearest_group_as_not_their_own(gpu: str, stack: str, kind: str, group: str) -> None:
-    found = expected_error([gpu], stack, kind)
+def test_others_name_the_nearest_group_and_in_what_they_differ(job: Likeness, group: str, unlike: list[str]) -> None:
+    found = expected_error(job)
     assert found is not None
-    assert not found.validated
+    assert found.validated == (not unlike)
     assert group in found.group
+    assert found.unlike == unlike
     assert found.rows >= LEAST
 
 
-def test_the_kind_of_most_gpus_decides_and_spanning_nodes_is_never_validated() -> None:
-    mixed = expected_error(["rtx4090", "h100-sxm", "h100-sxm"], "trtllm", "tp")
-    assert mixed is not None
-    assert mixed.group.startswith("h100-sxm / ")
-    across = expected_error(["h100-sxm"] * 16, "trtllm", "tp", never=True)
+@pytest.mark.parametrize(
+    "job",
+    [
+        rate("rtx3090", "sglang", "pp"),  # measured on this card: one stream of llama.cpp only
+        rate("rtxa6000", "llama.cpp"),  # a stream alone says nothing of thirty users
+        rate("rtx3090", "sglang", "tp"),  # others' tensor ranks on other cards do not count
+        rate("h100-sxm", "trtllm", "tp", ALONE),
+        trained("v100-sxm-32gb", "generic"),
+    ],
+)
+def test_runs_that_share_too_little_are_not_quoted(job: Likeness) -> None:
+    assert expected_error(job) is None
+
+
+def test_of_equals_the_larger_error_is_told() -> None:
+    found = expected_error(trained("v100-sxm-32gb", "nemo-2025"))
+    assert found is not None
+    rows = [row for row in catalog.validation_errors() if row["group"].endswith(" / nemo-2025 / pretrain")]
+    assert found.median == max(float(row["median"]) for row in rows if int(row["rows"]) >= LEAST)
+
+
+def test_a_group_of_one_server_does_not_validate_what_spans_nodes() -> None:
+    across = expected_error(rate("h100-sxm", "trtllm", "tp"), never=[ACROSS])
     assert across is not None
     assert not across.validated
+    assert across.unlike == [ACROSS]
 
 
-def test_every_result_carries_it() -> None:
-    home = served("home_8x4090_10gbe", "vllm", pp=8).expected_error
-    assert home is not None
-    assert (home.validated, home.group.partition(" / ")[0]) == (False, "rtx4090")
-    server = served("dgx_h100_8", "trtllm", tp=8).expected_error
-    assert server is not None
-    assert server.validated
+def test_every_result_carries_it_for_throughput_and_for_the_first_token() -> None:
+    home = served("home_8x4090_10gbe", "vllm", pp=8)
+    first = home.expected_ttft_error
+    assert home.expected_error is not None
+    assert first is not None
+    assert (home.expected_error.validated, home.expected_error.group) == (False, "rtx4090 / vllm / closed loop")
+    assert (first.of, first.group) == ("TTFT", "rtx4090 / vllm / closed loop, TTFT")
+    server = served("dgx_h100_8", "trtllm", tp=8)
+    assert server.expected_error is not None
+    assert server.expected_error.validated
+
+
+def test_its_words_say_which_way_and_of_what() -> None:
+    home = served("home_8x4090_10gbe", "vllm", pp=8)
+    rates, first = expected_texts(home)
+    assert rates.startswith("throughput: unvalidated; nearest: 12.8% median, 20% p90, too fast by 12.8% (")
+    assert rates.endswith("alike in GPU, engine and load, not in split over GPUs and network between nodes)")
+    assert first.startswith("TTFT: unvalidated; nearest: 38.6% median, 81% p90, too short by 22.7% (")
+    half = home.model_copy(update={"expected_ttft_error": None})
+    assert expected_texts(half)[1] == "TTFT: unvalidated; nothing near it was measured"
+    bare = half.model_copy(update={"expected_error": None})
+    assert expected_texts(bare) == ["unvalidated; nothing near it was measured"]

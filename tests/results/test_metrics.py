@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sim.results.intervals import across_seeds, batch_means, t_interval
+from sim.results.intervals import across_seeds, batch_means, possible_interval, t_interval
 from sim.results.metrics import Table, attains, measured_window, spread, sums_at
 from sim.results.schema import Window
 from sim.results.verdict import state_of
@@ -221,3 +221,15 @@ def test_seeds_give_an_interval_for_every_number() -> None:
     assert found["output_tokens_per_s"] == t_interval(values)
     assert "ttft_s.p99" in found
     assert "slo_attainment" not in found  # nothing was promised
+
+
+def test_intervals_end_at_what_is_possible() -> None:
+    shares = [1.0, 1.0, 0.99, 0.8]
+    low, high = possible_interval("slo_attainment", shares) or (0.0, 0.0)
+    wide = t_interval(shares)
+    assert wide is not None
+    assert wide[1] > 1.0
+    assert (low, high) == (wide[0], 1.0)
+    assert (possible_interval("failures", [0.0, 0.0, 3.0]) or [1.0])[0] == 0.0
+    assert possible_interval("usd", [-1.0, 0.0, 3.0]) == t_interval([-1.0, 0.0, 3.0])  # a gain is possible
+    assert (possible_interval("ttft_s.p50", [1.0, 1.0, 5.0]) or [0.0, 0.0])[1] > 5.0  # seconds have no upper end

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from sim.results.schema import Effect, Result
-from sim.results.verdict import binding, not_binding, ranked
+from sim.results.verdict import HOST, binding, not_binding, ranked
 from sim.run import run
 
-from ..helpers import resolved, toy
+from ..helpers import desktops, resolved, scenario, toy
 
 
 def effect(resource: str, tokens: float, ttft: float | None = 0.0, tpot: float | None = 0.0) -> Effect:
@@ -52,8 +52,12 @@ def test_what_binds_is_ranked_by_what_its_relief_gives() -> None:
              "pipeline bubbles (20% of GPU time)"]  # fmt: skip
     effects = [effect("memory capacity", 0.1), effect("memory bandwidth", 0.4), effect("GPU arithmetic", 0.001)]
     assert ranked(binds, effects) == [
-        binds[1], binds[0], f"{binds[2]}, though GPU arithmetic x2 alone changes nothing", binds[3],
+        "HBM bandwidth (50% of GPU time; memory bandwidth x2: +40.0% tok/s)",
+        "KV memory (requests wait; memory capacity x2: +10.0% tok/s)",
+        f"{binds[2]}, though GPU arithmetic x2 alone changes nothing", binds[3],
     ]  # fmt: skip
+    slower = [effect("memory bandwidth", 0.02, tpot=-0.3)]
+    assert ranked(binds[1:2], slower) == ["HBM bandwidth (50% of GPU time; memory bandwidth x2: -30.0% TPOT)"]
     assert ranked(binds, []) == binds
 
 
@@ -70,9 +74,19 @@ def test_decoding_alone_is_bound_by_memory_bandwidth_alone() -> None:
     found = whole({"load": {"closed_loop": {"clients": 1}, "prompt_tokens": 1, "output_tokens": 50, "requests": 40}})
     relative = changes(found)
     assert relative.pop("memory bandwidth") == pytest.approx(1.0, rel=0.02)
-    assert relative == pytest.approx(dict.fromkeys(("GPU arithmetic", "memory capacity", "host time"), 0.0), abs=1e-3)
-    assert found.verdict.bottleneck == "HBM bandwidth (100% of GPU time)"
+    assert relative == pytest.approx(dict.fromkeys(("GPU arithmetic", "memory capacity", HOST), 0.0), abs=1e-3)
+    assert found.verdict.bottleneck == "HBM bandwidth (100% of GPU time; memory bandwidth x2: +100.0% tok/s)"
     assert len(found.verdict.not_binding) == 3
+
+
+def test_launches_and_host_relieve_all_that_the_ledger_counts_so() -> None:
+    """One stream never waits for itself: half of a share s of its time is s / (2 - s) more tokens."""
+    load = {"closed_loop": {"clients": 1}, "prompt_tokens": 1, "output_tokens": 50, "requests": 40}
+    job = {"load": load}
+    found = run(resolved(scenario(desktops(1, "rtx4090", "ethernet-10g"), job, model="llama-3.2-1b")))
+    share = found.ledger["launch and host"] / sum(found.ledger.values())
+    assert share > 0.15
+    assert changes(found)[HOST] == pytest.approx(share / (2 - share), rel=0.02)
 
 
 def test_a_full_cache_is_relieved_by_memory() -> None:

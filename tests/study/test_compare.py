@@ -10,11 +10,15 @@ import pytest
 from sim.adapters.resolve import Resolved
 from sim.errors import InfeasibleError, InputError
 from sim.laws.breakeven import CostByUse, break_even_full, break_even_price
+from sim.report.compare_answer import answer
 from sim.report.compare_text import render_comparison
+from sim.report.compare_words import metric_rows
+from sim.report.values import write
 from sim.results.intervals import t_interval
-from sim.study.compare import Options, compare, is_random
+from sim.study.compare import Options, compare
 from sim.study.compare_config import settings
 from sim.study.compare_pairs import BETTER, EXTENSIVE, difference, metric_of, waterfall
+from sim.study.compare_parts import is_random
 from sim.study.compare_schema import Comparison, CurvePoint
 from sim.study.compare_speed import cheapest, cost_at, envelope
 from sim.study.executors import open_executor
@@ -381,8 +385,10 @@ def test_what_does_not_fit_is_told_and_stops_nothing() -> None:
         compared(tiny, tiny)
 
 
-def trained(dp: int, **keys: Any) -> Resolved:
+def trained(dp: int, tokens: float | None = None, **keys: Any) -> Resolved:
     job = {"kind": "training", "plan": {"dp": dp}, "batch": {"global": 64, "micro": 1, "sequence": 2048}}
+    if tokens is not None:
+        job["run"] = {"target_tokens": tokens}
     return resolved(scenario(desktops(dp, "a100-sxm-80gb", "ethernet-10g"), job, stack="generic", **{
         "model": "tinyllama-1.1b", "cost": COST, "name": f"dp{dp}", **keys,
     }))  # fmt: skip
@@ -394,8 +400,53 @@ def test_training_is_compared_by_its_own_metrics() -> None:
     assert pair.metrics["step_time_s"].absolute.mean < 0
     assert pair.metrics["step_time_s"].verdict == "better"
     assert c.scenarios[0].curve == []
-    assert c.scenarios[0].use is not None
-    assert {(a.scenario, a.other) for a in c.against} == {(0, 1), (1, 0)}
+    text = " ".join(render_comparison(c).split())
+    assert "dp4 is the fastest, dp2 is the cheapest." in text
+    assert "a step" in text
+
+
+def test_training_is_answered_with_days_and_money_and_not_with_a_demand() -> None:
+    """One model is trained once: copies of a cluster meet no demand for it."""
+    c = compared(trained(2, tokens=1e9), trained(4, tokens=1e9))
+    assert (c.by_demand, c.against, c.by_load) == ([], [], [])
+    base, mine = c.scenarios
+    for part in c.scenarios:
+        hours = part.metrics["days_to_target"].mean * 24
+        assert part.metrics["usd_to_target"].mean == pytest.approx(hours * part.metrics["usd_per_hour"].mean)
+    saved = base.metrics["days_to_target"].mean - mine.metrics["days_to_target"].mean
+    more = mine.metrics["usd_to_target"].mean - base.metrics["usd_to_target"].mean
+    assert saved > 0
+    assert more > 0
+    (sentence,) = answer(c)
+    assert sentence.startswith("To train on 1B tokens, dp2 takes ")
+    assert f"({write('days_to_target', saved)} less and {write('usd_to_target', more)} more)" in sentence
+    assert sentence.endswith("dp4 is the fastest, dp2 is the cheapest.")
+    text = render_comparison(c)
+    assert "demand" not in text
+    assert "utilisation is" not in text.lower()
+    rows = metric_rows(c, c.pairs[0], every=False)
+    assert [row[0] for row in rows[:2]] == ["Time to the target", "Cost of the target"]
+
+
+def test_one_training_is_as_fast_whatever_number_of_copies_is_as_dear() -> None:
+    alone, equal = (compared(trained(2), trained(4), options=Options(at_equal=at)) for at in (None, "budget"))
+    assert answer(alone)[0] == answer(equal)[0]
+
+
+def test_who_misses_its_objectives_is_said_first() -> None:
+    def promised(name: str, ttft: str, clients: int) -> Resolved:
+        load = {**FIXED["load"], "closed_loop": {"clients": clients}}
+        return made({**FIXED, "load": load, "objectives": {"ttft_p99": ttft}}, name=name)
+
+    both = compared(promised("a", "1 us", 4), promised("b", "1 us", 4))
+    assert answer(both)[0].startswith("Objectives are kept by neither at ")
+    assert [m.name for m in both.scenarios[0].missed] == ["ttft_p99"]
+    one = compared(promised("a", "1 us", 4), promised("b", "1 h", 4))
+    first = answer(one)[0]
+    assert first.startswith("Objectives are kept at ")
+    assert "by b; a misses TTFT p99 (" in first
+    assert one.scenarios[1].missed == []
+    assert "objectives are" not in " ".join(answer(compared(promised("a", "1 h", 4), promised("b", "1 h", 4)))).lower()
 
 
 def test_several_jobs_have_their_own_metrics_and_a_bill_in_common() -> None:

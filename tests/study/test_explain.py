@@ -37,6 +37,25 @@ def test_a_pipelines_token_goes_once_around():
     assert parse(value(found, "hops"), SECONDS) > 4e-3  # four of a millisecond and more
 
 
+def test_a_percentile_is_told_by_the_requests_near_it_and_against_the_mean():
+    """A queue that grows: the last requests wait longest, and prefill like all others."""
+    load = {"all_at_once": True, "prompt_tokens": 400, "output_tokens": 50, "requests": 200}
+    found = explain(resolved(toy({"load": load, "batching": {"max_sequences": 4}})), "ttft.p99")
+    assert found.path == "metrics.ttft_s.p99"
+    near = sum(parse(value(found, f"{part}, p99"), SECONDS) for part in ("queue", "prefill"))
+    assert near == pytest.approx(found.value, rel=0.02)
+    mean = parse(value(found, "TTFT, mean"), SECONDS)
+    seconds, more = value(found, "simulated, p99").split(", ")
+    assert parse(seconds, SECONDS) == pytest.approx(found.value, rel=0.01)
+    assert float(more.split("%")[0]) / 100 == pytest.approx(found.value / mean - 1, rel=0.03)
+
+
+def test_the_mean_needs_no_word_on_percentiles_and_a_tokens_percentile_has_one():
+    described = resolved(toy({"load": ONE}))
+    assert not any(step.name.startswith("simulated, p") for step in explain(described, "ttft.mean").steps)
+    assert value(explain(described, "tpot.p99"), "simulated, p99").endswith(" than the mean")
+
+
 def test_throughput_is_sequences_over_time_per_token():
     found = explain(shipped("4090_pp_home"), "throughput")
     rate = float(value(found, "throughput").split(" ")[0])

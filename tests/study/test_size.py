@@ -265,6 +265,15 @@ def test_values_that_do_not_go_together_are_left_out(tmp_path: Path) -> None:
     assert found == {("continuous", None), ("static", 64)}
 
 
+def test_without_a_kv_cache_no_sizes_of_passes_are_tried(tmp_path: Path) -> None:
+    """They have whole contexts: a bound on their tokens would be refused."""
+    key, plan = "jobs.0.batching.kv_cache", {"jobs.0.plan.pp": [1]}
+    study = study_of(tmp_path, scenario({"vary": {key: [True, False]}}))
+    assert [v.settings for v in study.space.variants] == [{key: True}, {key: False}]
+    study = study_of(tmp_path, scenario({"vary": plan}, batching={"kv_cache": False}))
+    assert [v.settings for v in study.space.variants] == [{}]
+
+
 def test_an_hourly_budget_holds_with_busy_gpus(tmp_path: Path) -> None:
     load = {**LOAD, "poisson": {"rate": "100 req/s"}}
     for asked in ({"goal": "throughput"}, {"goal": "latency"}):

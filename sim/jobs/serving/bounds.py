@@ -11,6 +11,9 @@ the tokens of a prompt and its output, n = o - 1, and c = mean(p n + n^2 / 2) / 
     sequences            requests/s <= most over b of [ slots b / T(b) ] / mean(n), b up to a slot's share of all;
                          T(b) with the prompt tokens that ride along, mean(p) / mean(n) for each that is decoded
 
+Without a KV cache a token's pass has its whole context beside it, p n + n^2 / 2 tokens for the n of an output, which
+count with those of prompts; nothing is read or held, and the context of a token is no less than the shortest prompt.
+
 A request holds at least its prompt, and a token more with each it generates, for as many passes as it generates
 tokens; by Little's law what all hold is their rate times what each holds for its time. Under a limit on the 99th
 percentile of TPOT only such b count for which T(b) is within it: the mean is taken to be no more than that percentile
@@ -81,18 +84,21 @@ def bounds_of(
         chunk = max(asked.prompt) * most
     count = len(asked.prompt)
     pairs = [(p, o - 1) for p, o in zip(asked.prompt, asked.output, strict=True)]
-    tokens = sum(p + n for p, n in pairs) / count
     passes = sum(n for _, n in pairs) / count
     held = sum(p * n + n * n / 2 for p, n in pairs) / count
+    again, least = 0.0, 0  # tokens computed again: of a request, and at least beside a token
+    if not job.spec.batching.kv_cache:
+        again, held, least = held + passes / 2 - passes, 0.0, min(asked.prompt)
+    tokens = sum(p + n for p, n in pairs) / count + again
     context = held / passes if passes else 0.0
     largest = max(chunk, limits.max_tokens)
     rates = [1 / (tokens / _tokens_per_s(s, largest) + _slope(s) * held) for s in stages]
     rates += [s.hop.cap / (s.hop.bytes_per_token * tokens) for s in stages if s.hop and s.hop.bytes_per_token]
-    tpot = _cycle(stages, 1, 0.0, 0.0, largest)
+    tpot = _cycle(stages, 1, 0.0, least, largest)
     if passes:
         if limits.blocks < UNBOUNDED // limits.block_tokens:
             rates.append(limits.blocks * limits.block_tokens / (tpot * held))
-        beside = 0.0 if static else (tokens - passes) / passes
+        beside = (again if static else tokens - passes) / passes
         batch = _largest_batch(stages, most, context, beside, largest, job.spec.objectives.tpot_p99)
         cycle = _cycle(stages, batch, context, beside, largest) if batch else 1.0
         rates.append(limits.slots * batch / cycle / passes)

@@ -17,6 +17,7 @@ from sim.jobs.serving.prefix_cache import PrefixCache, Store
 from sim.jobs.serving.prompts import Prompts
 from sim.jobs.serving.replica import Hop, Member, Replica, Stage, Tally
 from sim.jobs.serving.requests import Feed, RequestTable
+from sim.jobs.serving.uncached import UncachedScheduler
 from sim.laws.arrange import parameter_scale
 from sim.laws.collective import CollectiveParameters, collective_parameters, pieces, wire_bytes
 from sim.laws.experts import dispatched
@@ -65,15 +66,18 @@ class ReplicaBuilder:
         job, stack = self.job.spec, self.job.stack
         tokens, stages = layout.tokens[number], layout.replicas[number]
         b, slots = job.batching, job.plan.micro_batches or job.plan.pp
-        if self.assume.kv_capacity == "unchecked":
+        if self.assume.kv_capacity == "unchecked" or not b.kv_cache:
             tokens = UNBOUNDED
         blocks = tokens // stack.memory.block_tokens
         ranks = job.plan.tp // job.plan.slices
+        max_sequences = (b.max_sequences or stack.max_sequences) * ranks
         max_tokens = (b.max_batched_tokens or stack.max_batched_tokens) * ranks
+        if not b.kv_cache:  # whole contexts ride in a pass, however long
+            max_tokens = max(max_sequences, b.batch_size or 1) * self.job.model.context
         return Limits(
             max_tokens=max_tokens,
             prefill_chunk=b.prefill_chunk * ranks if b.prefill_chunk else max_tokens,
-            max_sequences=(b.max_sequences or stack.max_sequences) * ranks,
+            max_sequences=max_sequences,
             batch_size=b.batch_size or 1,
             slots=slots,
             reserve=(b.admission or stack.admission) == "reserve" or b.policy == "static",
@@ -102,7 +106,7 @@ class ReplicaBuilder:
     def _scheduler_of(self, number: int) -> type[Scheduler]:
         pools = self.job.spec.disaggregate
         if pools is None:
-            return Scheduler
+            return Scheduler if self.job.spec.batching.kv_cache else UncachedScheduler
         return PromptScheduler if number < pools.prefill else TokenScheduler
 
     def stages(self, number: int, layout: Layout) -> tuple[Stage, ...]:
@@ -208,6 +212,7 @@ class ReplicaBuilder:
             expert_load=plan.expert_imbalance,
             exchanges=self._exchanges(stage, p) if p and plan.ep > 1 and stage.mixture else (),
             data=data,
+            attention_free=assume.attention == "free",
         )
         more = law_beside(self.resolved, job, gpu, shape, self._copying)
         if more is not None:

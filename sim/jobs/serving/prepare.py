@@ -37,7 +37,7 @@ def prepare_serving(
     drawn = draw_load(job.spec.load, job.trace, job.lengths, context, seed, job.of_tenants)
     table, shorter = _table(job, drawn)
     prompts = cut(drawn.prompts, table.prompt) if shorter and drawn.prompts is not None else drawn.prompts
-    unchecked = resolved.scenario.assume.kv_capacity == "unchecked"
+    unchecked = resolved.scenario.assume.kv_capacity == "unchecked" or not job.spec.batching.kv_cache
     shortest = min(p + o for p, o in zip(table.prompt, table.output, strict=True))
     check_shortest(job.spec.name, job.model, layout, shortest, unchecked=unchecked)
     builder = ReplicaBuilder(resolved, job, topology, charts=charts, prompts=prompts)

@@ -86,8 +86,8 @@ class _Ring:
     def send(self, slot: Slot, batch: Batch, start: float, transit: float) -> None:
         """Walk one pass through the stages and put its return into ``moving``."""
         costs = [batch.cost(law) for law in self.laws]
-        piece, past = told_by_slot(slot, batch)
-        told = piece is not None and self.plain and not batch.copying
+        piece, past = told_by_slot(slot, batch) if self.plain and not batch.copying else (None, 0)
+        told = piece is not None
         if not told:
             self.book.mixed[self.book.count] = Mixed(
                 costs, batch.tokens, batch.sequences, batch.cached, tuple(slot.fresh.values())

@@ -139,8 +139,8 @@ class RingBook:
     def _costs(self, number: int, passes: Passes, mixed: dict[int, Mixed]) -> Floats:
         """Costs of all passes by one law."""
         law = self.laws[number]
-        special = [one.costs[number] for one in mixed.values()]
-        if law.eager:
+        special = [one.costs[number] for one in mixed.values()]  # all passes, where none is told by its row
+        if len(special) == len(passes.tokens):
             return np.array(special)
         costs = law.costs(passes)
         if special:

@@ -33,7 +33,7 @@ class Batch:
     @property
     def kind(self) -> str:
         """decode, prefill or mixed."""
-        if not self.chunks:
+        if self.decoding == self.sequences:
             return "decode"
         return "mixed" if self.decoding else "prefill"
 
@@ -47,7 +47,8 @@ class Batch:
 
 
 class Slot:
-    """The sequences of one micro-batch. ``context`` sums the contexts of the next pass's decoding sequences.
+    """The sequences of one micro-batch. ``context`` sums the contexts of the next pass's decoding sequences, and
+    ``squares`` their squares, where nothing is cached.
 
     ``base[r]`` is passes - tokens generated: constant while r decodes, so nothing is updated a pass.
     ``returned`` is when the last pass ended, and ``spoke`` when one ended in which they decoded: the last tokens came
@@ -67,6 +68,7 @@ class Slot:
         """No sequence is in it."""
         self.decoding = 0
         self.context = 0
+        self.squares = 0
         self.members: dict[int, None] = {}
         self.prefills: dict[int, list[int]] = {}
         self.ends: list[tuple[int, int, int]] = []

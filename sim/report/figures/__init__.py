@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from sim.report.figures.capacity import capacity_figures
 from sim.report.figures.common import Figure
-from sim.report.figures.cost import cost_figure, effects_figure, purchase_figure
+from sim.report.figures.cost import cost_figure, purchase_figure
+from sim.report.figures.effects import effects_figure
 from sim.report.figures.gantt import gantt_figure
 from sim.report.figures.latency import latency_figures
 from sim.report.figures.ledger import ledger_figure

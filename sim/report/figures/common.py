@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sim.report.values import printable
+from sim.report.screen import printable
 
 MAX_POINTS: Final = 2000
 """Points of one trace."""

@@ -1,12 +1,8 @@
-"""What the job costs by the hour, and what one better resource would change."""
+"""What the job costs by the hour, and what the purchase is made of."""
 
 from __future__ import annotations
 
-import math
-
 from sim.report.figures.common import (
-    BLUE,
-    ORANGE,
     Figure,
     Names,
     Trace,
@@ -20,11 +16,8 @@ from sim.report.figures.common import (
     table,
 )
 from sim.report.values import joined, shares, target_facts, write
-from sim.results.schema import Effect, JobResult, Result, TrainingMetrics
+from sim.results.schema import JobResult, Result, TrainingMetrics
 from sim.units import format_percent, format_usd
-
-LITTLE = 0.01
-"""A change below this does not count as binding in the sentence."""
 
 
 def cost_figure(result: Result) -> Figure | None:
@@ -122,99 +115,19 @@ def _cost_takeaway(result: Result) -> str:
                 f"{job.name} costs {write('usd_per_hour', job.cost.usd_per_hour)}, "
                 f"{format_percent(parts[largest])} of it {largest}: {per_token} {which}{then}."
             )
-            sentences += _target(job)
+            sentences += _target(result, job)
     return " ".join(sentences)
 
 
-def _target(job: JobResult) -> list[str]:
+def _target(result: Result, job: JobResult) -> list[str]:
     m = job.metrics
     if not isinstance(m, TrainingMetrics) or m.usd_to_target is None:
         return []
     what = f"training on {write('target_tokens', m.target_tokens)}"
-    return [f"{sentence(what)} takes {joined(target_facts(m))}."]
+    return [f"{sentence(what)} takes {joined(target_facts(result, m))}."]
 
 
 def _of_target(job: JobResult, share: float) -> str:
     """A part's money until the target is reached."""
     usd = getattr(job.metrics, "usd_to_target", None)
     return "–" if usd is None else write("usd_to_target", usd * share)
-
-
-def effects_figure(result: Result) -> Figure | None:
-    """A tornado: the change of throughput and of cost per token for each improved resource."""
-    effects = sorted(
-        (effect for effect in result.verdict.effects if math.isfinite(effect.relative)),
-        key=lambda effect: -abs(effect.relative),
-    )[:30]
-    if not effects:
-        return None
-    names = Names()
-    labels = [names(f"{e.resource}: {e.change}") for e in effects]
-    what = _tokens(result)
-    traces = [_change(0, what, BLUE, labels, [e.relative for e in effects])]
-    costs = [e.usd_per_million_tokens_relative for e in effects]
-    if any(cost is not None for cost in costs):
-        traces.append(_change(1, "cost per token", ORANGE, labels, costs))
-    serves = any(job.kind == "serving" for job in result.jobs)
-    latencies = ("TTFT p50 by", "TPOT p50 by") if serves else ()
-    return Figure(
-        id="effects",
-        title="What one better resource would change",
-        takeaway=_effects_takeaway(effects, what),
-        alt="Bars of relative change per improved resource. " + _effects_takeaway(effects, what),
-        traces=traces,
-        layout=layout(
-            barmode="group",
-            bargap=0.3,
-            xaxis=axis("change against this run", tickformat="+.1~%", zeroline=True, zerolinewidth=2),
-            yaxis=categories(),
-            showlegend=True,
-        ),
-        columns=("resource", "change", what, "by", "cost per token by", *latencies),
-        rows=table(
-            (
-                *(e.resource, e.change, write("output_tokens_per_s", e.output_tokens_per_s)),
-                *(_signed(value) for value in (e.relative, e.usd_per_million_tokens_relative)),
-                *(_signed(value) for value in (e.ttft_p50_relative, e.tpot_p50_relative) if latencies),
-            )
-            for e in effects
-        ),
-        height=rows_height(len(effects), 44, 120),
-    )
-
-
-def _tokens(result: Result) -> str:
-    """What is counted: tokens generated, tokens trained on, or both together."""
-    kinds = {job.kind for job in result.jobs}
-    if "training" not in kinds:
-        return "throughput"
-    return "tokens/s generated and trained on" if "serving" in kinds else "tokens/s of training"
-
-
-def _signed(value: float | None) -> str:
-    if value is None or not math.isfinite(value):
-        return "n/a"
-    return f"{value:+.1%}".replace("-", "−")
-
-
-def _change(index: int, name: str, colour: str, labels: list[str], values: list[float | None]) -> Trace:
-    return {
-        "type": "bar",
-        "orientation": "h",
-        "name": name,
-        "y": labels,
-        "x": values,
-        "marker": fill(index, colour),
-        "hovertemplate": "%{y}<br>%{fullData.name}: %{x:+.1%}<extra></extra>",
-    }
-
-
-def _effects_takeaway(effects: list[Effect], what: str) -> str:
-    first = effects[0]
-    if abs(first.relative) < LITTLE:
-        return f"No single resource tried changes the {what} by as much as 1%."
-    small = [e.resource for e in effects if abs(e.relative) < LITTLE]
-    less = f"would change {'it' if what == 'throughput' else 'them'} by less than 1%."
-    rest = f" {sentence(joined(small))} {less}" if small else ""
-    most = f"{sentence(first.resource)} ({first.change}) changes the {what} most"
-    return f"{most}: {_signed(first.relative)}.{rest}"

@@ -182,6 +182,8 @@ def _takeaway(shown: list[str], drawn: list[Span], window: list[float]) -> str:
             idle[span.device] += (span.end_s - span.start_s) / length
     most, least = max(shown, key=lambda n: idle[n]), min(shown, key=lambda n: idle[n])
     where = f"In this window of {format_seconds(length)}"
+    if idle[most] < 0.0005:
+        return f"{where}, every class of GPUs was at work all the time, collectives included."
     if idle[most] - idle[least] < 0.005:
         return f"{where}, every class of GPUs ran nothing {format_percent(idle[most])} of the time."
     return (

@@ -106,7 +106,7 @@ def _takeaway(total: dict[str, float]) -> str:
     then = f", then {rest[0][0]} ({format_percent(rest[0][1])})" if rest else ""
     working = sum(total.get(bucket, 0.0) for bucket in ("compute-bound", "memory-bound"))
     most = f"Most GPU time went to {name} ({format_percent(part)}){then}"
-    return f"{most}; kernels ran {format_percent(working)} of the time."
+    return f"{most}; arithmetic and memory took {format_percent(working)} of the time."
 
 
 def _traces(ledger: Mapping[str, float], bars: list[tuple[str, Mapping[str, float]]]) -> list[Trace]:

@@ -45,6 +45,12 @@ PANEL_NAMES: Final = {
     "recovery": "coming back",
     "down": "waiting for repair",
 }
+AT_WORK: Final = {
+    "serving": "Serving, a GPU is at work from the start of a pass to its end, collectives and launches included; its "
+    "utilisation leaves collectives out, and what arithmetic and memory took also launches.",
+    "training": "Training, a GPU is at work while it computes or launches: its utilisation, collectives left out.",
+}
+"""By kind of job, what the share of work over time is, against those told elsewhere on the page."""
 _TABLE_BINS: Final = 20
 MAX_BANDS: Final = 100
 LONG_RUN: Final = 3 * DAY
@@ -52,8 +58,9 @@ LONG_RUN: Final = 3 * DAY
 
 
 def device_figure(result: Result) -> Figure | None:
-    """Busy share of each class of GPUs over time."""
-    return _shares_figure(result, result.timeline.devices, "devices", "GPUs over time", "busy")
+    """Share of time that each class of GPUs was at work."""
+    note = " ".join(AT_WORK[kind] for kind in AT_WORK if any(job.kind == kind for job in result.jobs))
+    return _shares_figure(result, result.timeline.devices, "devices", "GPUs over time", "at work", note)
 
 
 def link_figure(result: Result) -> Figure | None:
@@ -258,9 +265,10 @@ def _job_figure(result: Result, number: int, job: str, series: Mapping[str, Sequ
     peaks = {name: max(values) for name, values in series.items()}
     averages = {name: mean(values) for name, values in series.items()}
     words = [
-        f"{_panel(n)} {_amount(averages[n], peaks[n])} on average, {_amount(peaks[n], peaks[n])} at most"
+        f"{_panel(n)} {_amount(averages[n], peaks[n])} on average, {_amount(peaks[n], peaks[n])} in the fullest bin"
         for n in series
     ]
+    bins = f"Points are means of bins of {format_seconds(result.timeline.bin_s)} or more: less than the most at once."
     return Figure(
         id=f"job-{number}",
         title=f"{'Training and recovery' if 'training' in series else 'Queue, batch and KV cache'} over time: {job}",
@@ -274,7 +282,7 @@ def _job_figure(result: Result, number: int, job: str, series: Mapping[str, Sequ
         columns=("series", "from", "mean"),
         rows=_job_rows(series, result.timeline.bin_s),
         height=80 + 130 * len(series),
-        note=_band_note(result, job),
+        note=" ".join(filter(None, (bins, _band_note(result, job)))),
     )
 
 

@@ -52,6 +52,7 @@ _RATE, _SECONDS, _BETWEEN = "tokens/s", "s", "closed loop, time between tokens"
 MEASURES: Final = {
     ("static_batch", "throughput"): _Measure("output_tokens_per_s", _RATE, DECODE, "static batch"),
     ("static_batch", "ttft"): _Measure("ttft_s", _SECONDS, PREFILL, "TTFT alone"),
+    ("static_batch", "tpot"): _Measure("tpot_s", _SECONDS, DECODE, "static batch, TPOT"),
     ("offline_max", "throughput"): _Measure("output_tokens_per_s", _RATE, SATURATED, "offline"),
     ("server_slo", "throughput"): _Measure("output_tokens_per_s", _RATE, LOADED, "server"),
     ("interactive_slo", "throughput"): _Measure("output_tokens_per_s", _RATE, LOADED, "interactive"),
@@ -160,6 +161,7 @@ class _Mapping:
             raise NoPrediction("nodes without a GPU are not modelled")
         inside = _INSIDE.search(text)
         found = names.GPUS.get(text) or (names.GPUS.get(inside[1]) if inside else None)
+        found = found or (text if text in catalogue().names("gpu") else None)
         if found is None:
             raise NoPrediction(f"GPU {text or '(none stated)'} is not in the catalogue")
         return found
@@ -172,6 +174,8 @@ class _Mapping:
                     raise NoPrediction("speculative decoding is not modelled")
                 self._assume(stack.assumption)
                 return stack
+        if row.engine in catalogue().names("stack"):
+            return names.StackName(row.engine)
         raise NoPrediction(f"no serving stack stands for {row.engine or 'an engine that is not stated'}")
 
     def _precision(self) -> dict[str, str]:
@@ -200,6 +204,8 @@ class _Mapping:
                 raise NoPrediction(reason)
         if name in names.MODELS:
             return {"like": names.MODELS[name]}
+        if name in catalogue().names("model"):
+            return {"like": name}
         if name in names.SHAPES:
             return {"name": name, "source": "the model's configuration, recalled", **names.SHAPES[name]}
         raise NoPrediction(f"the shape of {name or 'a model that is not stated'} is not known here")

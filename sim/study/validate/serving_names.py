@@ -179,6 +179,8 @@ STACKS: Final[tuple[tuple[str, str, StackName], ...]] = (
     ("llama.cpp", "", _LLAMA_CPP),
     ("ollama / llama.cpp", "", _LLAMA_CPP),
     ("MLC-LLM", "", StackName("mlc")),
+    ("PyTorch", "eager", StackName("eager-2023", "a loop in Python taken as Transformers without CUDA graphs")),
+    ("PyTorch", "", StackName("pytorch")),
     ("ExLlamaV2", "", StackName("exllamav2")),
     ("ExLlama", "", StackName("exllamav2", "ExLlama taken as its second version")),
 )  # fmt: skip
@@ -203,7 +205,10 @@ WEIGHTS: Final[tuple[tuple[str, tuple[str, str | None]], ...]] = (
 )
 
 #: Formats of the KV cache; where a table has none, that of 16 bits, or of 8 with narrow weights.
-KV: Final = {"fp16": ("fp16", None), "fp8": ("fp8", None), "fp8 (presumed)": ("fp8", "KV cache in FP8 (presumed)")}
+KV: Final = {
+    "fp16": ("fp16", None), "bf16": ("bf16", None), "fp8": ("fp8", None),
+    "fp8 (presumed)": ("fp8", "KV cache in FP8 (presumed)"),
+}  # fmt: skip
 
 #: Mean prompt (tokens) of MLPerf's data sets by model: Open Orca, CNN/DailyMail, LongBench and others. All recalled.
 MLPERF_PROMPTS: Final = {"llama-2-70b": 155, "llama-3.1-8b": 778, "llama-3.1-405b": 9428, "mixtral-8x7b": 300}

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 from sim.study.validate import training_names as names
-from sim.study.validate.common import NoPrediction, slug
+from sim.study.validate.common import NoPrediction, catalogue, slug
 from sim.study.validate.tables import MeasuredRow
 from sim.study.validate.training_cluster import cluster_of
 
@@ -151,6 +151,8 @@ class _Mapping:
     # -- names ----------------------------------------------------------------------------------------------
 
     def _gpu(self) -> str:
+        if self.row.gpu in catalogue().names("gpu"):
+            return self.row.gpu
         if self.row.gpu not in names.GPUS:
             raise NoPrediction(f"GPU {self.row.gpu or '(none stated)'} is not in the catalogue")
         return names.GPUS[self.row.gpu]
@@ -158,6 +160,8 @@ class _Mapping:
     def _stack(self) -> names.StackName:
         row = self.row
         found = names.TABLE_STACKS.get(row.table) or _first(names.STACKS, row.framework)
+        if found is None and row.framework in catalogue().names("training-stack"):
+            found = names.StackName(row.framework, "fp32")
         if found is None:
             raise NoPrediction(f"no training stack stands for {row.framework or 'a framework that is not stated'}")
         if found.id == "torchtitan" and "; FSDP" in row.notes and "compile" not in row.notes:

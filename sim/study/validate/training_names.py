@@ -76,6 +76,8 @@ STACKS: Final[tuple[tuple[str, StackName], ...]] = (
     ("HF Trainer", _HF),
     ("DeepSpeed 0.14.2 + HF", StackName("hf-deepspeed", "bf16")),
     ("nanochat", _HF),
+    ("PyTorch loop, compiled", StackName("pytorch", "fp32")),
+    ("PyTorch loop", StackName("torchtitan-eager", "fp32", assumption="constants of torchtitan without torch.compile")),
 )  # fmt: skip
 
 #: Tables whose frameworks column names releases only: all of MLPerf's language models ran NeMo.
@@ -130,6 +132,7 @@ SHARDINGS: Final[tuple[tuple[str, Sharding], ...]] = (
     ("DDP+distributed optimizer (ZeRO-1)", Sharding(1)),
     ("DDP", Sharding(0)),
     ("DP=1", Sharding(0)),
+    ("none", Sharding(0)),
     ("HSDP", Sharding(3, "node")),
     ("FSDP (shard optimizer+grads; no param reshard)", Sharding(2)),
     ("FSDP", Sharding(3)),

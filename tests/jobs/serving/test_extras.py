@@ -138,7 +138,8 @@ def test_the_acceptance_is_said_to_be_assumed() -> None:
     (row,) = [row for row in result.assumptions if row.name == "job0: speculative decoding"]
     assert "4 tokens guessed by llama-3.2-1b" in row.value
     assert any("bursts" in line for line in result.not_modelled)
-    assert not only(result).expected_error.validated
+    error = only(result).expected_error
+    assert error is None or not error.validated
 
 
 def test_adapters_are_told_with_what_a_batch_wants_of_them() -> None:

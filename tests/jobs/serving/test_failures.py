@@ -131,6 +131,10 @@ CASES: dict[str, dict[str, Any]] = {
         NODE, dp=3, load=closed(20, 300, think_time="0.1 s"), router="least_loaded"
     ),
     "static batches": failing(NODE, dp=2, load=poisson(30, 150), batching={"policy": "static", "batch_size": 4}),
+    "nothing cached": failing(NODE, HOT, FLAP, dp=2, load=poisson(30, 120), batching={"kv_cache": False}),
+    "nothing cached in a pipeline": failing(
+        {**NODE, "mtbf": "2 s"}, CABLE, pp=3, load=closed(12, 60), batching={"kv_cache": False}
+    ),
     "a cold start": failing(NODE, dp=2, load=poisson(30, 100), recovery={**SECOND, "startup": "1 s"}),
 }  # fmt: skip
 
@@ -153,7 +157,7 @@ def test_any_sequence_of_faults_is_told_the_same_both_ways(data: st.DataObject) 
     described = failing(
         NODE, *others, tp=tp, pp=pp, dp=dp, seed=draw(st.integers(0, 10_000)), load=load, faults=spares,
         failover=draw(st.sampled_from(["retry", "wait", "fail"])),
-        recovery=draw(st.sampled_from([SECOND, {"time": "0.4 s"}])),
+        recovery=draw(st.sampled_from([SECOND, {"time": "0.4 s"}])), batching={"kv_cache": draw(st.booleans())},
     )  # fmt: skip
     for outcome in both_ways(described):
         check_nothing_is_lost(outcome)
