@@ -13,6 +13,7 @@ from sim.adapters.resolve import resolve_file
 from sim.errors import InputError
 from sim.probe import answers
 from sim.run import run_recorded
+from sim.study import size_confirm, trials
 from sim.study.executors import open_executor
 from sim.study.size import size
 from sim.study.size_check import Checker
@@ -38,6 +39,13 @@ NETWORKS = {
     "fast": {"link": "roce-200g", "most_nodes": 4, "capital": [{"what": "card", "unit_price": "800 USD"}]},
 }  # fmt: skip
 LOAD = {"poisson": {"rate": "3000 req/s"}, "prompt_tokens": 100, "output_tokens": 40, "requests": 3000}
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Confirm by one seed's short run, where a test asks what the search does with an answer, not how sure that is."""
+    monkeypatch.setattr(size_confirm, "SEEDS", 1)
+    monkeypatch.setattr(trials, "ENOUGH", 2_000)
 
 
 def scenario(size: dict[str, Any] | None = None, **job: Any) -> dict[str, Any]:
@@ -83,6 +91,7 @@ def every_value(study: Study) -> dict[str, list[float]]:
     return found
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
     ("goal", "extra", "best"),
     [
@@ -179,6 +188,7 @@ def test_all_designs_are_accounted_for_whatever_the_number_of_workers(tmp_path: 
     assert sum(loss.designs for loss in one.losses) + len(one.answers) == c.designs
 
 
+@pytest.mark.usefixtures("quick")
 def test_more_is_never_cheaper(tmp_path: Path) -> None:
     asked = [scenario({"throughput": f"{rate} tok/s"}) for rate in (10_000, 20_000, 40_000)]
     values = [sized(tmp_path, data).answers[0].value for data in asked]
@@ -186,6 +196,7 @@ def test_more_is_never_cheaper(tmp_path: Path) -> None:
     assert values[0] < values[-1]
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_budget_is_kept_and_more_of_it_is_never_slower(tmp_path: Path) -> None:
     found = [sized(tmp_path, scenario({"goal": "latency", "budget": f"{usd} USD"})) for usd in (5000, 9000)]
     for usd, one in zip((5000, 9000), found, strict=True):
@@ -249,6 +260,7 @@ def test_the_most_tokens_of_clients_are_those_of_as_many_as_are_within_the_objec
     assert all(row["met"] for row in job.objectives)
 
 
+@pytest.mark.usefixtures("quick")
 def test_quantisation_is_chosen_among_what_is_asked_for(tmp_path: Path) -> None:
     data = scenario({"vary": {"jobs.0.precision.weights": ["fp16", "int4"], "jobs.0.plan.pp": [1]}})
     found = sized(tmp_path, data)
@@ -274,6 +286,7 @@ def test_without_a_kv_cache_no_sizes_of_passes_are_tried(tmp_path: Path) -> None
     assert [v.settings for v in study.space.variants] == [{}]
 
 
+@pytest.mark.usefixtures("quick")
 def test_an_hourly_budget_holds_with_busy_gpus(tmp_path: Path) -> None:
     load = {**LOAD, "poisson": {"rate": "100 req/s"}}
     for asked in ({"goal": "throughput"}, {"goal": "latency"}):
