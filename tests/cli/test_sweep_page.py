@@ -97,7 +97,7 @@ def test_each_figure_has_words_and_data(written, name):
 @pytest.mark.browser
 @pytest.mark.parametrize(
     ("name", "width", "dark"),
-    [*((name, 1280, False) for name in SWEEPS), ("two axes", 390, True), ("failing", 390, True)],
+    [*((name, 1280, False) for name in SWEEPS), ("two axes", 390, True)],
 )
 def test_a_browser_draws_every_figure(written, name, width, dark):
     _, folder = written(name)

@@ -143,12 +143,11 @@ def test_figures_hold_every_counted_row(written):
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("dark", [False, True])
-def test_the_page_in_a_browser(written, dark):
+def test_the_page_in_a_browser(written):
     _, folder = written
     found = Validation.model_validate_json((folder / "validation.json").read_text())
     wanted = {figure.id: figure.types for group in validation_figures(found).values() for figure in group}
-    with opened(folder / "index.html", width=1280, dark=dark) as (page, complaints, requests):
+    with opened(folder / "index.html", width=1280, dark=True) as (page, complaints, requests):
         drawn = page.evaluate(
             "() => Object.fromEntries([...document.querySelectorAll('.plot')].map("
             "plot => [plot.id, plot._fullData.map(trace => trace.type)]))"

@@ -41,11 +41,13 @@ NETWORKS = {
 LOAD = {"poisson": {"rate": "3000 req/s"}, "prompt_tokens": 100, "output_tokens": 40, "requests": 3000}
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Confirm by one seed's short run, where a test asks what the search does with an answer, not how sure that is."""
+@pytest.fixture(autouse=True)
+def confirm(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Confirm by one seed's short run: most tests ask what the search does with an answer, not how sure that is. Those
+    that ask how sure undo it."""
     monkeypatch.setattr(size_confirm, "SEEDS", 1)
     monkeypatch.setattr(trials, "ENOUGH", 2_000)
+    return monkeypatch
 
 
 def scenario(size: dict[str, Any] | None = None, **job: Any) -> dict[str, Any]:
@@ -91,14 +93,12 @@ def every_value(study: Study) -> dict[str, list[float]]:
     return found
 
 
-@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
     ("goal", "extra", "best"),
     [
         ("cost", {}, min),
-        ("cost", {"throughput": "30000 tok/s"}, min),
         ("latency", {"budget": "9000 USD"}, min),
-        ("throughput", {"budget_per_hour": "0.2 USD/h", "machines": ["small", "rented"]}, max),
+        ("throughput", {"budget_per_hour": "0.1 USD/h", "machines": ["small", "rented"]}, max),
     ],
 )
 def test_the_search_finds_what_simulating_everything_finds(tmp_path: Path, goal: str, extra: Any, best: Any) -> None:
@@ -120,12 +120,12 @@ def test_the_search_finds_what_simulating_everything_finds(tmp_path: Path, goal:
 MIXED = {"lognormal": {"median": "100 tokens", "p90": "400 tokens"}}
 LOADS: list[dict[str, Any]] = [
     {},
-    {"load": {"poisson": {"rate": "2000 req/s"}, "prompt_tokens": MIXED, "output_tokens": MIXED, "requests": 500}},
+    {"load": {"poisson": {"rate": "2000 req/s"}, "prompt_tokens": MIXED, "output_tokens": MIXED, "requests": 200}},
     {"load": {"closed_loop": {"clients": 300}, "prompt_tokens": MIXED, "output_tokens": MIXED, "requests": 1200}},
     {"batching": {"policy": "static", "batch_size": 64}},
     {"precision": {"weights": "int4"}},
     {"plan": {"pp": 1}, "speculative": {"tokens": 4, "acceptance": 1.0, "draft": "toy"}, "load": {
-        "poisson": {"rate": "2000 req/s"}, "prompt_tokens": MIXED, "output_tokens": MIXED, "requests": 500}},
+        "poisson": {"rate": "2000 req/s"}, "prompt_tokens": MIXED, "output_tokens": MIXED, "requests": 200}},
 ]
 
 
@@ -178,8 +178,11 @@ def only_job(study: Study, design: Any, units: int) -> Any:
     return job
 
 
-def test_all_designs_are_accounted_for_whatever_the_number_of_workers(tmp_path: Path) -> None:
-    data = scenario({"goal": "cost"})
+def test_all_designs_are_accounted_for_whatever_the_number_of_workers(
+    tmp_path: Path, confirm: pytest.MonkeyPatch
+) -> None:
+    confirm.undo()
+    data = scenario({"goal": "cost", "machines": ["small"]})
     one, two = sized(tmp_path, data), sized(tmp_path, data, workers=2)
     assert one == two
     c = one.coverage
@@ -188,15 +191,13 @@ def test_all_designs_are_accounted_for_whatever_the_number_of_workers(tmp_path: 
     assert sum(loss.designs for loss in one.losses) + len(one.answers) == c.designs
 
 
-@pytest.mark.usefixtures("quick")
 def test_more_is_never_cheaper(tmp_path: Path) -> None:
-    asked = [scenario({"throughput": f"{rate} tok/s"}) for rate in (10_000, 20_000, 40_000)]
+    asked = [scenario({"throughput": f"{rate} tok/s"}) for rate in (10_000, 40_000)]
     values = [sized(tmp_path, data).answers[0].value for data in asked]
     assert values == sorted(values)
     assert values[0] < values[-1]
 
 
-@pytest.mark.usefixtures("quick")
 def test_a_budget_is_kept_and_more_of_it_is_never_slower(tmp_path: Path) -> None:
     found = [sized(tmp_path, scenario({"goal": "latency", "budget": f"{usd} USD"})) for usd in (5000, 9000)]
     for usd, one in zip((5000, 9000), found, strict=True):
@@ -260,9 +261,9 @@ def test_the_most_tokens_of_clients_are_those_of_as_many_as_are_within_the_objec
     assert all(row["met"] for row in job.objectives)
 
 
-@pytest.mark.usefixtures("quick")
 def test_quantisation_is_chosen_among_what_is_asked_for(tmp_path: Path) -> None:
-    data = scenario({"vary": {"jobs.0.precision.weights": ["fp16", "int4"], "jobs.0.plan.pp": [1]}})
+    vary = {"jobs.0.precision.weights": ["fp16", "int4"], "jobs.0.plan.pp": [1]}
+    data = scenario({"vary": vary, "machines": ["small"]})
     found = sized(tmp_path, data)
     assert {a.settings["jobs.0.precision.weights"] for a in found.answers} == {"fp16", "int4"}
     best = {a.settings["jobs.0.precision.weights"]: a.value for a in reversed(found.answers)}
@@ -286,7 +287,6 @@ def test_without_a_kv_cache_no_sizes_of_passes_are_tried(tmp_path: Path) -> None
     assert [v.settings for v in study.space.variants] == [{}]
 
 
-@pytest.mark.usefixtures("quick")
 def test_an_hourly_budget_holds_with_busy_gpus(tmp_path: Path) -> None:
     load = {**LOAD, "poisson": {"rate": "100 req/s"}}
     for asked in ({"goal": "throughput"}, {"goal": "latency"}):
@@ -319,8 +319,9 @@ def test_what_is_over_the_budget_is_told_with_its_price(tmp_path: Path) -> None:
     assert found.nearest.over == pytest.approx(2.0)
 
 
-def test_a_winner_is_not_one_that_saturates(tmp_path: Path) -> None:
+def test_a_winner_is_not_one_that_saturates(tmp_path: Path, confirm: pytest.MonkeyPatch) -> None:
     """At 98% of what two machines answer a short run of one seed may be content with two: it takes three."""
+    confirm.undo()
     mixed = {"lognormal": {"median": "100 tokens", "p90": "300 tokens"}}
     vary = {"jobs.0.batching.max_batched_tokens": [512], "jobs.0.plan.pp": [1], "jobs.0.plan.tp": [1]}
 
