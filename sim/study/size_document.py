@@ -53,9 +53,26 @@ def document(search: Search, hear: Hear | None = None) -> Sizing:
         "answers": found, "best_by_machine": _by_machine(search, exact), "front": _front(found),
         "capacity": _capacity(resolved, winner, study.question, hear), "scenario": written,
         "expected_error": told.expected_error, "expected_ttft_error": told.expected_ttft_error,
-        "expected_tpot_error": told.expected_tpot_error, "warnings": whole.verdict.warnings, "notes": told.notes,
+        "expected_tpot_error": told.expected_tpot_error, "warnings": whole.verdict.warnings,
+        "notes": [*told.notes, *_asked_for_more(resolved, study.question, found)],
         "banners": whole.banners, "not_modelled": whole.not_modelled,
     })  # fmt: skip
+
+
+def _asked_for_more(resolved: Resolved, question: Question, answers: list[Answer]) -> list[str]:
+    """That clients who wait for their answers ask less of a slow cluster, where another makes tokens for less."""
+    job, first = resolved.jobs[0], answers[0]
+    if not isinstance(job, ResolvedServing) or job.spec.load.closed_loop is None or question.goal != "cost":
+        return []
+    priced = [(a.usd_per_million_tokens, a) for a in answers if a.usd_per_million_tokens is not None]
+    usd, least = min(priced, key=lambda pair: pair[0], default=(0.0, first))
+    if first.usd_per_million_tokens is None or usd >= first.usd_per_million_tokens:
+        return []
+    return [
+        f"its clients wait for their answers and ask less of a slower cluster; of these designs {least.nodes:,} x "
+        f"{least.machine} ({least.plan}) makes tokens for least, {format_usd(usd)}/Mtok against "
+        f"{format_usd(first.usd_per_million_tokens)}/Mtok"
+    ]
 
 
 def unanswered(search: Search) -> Sizing:

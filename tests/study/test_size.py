@@ -247,6 +247,19 @@ def test_the_capacity_of_the_winner_is_at_least_the_load(tmp_path: Path) -> None
     assert found.capacity.rate >= 3000.0 * 0.98
 
 
+@pytest.mark.parametrize("waits", [True, False])
+def test_that_a_slow_winner_is_asked_for_less_is_told(tmp_path: Path, waits: bool) -> None:
+    """Clients of a closed loop: more cards cost more an hour, and make more tokens of it than that."""
+    arrivals = {"closed_loop": {"clients": 64}} if waits else {"poisson": {"rate": "500 req/s"}}
+    load = {**arrivals, "prompt_tokens": 100, "output_tokens": 40, "requests": 600}
+    vary = {"jobs.0.batching.max_batched_tokens": [512], "jobs.0.batching.max_sequences": [8, 64]}
+    found = sized(tmp_path, scenario({"goal": "cost", "machines": ["small"], "vary": vary}, load=load))
+    least = min(a.usd_per_million_tokens or 0.0 for a in found.answers)
+    told = any("ask less of a slower cluster" in note for note in found.notes)
+    assert told == (waits and least < (found.answers[0].usd_per_million_tokens or 0.0))
+    assert told == waits
+
+
 def test_the_most_tokens_of_clients_are_those_of_as_many_as_are_within_the_objectives(tmp_path: Path) -> None:
     load = {"closed_loop": {"clients": 4}, "prompt_tokens": 100, "output_tokens": 40, "requests": 400}
     few = {"machines": ["small"], "most_nodes": 1, "vary": {"jobs.0.batching.max_batched_tokens": [512]}}

@@ -161,7 +161,7 @@ class _Mapping:
         row = self.row
         found = names.TABLE_STACKS.get(row.table) or _first(names.STACKS, row.framework)
         if found is None and row.framework in catalogue().names("training-stack"):
-            found = names.StackName(row.framework, "fp32")
+            found = names.StackName(row.framework, "fp32", assumption="gradients in fp32 (not stated)")
         if found is None:
             raise NoPrediction(f"no training stack stands for {row.framework or 'a framework that is not stated'}")
         if found.id == "torchtitan" and "; FSDP" in row.notes and "compile" not in row.notes:
